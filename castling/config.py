@@ -1,0 +1,319 @@
+"""Models, trainings and data as frozen configs that check themselves and live in YAML."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from castling.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, no unknown fields, errors as one `ConfigError` sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _first_problem(error, type(self)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, checked again."""
+        return type(self)(**{**dict(self), **changes})
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings, as YAML and JSON hold them."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_data(cls, data: object, where: str = "") -> Self:
+        """Build the config from plain data; `where` names the file in the error."""
+        if not isinstance(data, dict):
+            raise ConfigError(where, f"must be a mapping of {cls.__name__} fields", data)
+        try:
+            return cls(**{str(key): value for key, value in data.items()})
+        except ConfigError as error:
+            if not where:
+                raise
+            raise ConfigError(f"{where}: {error.field}", error.rule, error.value) from None
+
+
+def _first_problem(error: ValidationError, config: type[BaseModel]) -> ConfigError:
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(step) for step in problem["loc"])
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        field = ".".join(step for step in (path, cause.field) if step)
+        return ConfigError(field, cause.rule, cause.value, cause.fix)
+    if problem["type"] == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        return ConfigError(
+            path,
+            f"is not a field of {config.__name__} ({_fields(config)})",
+            None,
+            f"remove {name!r}",
+        )
+    if problem["type"] == "missing":
+        return ConfigError(path, "is required")
+    if cause is not None:
+        return ConfigError(path, str(cause))
+    rule = problem["msg"].replace("Input should", "must").replace("Value error, ", "")
+    return ConfigError(path, rule, problem["input"])
+
+
+def _fields(config: type[BaseModel]) -> str:
+    return ", ".join(config.model_fields)
+
+
+class MaskSchedule(Config):
+    """How the threshold of the auxiliary masked softmax branch rises over training.
+
+    The threshold eps is counted in multiples of uniform attention, eps = multiple / num_tokens. It
+    starts at `start_multiple` and, unless constant, reaches 1, where no entry of a softmax can
+    exceed it: the mask is exactly empty and dropping the branch changes nothing.
+    """
+
+    shape: Literal["constant", "linear", "cosine", "step"] = "linear"
+    """constant never empties the mask; step rises in `num_steps` equal jumps."""
+    start_multiple: float = Field(default=1.0, ge=0.0)
+    """Threshold before `start`, in multiples of uniform attention."""
+    start: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Fraction of training at which the threshold begins to rise."""
+    end: float = Field(default=0.75, ge=0.0, le=1.0)
+    """Fraction of training at which it has reached 1."""
+    num_steps: int = Field(default=4, ge=1)
+    """Number of equal jumps of the step shape."""
+    l1_weight: float = Field(default=0.0, ge=0.0)
+    """Weight in the loss of the mean attention mass that survives the mask."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.start > self.end:
+            raise ConfigError("start", f"must not exceed end={self.end}", self.start)
+        return self
+
+    def threshold(self, progress: float, num_tokens: int) -> float:
+        """Return eps in [0, 1].
+
+        Args:
+            progress: fraction of training done, 0 to 1.
+            num_tokens: number of tokens the attention is over, class token included.
+        """
+        first = min(1.0, self.start_multiple / num_tokens)
+        return first + (1.0 - first) * self._rise(progress)
+
+    def _rise(self, progress: float) -> float:
+        if self.shape == "constant":
+            return 0.0
+        if progress >= self.end:
+            return 1.0
+        if progress <= self.start:
+            return 0.0
+        ramp = (progress - self.start) / (self.end - self.start)
+        if self.shape == "cosine":
+            return (1.0 - math.cos(math.pi * ramp)) / 2.0
+        if self.shape == "step":
+            return math.floor(ramp * self.num_steps) / self.num_steps
+        return ramp
+
+
+OPERATOR_FIELDS = frozenset(
+    {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}
+)
+"""The fields of BlockConfig that belong to the operator, which may use or ignore each."""
+
+
+class BlockConfig(Config):
+    """One transformer block: its operator, attention width, MLP and training-only branch."""
+
+    operator: str = "linear_angular"
+    """Token mixer, a name of `castling operators`."""
+    num_heads: int = Field(default=3, ge=1)
+    """Attention heads; the attention width is num_heads x head_size, free of the embed width."""
+    head_size: int = Field(default=16, ge=1)
+    """Channels per head."""
+    conv_kernel: int = Field(default=9, ge=1)
+    """Taps of the depthwise convolution on the values, odd."""
+    conv_form: Literal["tokens", "grid"] = "tokens"
+    """tokens: 1-D along the flattened tokens (as released); grid: 2-D, class token bypasses."""
+    conv_filters: Literal["head", "channel"] = "head"
+    """One filter per head (as released) or per channel."""
+    mask: MaskSchedule | None = MaskSchedule()
+    """Schedule of the auxiliary branch; null trains without one."""
+    mlp_ratio: float = Field(default=4.0, gt=0.0)
+    """Hidden width of the MLP as a multiple of the embed width."""
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Probability of skipping the block's residual branches for a sample in training."""
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        from castling.operators import OPERATORS  # imports torch, hence only once a block is made
+
+        if self.operator not in OPERATORS:
+            raise ConfigError("operator", f"must be one of {', '.join(OPERATORS)}", self.operator)
+        if self.conv_kernel % 2 == 0:
+            raise ConfigError("conv_kernel", "must be odd", self.conv_kernel)
+        return self
+
+    @property
+    def attention_width(self) -> int:
+        """Channels of q, k and v together: num_heads x head_size."""
+        return self.num_heads * self.head_size
+
+    def canonical(self) -> Self:
+        """Return the block with every field its operator ignores set to the default."""
+        from castling.operators import OPERATORS
+
+        ignored = OPERATOR_FIELDS - OPERATORS[self.operator].uses
+        return self.replace(**{name: type(self).model_fields[name].default for name in ignored})
+
+
+def _pair(value: object) -> object:
+    return (value, value) if isinstance(value, int) else value
+
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(Config):
+    """A CastlingViT: everything needed to build it."""
+
+    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(_pair)] = (8, 8)
+    """Height and width in pixels; one number means a square."""
+    channels: Positive = 1
+    """Image channels."""
+    num_classes: Positive = 10
+    """Classes."""
+    patch_size: Positive = 2
+    """Side of the square patches in pixels; must divide the image."""
+    embed_width: Positive = 48
+    """Channels of a token."""
+    pooling: Literal["cls", "mean"] = "mean"
+    """What the classifier sees: a class token or the mean over tokens."""
+    qkv_bias: bool = True
+    """Whether the query, key and value projections have a bias."""
+    blocks: tuple[BlockConfig, ...] = Field(default_factory=lambda: (BlockConfig(),), min_length=1)
+    """The blocks, first to last."""
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        if any(side % self.patch_size for side in self.image_size):
+            raise ConfigError(
+                "patch_size", f"must divide the image of {self.image_size} pixels", self.patch_size
+            )
+        return self
+
+    def castled(self) -> Self:
+        """Return the config of the inference model: no block has a training-only branch."""
+        return self.replace(blocks=tuple(block.replace(mask=None) for block in self.blocks))
+
+    def canonical(self) -> Self:
+        """Return the config with every ignored field at its default: equal models become equal."""
+        return self.replace(blocks=tuple(block.canonical() for block in self.blocks))
+
+
+class AugmentConfig(Config):
+    """Random changes of each training image, drawn anew every epoch."""
+
+    shift: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Largest translation, as a fraction of the image side."""
+    rotate: float = Field(default=0.0, ge=0.0, le=180.0)
+    """Largest rotation in degrees."""
+    scale: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Largest relative change of size."""
+    flip: bool = False
+    """Mirror left-right with probability one half."""
+    erase: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Probability of erasing a random square of a quarter to a half of the image side."""
+
+
+class TrainConfig(Config):
+    """How a model is trained: AdamW, warm-up then cosine, and the mask schedules by step."""
+
+    epochs: Positive = 40
+    """Passes over the training images."""
+    batch_size: Positive = 64
+    """Images per step."""
+    learning_rate: float = Field(default=3e-3, gt=0.0)
+    """Peak learning rate of AdamW, after warm-up."""
+    final_learning_rate: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Learning rate at the end, as a fraction of the peak."""
+    warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Fraction of the steps over which the learning rate rises linearly from zero."""
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    """Decoupled weight decay; biases, norms and position embeddings have none."""
+    label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Probability mass spread over all classes."""
+    clip_norm: float = Field(default=1.0, gt=0.0)
+    """Largest gradient norm; larger gradients are scaled down to it."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of the training images."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass (bfloat16 by autocast)."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of initial weights, order, augmentation and drop path."""
+
+
+class DataConfig(Config):
+    """Which images, and how they are split."""
+
+    name: str = "digits"
+    """digits, fashion-mnist, or folder:PATH of class folders, or of train/ and test/ with them."""
+    path: Path | None = None
+    """Folder of the files, where a dataset needs files and they are not in the usual place."""
+    num_train: Positive | None = None
+    """Train on a class-balanced subset of this size; null takes all."""
+    num_validation: Positive | None = None
+    """Validate on a class-balanced subset of this size; null takes all."""
+    split_seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the split into training, validation and test images."""
+
+
+class RunConfig(Config):
+    """One complete training: model, training scheme, data."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+
+    def canonical(self) -> Self:
+        """Return the config with every ignored field at its default."""
+        return self.replace(model=self.model.canonical())
+
+
+def read_yaml(path: Path) -> object:
+    """Return the plain data of a YAML file; ConfigError when it is missing or malformed."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), f"must be a readable file ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), "must be a text file in UTF-8") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(str(path), f"must be well-formed YAML ({_yaml_place(error)})") from None
+
+
+def _yaml_place(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "nested too deeply"
+    return f"{problem}, line {mark.line + 1}" if mark else str(problem)
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Return the RunConfig of a YAML file, or of the config.yaml in a folder."""
+    file = path / "config.yaml" if path.is_dir() else path
+    data = read_yaml(file)
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key != "castling"}  # provenance
+    return RunConfig.from_data(data, str(file))

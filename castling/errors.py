@@ -1,0 +1,173 @@
+"""Every error that castling raises on purpose: what must hold, what was got, how to fix it."""
+
+from collections.abc import Iterable
+
+
+class CastlingError(Exception):
+    """Root of the errors that castling raises; never raised itself."""
+
+
+class ConfigError(CastlingError, ValueError):
+    """A config, recipe, budget or command-line value breaks a rule."""
+
+    def __init__(self, field: str, rule: str, value: object = None, fix: str = "") -> None:
+        super().__init__(field, rule, value, fix)
+        self.field, self.rule, self.value, self.fix = field, rule, value, fix
+
+    def __str__(self) -> str:
+        """One sentence: the field, its rule, the value, the remedy."""
+        got = "" if self.value is None else f", got {_short(self.value)}"
+        fix = f"; {self.fix}" if self.fix else ""
+        return f"{self.field}: {self.rule}{got}{fix}" if self.field else f"{self.rule}{got}{fix}"
+
+
+class UnknownNameError(CastlingError, KeyError):
+    """A registry has no entry of this name."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(kind, name, tuple(known))
+        self.kind, self.name, self.known = kind, name, tuple(known)
+
+    def __str__(self) -> str:
+        """One sentence that lists the known names."""
+        return f"{self.kind} must be one of {', '.join(self.known)}; got {_short(self.name)}"
+
+
+class InvalidPointError(CastlingError, ValueError):
+    """A point lacks a dimension, has a foreign one, or leaves a domain."""
+
+    def __init__(self, dimension: str, rule: str, value: object = None) -> None:
+        super().__init__(dimension, rule, value)
+        self.dimension, self.rule, self.value = dimension, rule, value
+
+    def __str__(self) -> str:
+        """One sentence: the dimension, its rule, the value."""
+        got = "" if self.value is None else f", got {_short(self.value)}"
+        return f"point: {self.dimension} {self.rule}{got}"
+
+
+class InfeasibleBudgetError(CastlingError, ValueError):
+    """No point of the space fits the budget."""
+
+    def __init__(self, quantity: str, limit: int, cheapest: int) -> None:
+        super().__init__(quantity, limit, cheapest)
+        self.quantity, self.limit, self.cheapest = quantity, limit, cheapest
+
+    def __str__(self) -> str:
+        """One sentence with the cost of the cheapest point."""
+        return (
+            f"max_{self.quantity} must be at least {self.cheapest:,}, the cost of the cheapest "
+            f"point of this space, got {self.limit:,}; raise the budget or choose a smaller space"
+        )
+
+
+class SpaceMismatchError(CastlingError, ValueError):
+    """A run is resumed with another space or recipe than it was started with."""
+
+    def __init__(self, run: str, what: str, stored: str, given: str) -> None:
+        super().__init__(run, what, stored, given)
+        self.run, self.what, self.stored, self.given = run, what, stored, given
+
+    def __str__(self) -> str:
+        """One sentence with both sides."""
+        return (
+            f"{self.run} was started with {self.what} {self.stored}, this search has "
+            f"{self.given}; resume with the original recipe and options, or choose another --out"
+        )
+
+
+class RunFolderError(CastlingError, ValueError):
+    """A run or export folder is missing, foreign, occupied or unreadable."""
+
+    def __init__(self, folder: str, rule: str, fix: str = "") -> None:
+        super().__init__(folder, rule, fix)
+        self.folder, self.rule, self.fix = folder, rule, fix
+
+    def __str__(self) -> str:
+        """One sentence: the folder, what is wrong, the remedy."""
+        return f"{self.folder}: {self.rule}" + (f"; {self.fix}" if self.fix else "")
+
+
+class CheckpointError(CastlingError, ValueError):
+    """A weights file is truncated, foreign or does not fit its config."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        """One sentence: the file and the reason."""
+        return f"{self.path}: cannot be loaded, {self.reason}; restore the file or export again"
+
+
+class DataError(CastlingError, ValueError):
+    """A dataset is missing or unreadable."""
+
+    def __init__(self, name: str, reason: str, fix: str) -> None:
+        super().__init__(name, reason, fix)
+        self.name, self.reason, self.fix = name, reason, fix
+
+    def __str__(self) -> str:
+        """One sentence: the dataset, the reason, the remedy."""
+        return f"data {self.name}: {self.reason}; {self.fix}"
+
+
+class UncountedOperatorError(CastlingError, ArithmeticError):
+    """A traced graph contains operators that are neither counted nor allowed to cost nothing."""
+
+    def __init__(self, operators: Iterable[str]) -> None:
+        super().__init__(tuple(operators))
+        self.operators = tuple(operators)
+
+    def __str__(self) -> str:
+        """One sentence that names the operators."""
+        return (
+            f"MACs cannot be measured: no count is known for {', '.join(self.operators)}; "
+            "add a handle or, if it has no multiply-adds, list it as free in space/measure.py"
+        )
+
+
+class CostMismatchError(CastlingError, ArithmeticError):
+    """Closed-form cost and measured cost disagree."""
+
+    def __init__(self, quantity: str, closed_form: int, measured: int) -> None:
+        super().__init__(quantity, closed_form, measured)
+        self.quantity, self.closed_form, self.measured = quantity, closed_form, measured
+
+    def __str__(self) -> str:
+        """One sentence with both counts."""
+        return (
+            f"closed-form {self.quantity} must equal the measured count, "
+            f"got {self.closed_form:,} and {self.measured:,}"
+        )
+
+
+class DivergedError(CastlingError, ArithmeticError):
+    """Loss or gradient norm stopped being finite during training."""
+
+    def __init__(self, what: str, epoch: int, step: int, value: float) -> None:
+        super().__init__(what, epoch, step, value)
+        self.what, self.epoch, self.step, self.value = what, epoch, step, value
+
+    def __str__(self) -> str:
+        """One sentence: what, when, which value."""
+        return (
+            f"{self.what} must be finite, got {self.value} at epoch {self.epoch}, step {self.step}"
+        )
+
+
+class RecordError(CastlingError, ValueError):
+    """A stored record cannot be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        """One sentence: the file and the reason."""
+        return f"{self.path}: not a readable record, {self.reason}"
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,69 @@
+"""The training-only branch: softmax attention whose mask empties on a schedule."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from castling.config import MaskSchedule
+
+
+class AuxiliaryBranch(nn.Module):
+    """Masked softmax attention S v with S = A * (A > eps), A = softmax(q k^T / sqrt(d)).
+
+    Entries that survive keep their value (no renormalisation) and their gradient; none flows
+    through the comparison. Source: Castling-ViT (You et al., CVPR 2023), where eps is a constant
+    0.02; here a `MaskSchedule` raises it to 1, where the mask is exactly empty and the branch is
+    skipped. Costs 2 N^2 A MACs while alive and has no parameters.
+    """
+
+    progress: Tensor
+
+    def __init__(self, schedule: MaskSchedule, num_tokens: int) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.num_tokens = num_tokens
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.register_load_state_dict_post_hook(_read_threshold)  # type: ignore[no-untyped-call]
+        self.threshold = schedule.threshold(0.0, num_tokens)
+        self.surviving_mass: Tensor | None = None
+        """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
+        self.density = 0.0
+        """Fraction of the mask's entries that survived in the last forward pass in eval mode."""
+
+    def set_progress(self, progress: float) -> None:
+        """Move the schedule to a fraction of training, 0 to 1."""
+        self.progress.fill_(progress)
+        self.threshold = self.schedule.threshold(progress, self.num_tokens)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no entry can survive: the branch then adds nothing and is skipped."""
+        return self.threshold >= 1.0
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head token size"],
+        k: Float[Tensor, "batch head token size"],
+        v: Float[Tensor, "batch head token size"],
+    ) -> Float[Tensor, "batch head token size"]:
+        """Return S v for un-normalised q, k, v, all (batch, head, token, head channel)."""
+        attention = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+        survives = attention > self.threshold
+        surviving = attention * survives
+        if self.training:
+            self.surviving_mass = (
+                surviving.sum(-1).mean() if self.schedule.l1_weight > 0.0 else None
+            )
+        else:
+            self.density = survives.float().mean().item()
+        return surviving @ v
+
+
+def _read_threshold(branch: nn.Module, _: object) -> None:
+    assert isinstance(branch, AuxiliaryBranch)
+    branch.set_progress(branch.progress.item())
+
+
+def branches(model: nn.Module) -> list[AuxiliaryBranch]:
+    """Return the auxiliary branches of a model, first layer to last."""
+    return [module for module in model.modules() if isinstance(module, AuxiliaryBranch)]

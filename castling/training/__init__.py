@@ -1,0 +1,1 @@
+"""The Castling training scheme: data, augmentation, schedules, the loop and its checkpoints."""

@@ -1,0 +1,282 @@
+"""Image datasets in memory, split three ways: the search sees training and validation only."""
+
+import gzip
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castling.config import DataConfig, ModelConfig
+from castling.errors import ConfigError, DataError
+
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the files."""
+LARGEST_IN_MEMORY = 8 * 2**30
+"""Bytes of decoded images that a folder may fill; more does not belong in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Images (image, channel, height, width) and their classes (image)."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> "Split":
+        """Return the images at these rows."""
+        return Split(images=self.images[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Training and validation images with the statistics that normalise them."""
+
+    name: str
+    train: Split
+    validation: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Mean of each channel over the training images, in 0 to 1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel over the training images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What a loader returns: labelled images, and those set aside by the dataset's makers."""
+
+    development: Split
+    test: Split
+    classes: tuple[str, ...]
+    validation: Split | None = None
+
+
+def load_data(config: DataConfig, model: ModelConfig) -> Dataset:
+    """Return the training and validation images of a dataset, checked against the model.
+
+    Raises:
+        DataError: when files are missing or unreadable.
+        ConfigError: when the model's image size, channels or classes are not the data's.
+    """
+    source = _source(config, model)
+    development, validation = source.development, source.validation
+    if validation is None:
+        held_out = min(10_000, max(1, len(development) // 4))
+        development, validation = _split(development, held_out, config)
+    if config.num_validation is not None:
+        validation = _subset(validation, config.num_validation, "data.num_validation", config)
+    if config.num_train is not None:
+        development = _subset(development, config.num_train, "data.num_train", config)
+    scaled = development.images.astype(np.float32) / 255.0
+    return Dataset(
+        name=config.name,
+        train=development,
+        validation=validation,
+        classes=source.classes,
+        mean=tuple(float(value) for value in scaled.mean(axis=(0, 2, 3))),
+        std=tuple(max(float(value), 1e-6) for value in scaled.std(axis=(0, 2, 3))),
+    )
+
+
+def load_test(config: DataConfig, model: ModelConfig) -> Split:
+    """Return the test images: only for a model that is exported, never during a search."""
+    return _source(config, model).test
+
+
+def _source(config: DataConfig, model: ModelConfig) -> _Source:
+    name, _, folder = config.name.partition(":")
+    if name not in _LOADERS or (name == "folder") != bool(folder):
+        raise ConfigError("data.name", "must be digits, fashion-mnist or folder:PATH", config.name)
+    source = _LOADERS[name](config, model)
+    _check_model(source, model, config.name)
+    return source
+
+
+def _check_model(source: _Source, model: ModelConfig, name: str) -> None:
+    channels, *size = source.test.images.shape[1:]
+    for field, needed, got in (
+        ("model.image_size", tuple(size), model.image_size),
+        ("model.channels", channels, model.channels),
+        ("model.num_classes", len(source.classes), model.num_classes),
+    ):
+        if needed != got:
+            raise ConfigError(field, f"must be {needed} for the data {name}", got)
+
+
+def _rows(split: Split, held_out: int, config: DataConfig) -> tuple[NDArray[Any], NDArray[Any]]:
+    from sklearn.model_selection import train_test_split
+
+    stratify = split.labels if np.bincount(split.labels).min() > 1 else None
+    kept, held = train_test_split(
+        np.arange(len(split)),
+        test_size=held_out,
+        random_state=config.split_seed,
+        stratify=stratify,
+    )
+    return np.sort(kept), np.sort(held)
+
+
+def _split(split: Split, held_out: int, config: DataConfig) -> tuple[Split, Split]:
+    kept, held = _rows(split, held_out, config)
+    return split.take(kept), split.take(held)
+
+
+def _subset(split: Split, size: int, field: str, config: DataConfig) -> Split:
+    if size > len(split):
+        raise ConfigError(
+            field, f"must be at most {len(split):,} for the data {config.name}", size
+        )
+    if size == len(split):
+        return split
+    return _split(split, size, config)[1]
+
+
+def _digits(config: DataConfig, _: ModelConfig) -> _Source:
+    """Return scikit-learn's 1,797 digits of 8 x 8 pixels; a fifth of them is the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = (bunch.images * 15).astype(np.uint8)[:, None]
+    everything = Split(images=images, labels=bunch.target.astype(np.int64))
+    development, test = _split(everything, 360, config)
+    return _Source(
+        development=development, test=test, classes=tuple(str(name) for name in bunch.target_names)
+    )
+
+
+def _fashion_mnist(config: DataConfig, _: ModelConfig) -> _Source:
+    """Return Zalando's 60,000 + 10,000 images of 28 x 28 pixels from the four IDX files."""
+    folder = FASHION_MNIST_FOLDER if config.path is None else config.path
+
+    def split(prefix: str) -> Split:
+        images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+        labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels):
+            raise DataError(
+                "fashion-mnist",
+                f"{prefix} in {folder} has {len(images)} images but {len(labels)} labels",
+                "install the four files anew",
+            )
+        return Split(images=images[:, None], labels=labels.astype(np.int64))
+
+    classes = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot"
+    return _Source(development=split("train"), test=split("t10k"), classes=tuple(classes.split()))
+
+
+def _read_idx(folder: Path, stem: str, num_axes: int) -> NDArray[np.uint8]:
+    """Return the array of an IDX file of unsigned bytes, gzipped or plain."""
+    path = next((p for p in (folder / f"{stem}.gz", folder / stem) if p.is_file()), None)
+    if path is None:
+        raise DataError(
+            "fashion-mnist",
+            f"{stem}(.gz) is not in {folder}",
+            "install Debian's package dataset-fashion-mnist, or set data.path to the folder "
+            "of the four IDX files",
+        )
+    try:
+        content = path.read_bytes()
+        raw = gzip.decompress(content) if path.suffix == ".gz" else content
+        magic, *shape = struct.unpack_from(f">{1 + num_axes}I", raw)
+        if magic != 0x0800 + num_axes:
+            raise ValueError(f"magic number {magic:#x}")  # noqa: TRY301 - one except names the file
+        return np.frombuffer(raw, np.uint8, offset=4 * (1 + num_axes)).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise DataError(
+            "fashion-mnist", f"{path} is unreadable ({error})", "install the file anew"
+        ) from None
+
+
+def _folder(config: DataConfig, model: ModelConfig) -> _Source:
+    """Return images of class folders through timm, decoded and resized to the model's image size.
+
+    PATH holds train/ and test/ (and perhaps validation/) of class folders; or class folders, of
+    which a fifth becomes the test split.
+    """
+    root = Path(config.name.partition(":")[2]).expanduser()
+    if not root.is_dir():
+        raise DataError(
+            config.name, f"{root} is not a folder", "give folder:PATH of class folders"
+        )
+    parts = {
+        name: root / name for name in ("train", "validation", "test") if (root / name).is_dir()
+    }
+    if "train" in parts and "test" not in parts:
+        raise DataError(
+            config.name, f"{root} has train/ but no test/", "add test/ with the same class folders"
+        )
+    if "train" not in parts:
+        everything, classes = _read_folder(root, config, model)
+        development, test = _split(everything, max(1, len(everything) // 5), config)
+        return _Source(development=development, test=test, classes=classes)
+    read = {name: _read_folder(path, config, model) for name, path in parts.items()}
+    classes = read["train"][1]
+    for name, (_, found) in read.items():
+        if found != classes:
+            raise DataError(
+                config.name,
+                f"{name}/ has the classes {found}, train/ has {classes}",
+                "use the same class folders",
+            )
+    return _Source(
+        development=read["train"][0],
+        test=read["test"][0],
+        validation=read["validation"][0] if "validation" in read else None,
+        classes=classes,
+    )
+
+
+def _read_folder(
+    folder: Path, config: DataConfig, model: ModelConfig
+) -> tuple[Split, tuple[str, ...]]:
+    from PIL import Image, UnidentifiedImageError
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    found, class_to_index = find_images_and_targets(str(folder))
+    if len(class_to_index) < 2 or not found:
+        raise DataError(
+            config.name, f"{folder} has no two folders of images", "make one folder per class"
+        )
+    height, width = model.image_size
+    needed = len(found) * model.channels * height * width
+    if needed > LARGEST_IN_MEMORY:
+        raise DataError(
+            config.name,
+            f"{folder} needs {needed / 2**30:.0f} GiB of memory at {height} x {width} pixels, "
+            f"more than the limit of {LARGEST_IN_MEMORY // 2**30}",
+            "choose a smaller model.image_size or fewer images",
+        )
+    images = np.empty((len(found), model.channels, height, width), np.uint8)
+    for row, (path, _) in enumerate(found):
+        try:
+            with Image.open(path) as image:
+                mode = "L" if model.channels == 1 else "RGB"
+                pixels = np.asarray(
+                    image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
+                )
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(
+                config.name, f"{path} is no readable image ({error})", "remove or replace it"
+            ) from None
+        images[row] = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    labels = np.array([label for _, label in found], np.int64)
+    return Split(images=images, labels=labels), tuple(
+        sorted(class_to_index, key=class_to_index.__getitem__)
+    )
+
+
+_LOADERS: Mapping[str, Callable[[DataConfig, ModelConfig], _Source]] = {
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "folder": _folder,
+}

@@ -1,0 +1,279 @@
+"""Training with the full Castling scheme: deterministic from one seed, resumable at any epoch."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+
+from castling.config import RunConfig
+from castling.errors import CheckpointError, DivergedError
+from castling.model.castle import castle
+from castling.model.vit import CastlingViT, build
+from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.training.augment import augment
+from castling.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from castling.training.data import Dataset, Split
+from castling.training.schedule import learning_rate
+
+
+EVALUATION_BATCH = 500
+"""Images per forward pass of an evaluation; fixed, so that accuracies are reproduced exactly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMetrics:
+    """What an epoch of training yields."""
+
+    epoch: int
+    """1 for the first."""
+    loss: float
+    """Mean training loss, regularisers included."""
+    top1: float
+    """Validation accuracy of the castled model, 0 to 1."""
+    top1_branch: float
+    """Validation accuracy with the auxiliary branches, 0 to 1."""
+    mask_density: tuple[float, ...]
+    """Per layer with a branch: fraction of mask entries that survive on validation images."""
+    learning_rate: float
+    """Rate of the last step."""
+    images_per_s: float
+    """Training throughput."""
+    train_seconds: float
+    """Wall-clock time of all epochs so far, evaluation included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """A split on its device, with the statistics that normalise it."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, split: Split, data: Dataset, device: torch.device) -> "Pixels":
+        """Copy a split to a device."""
+        return cls(
+            images=torch.tensor(split.images, device=device),
+            labels=torch.tensor(split.labels, device=device),
+            mean=torch.tensor(data.mean, device=device)[:, None, None],
+            std=torch.tensor(data.std, device=device)[:, None, None],
+        )
+
+    def batch(self, rows: Tensor | slice) -> Tensor:
+        """Return normalised images (batch, channel, height, width)."""
+        return (self.images[rows].float() / 255.0 - self.mean) / self.std
+
+
+def config_id(run: RunConfig) -> str:
+    """Return the hash by which equal trainings are known: of the canonical config."""
+    text = json.dumps(run.canonical().to_data(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def train(
+    run: RunConfig,
+    data: Dataset,
+    *,
+    on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
+    checkpoint: Path | None = None,
+    checkpoint_every_s: float = 10.0,
+) -> CastlingViT:
+    """Train a model and return it, branches still in place.
+
+    Args:
+        run: model, training scheme and data.
+        data: training and validation images.
+        on_epoch: called after every epoch; returning False stops the training there.
+        checkpoint: file to go on from if it holds this training, and to write to. A file that is
+            truncated or of another training is ignored and overwritten.
+        checkpoint_every_s: shortest time between two checkpoints; the last epoch writes one too.
+
+    Raises:
+        DivergedError: when loss or gradient norm is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng():
+        training = _Training(run, data, device)
+        if checkpoint is not None:
+            training.resume(checkpoint)
+        saved_at = time.monotonic()
+        while training.epochs < run.train.epochs:
+            going_on = on_epoch(training.epoch())
+            done = training.epochs == run.train.epochs or not going_on
+            if checkpoint is not None and (
+                done or time.monotonic() - saved_at >= checkpoint_every_s
+            ):
+                training.save(checkpoint)
+                saved_at = time.monotonic()
+            if not going_on:
+                break
+    return training.model
+
+
+class _Training:
+    """A training between two epochs: model, optimiser and counters."""
+
+    def __init__(self, run: RunConfig, data: Dataset, device: torch.device) -> None:
+        self.run, self.config_id = run, config_id(run)
+        self.train_pixels = Pixels.of(data.train, data, device)
+        self.validation_pixels = Pixels.of(data.validation, data, device)
+        self.model = build(run.model, seed=run.train.seed).to(device)
+        self.branches = branches(self.model)
+        groups = param_groups_weight_decay(
+            self.model, run.train.weight_decay, no_weight_decay_list=("pos_embed", "cls_token")
+        )
+        self.optimizer = torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=True)
+        self.steps_per_epoch = math.ceil(len(data.train) / run.train.batch_size)
+        self.num_steps = self.steps_per_epoch * run.train.epochs
+        self.epochs = 0
+        self.train_seconds = 0.0
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of this training, if there is a readable one."""
+        if not path.exists():
+            return
+        try:
+            progress = load_checkpoint(path, self.model, self.optimizer, self.config_id)
+        except CheckpointError:
+            return
+        self.epochs, self.train_seconds = progress.epochs, progress.train_seconds
+
+    def save(self, path: Path) -> None:
+        progress = Progress(
+            config_id=self.config_id, epochs=self.epochs, train_seconds=self.train_seconds
+        )
+        save_checkpoint(path, self.model, self.optimizer, progress)
+
+    def epoch(self) -> EpochMetrics:
+        """Train one epoch and validate, with and without the branches."""
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(_epoch_seed(self.run.train.seed, self.epochs))
+        torch.manual_seed(generator.initial_seed())  # drop path draws from the global generator
+        order = torch.randperm(len(self.train_pixels.labels), generator=generator)
+        self.model.train()
+        total = 0.0
+        for step, rows in enumerate(order.split(self.run.train.batch_size)):
+            total += self._step(rows, step, generator) * len(rows)
+        trained = time.perf_counter() - started
+        self.epochs += 1
+        self._set_progress(self.epochs / self.run.train.epochs)
+        top1_branch, density = self._validate_with_branches()
+        castled = castle(self.model)
+        top1 = top1_branch if self._all_empty() else accuracy(castled, self.validation_pixels)
+        self.train_seconds += time.perf_counter() - started
+        return EpochMetrics(
+            epoch=self.epochs,
+            loss=total / len(order),
+            top1=top1,
+            top1_branch=top1_branch,
+            mask_density=density,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            images_per_s=len(order) / trained,
+            train_seconds=self.train_seconds,
+        )
+
+    def _step(self, rows: Tensor, step_of_epoch: int, generator: torch.Generator) -> float:
+        config = self.run.train
+        step = self.epochs * self.steps_per_epoch + step_of_epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, self.num_steps)
+        self._set_progress(step / self.num_steps)
+        rows = rows.to(self.train_pixels.images.device)
+        images = augment(self.train_pixels.batch(rows), config.augment, generator)
+        with _autocast(config.precision, images.device):
+            logits = self.model(images)
+        loss = F.cross_entropy(
+            logits.float(), self.train_pixels.labels[rows], label_smoothing=config.label_smoothing
+        )
+        loss = loss + _mask_penalty(self.branches)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        value = loss.item()
+        for what, number in (("loss", value), ("gradient norm", norm.item())):
+            if not math.isfinite(number):
+                raise DivergedError(what, self.epochs + 1, step_of_epoch + 1, number)
+        self.optimizer.step()
+        return value
+
+    def _set_progress(self, progress: float) -> None:
+        for branch in self.branches:
+            branch.set_progress(progress)
+
+    def _all_empty(self) -> bool:
+        return all(branch.is_empty for branch in self.branches)
+
+    def _validate_with_branches(self) -> tuple[float, tuple[float, ...]]:
+        """Return the accuracy with the branches and each mask's density over the images."""
+        surviving = [0.0] * len(self.branches)
+
+        def count(images: int) -> None:
+            for layer, branch in enumerate(self.branches):
+                surviving[layer] += 0.0 if branch.is_empty else branch.density * images
+
+        top1 = accuracy(self.model, self.validation_pixels, after_batch=count)
+        total = len(self.validation_pixels.labels)
+        return top1, tuple(mass / total for mass in surviving)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _mask_penalty(layers: list[AuxiliaryBranch]) -> Tensor | float:
+    """Return the weighted attention mass that survives the masks, summed over layers."""
+    penalty: Tensor | float = 0.0
+    for branch in layers:
+        if branch.surviving_mass is not None and not branch.is_empty:
+            penalty = penalty + branch.schedule.l1_weight * branch.surviving_mass
+    return penalty
+
+
+@torch.inference_mode()
+def accuracy(
+    model: CastlingViT, pixels: Pixels, after_batch: Callable[[int], None] = lambda _: None
+) -> float:
+    """Return the fraction of images whose highest logit is their class.
+
+    Args:
+        model: put into eval mode.
+        pixels: the images.
+        after_batch: called with the number of images of each batch.
+    """
+    model.eval()
+    correct = 0
+    for start in range(0, len(pixels.labels), EVALUATION_BATCH):
+        rows = slice(start, start + EVALUATION_BATCH)
+        labels = pixels.labels[rows]
+        correct += int((model(pixels.batch(rows)).argmax(dim=1) == labels).sum())
+        after_batch(len(labels))
+    return correct / len(pixels.labels)
+
+
+def evaluate(model: CastlingViT, split: Split, data: Dataset) -> float:
+    """Return a model's accuracy on a split, normalised with the dataset's statistics."""
+    device = next(model.parameters()).device
+    return accuracy(model, Pixels.of(split, data, device))
+
+
+def metrics_line(metrics: EpochMetrics) -> str:
+    """Return an epoch's metrics as one line of JSON."""
+    return json.dumps(asdict(metrics)) + "\n"

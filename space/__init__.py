@@ -1,0 +1,1 @@
+"""What may be searched and what it costs: dimensions, points, presets, closed-form cost, budgets."""

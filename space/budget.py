@@ -1,0 +1,67 @@
+"""What fits: budgets in MACs and parameters, written 1.2M, 900k or 1.3G."""
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from castling.config import Config
+from castling.errors import ConfigError
+
+
+SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_size(text: str | int, field: str = "size") -> int:
+    """Return the count that `1.2M`, `900k`, `1.3G` or a plain number stands for.
+
+    Raises:
+        ConfigError: when the text is no positive count.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)\s*", str(text))
+    if match is not None and not isinstance(text, bool):
+        suffix = match[2].upper() if match[2] not in "kK" else match[2].lower()
+        count = Decimal(match[1]) * SUFFIXES[suffix]
+        if count >= 1 and count == int(count):
+            return int(count)
+    raise ConfigError(field, "must be a positive count such as 900k, 1.2M or 1.3G", text)
+
+
+def format_size(count: float) -> str:
+    """Return a count with three significant digits and a suffix: 1.25M."""
+    for suffix in ("T", "G", "M", "k"):
+        if count >= SUFFIXES[suffix]:
+            scaled = count / SUFFIXES[suffix]
+            digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
+            return f"{scaled:.{digits}f}{suffix}"
+    return f"{count:.0f}"
+
+
+def _parse(value: object) -> object:
+    return parse_size(value, "budget") if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_parse), Field(ge=1)]
+
+
+class Budget(Config):
+    """Upper bounds on the castled model; None is no bound."""
+
+    max_macs: Size | None = None
+    """Multiply-accumulates per image of the castled model."""
+    max_params: Size | None = None
+    """Parameters of the castled model."""
+
+    def violation(self, macs: int, params: int) -> float:
+        """Return the largest relative overrun, at most 0 when the cost is within the budget."""
+        overruns = [
+            cost / limit - 1.0
+            for cost, limit in ((macs, self.max_macs), (params, self.max_params))
+            if limit is not None
+        ]
+        return max(overruns, default=-1.0)
+
+    def admits(self, macs: int, params: int) -> bool:
+        """Return whether the cost is within every bound."""
+        return self.violation(macs, params) <= 0.0

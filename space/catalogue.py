@@ -1,0 +1,167 @@
+"""What may be searched: the catalogue of dimensions, with the domains they usually take."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from castling.config import Config
+from castling.errors import ConfigError
+from castling.operators import OPERATORS
+from space.domain import Choice, Domain, FloatRange, IntRange, Value
+from space.point import BLOCKS, DEPTH, Dimension, Tie
+
+
+def operator_choice() -> Choice:
+    """Return the operators that spaces may offer."""
+    return Choice(tuple(name for name, spec in OPERATORS.items() if spec.searchable))
+
+
+def catalogue() -> dict[str, Dimension]:
+    """Return every dimension of the catalogue by target, with its usual domain."""
+    dimensions = (
+        Dimension(
+            target=f"{BLOCKS}operator",
+            domain=operator_choice(),
+            tie="each",
+            why="which layers castle is the question this project answers",
+        ),
+        Dimension(
+            target=f"{BLOCKS}conv_kernel",
+            domain=IntRange(3, 9, 2),
+            tie="each",
+            why="local context next to the linear kernel's global one",
+        ),
+        Dimension(
+            target=f"{BLOCKS}conv_form",
+            domain=Choice(("tokens", "grid")),
+            tie="each",
+            why="the release convolves flattened tokens; the grid knows both neighbours",
+        ),
+        Dimension(
+            target=f"{BLOCKS}conv_filters",
+            domain=Choice(("head", "channel")),
+            tie="all",
+            why="a filter per channel costs parameters but no MACs",
+        ),
+        Dimension(
+            target=f"{BLOCKS}num_heads",
+            domain=IntRange(1, 4),
+            tie="each",
+            why="with head_size the attention width, the largest term of the core",
+        ),
+        Dimension(
+            target=f"{BLOCKS}head_size",
+            domain=Choice((8, 16, 24, 32)),
+            tie="stage",
+            why="the core of linear attention costs 2 N A d: large heads are dear",
+        ),
+        Dimension(
+            target=f"{BLOCKS}mlp_ratio",
+            domain=FloatRange(1.0, 4.0),
+            tie="each",
+            why="the MLP is over half of the MACs at few tokens",
+        ),
+        Dimension(
+            target=f"{BLOCKS}drop_path",
+            domain=FloatRange(0.0, 0.2),
+            tie="all",
+            why="regularises deep models",
+        ),
+        Dimension(
+            target=f"{BLOCKS}mask.shape",
+            domain=Choice(("constant", "linear", "cosine", "step")),
+            tie="all",
+            why="how the training-only branch fades",
+        ),
+        Dimension(
+            target=f"{BLOCKS}mask.start_multiple",
+            domain=FloatRange(0.5, 4.0, log=True),
+            tie="all",
+            why="how sparse the branch is from the start",
+        ),
+        Dimension(
+            target=f"{BLOCKS}mask.end",
+            domain=FloatRange(0.25, 1.0),
+            tie="all",
+            why="how long the branch helps",
+        ),
+        Dimension(
+            target=f"{BLOCKS}mask.l1_weight",
+            domain=FloatRange(1e-4, 1e-1, log=True),
+            tie="all",
+            why="pushes attention below the threshold before it rises",
+        ),
+        Dimension(target=DEPTH, domain=IntRange(2, 4), why="number of blocks"),
+        Dimension(
+            target="model.embed_width", domain=IntRange(16, 64, 8), why="channels of a token"
+        ),
+        Dimension(
+            target="train.learning_rate",
+            domain=FloatRange(1e-3, 1e-2, log=True),
+            why="peak rate of AdamW",
+        ),
+        Dimension(
+            target="train.weight_decay",
+            domain=FloatRange(1e-3, 2e-1, log=True),
+            why="decoupled weight decay",
+        ),
+    )
+    return {dimension.target: dimension for dimension in dimensions}
+
+
+class DimensionConfig(Config):
+    """A dimension as recipes write it; what is left out comes from the catalogue."""
+
+    target: str
+    """Dotted config path; `model.blocks.*.FIELD` for a field of every block."""
+    choices: tuple[bool | int | float | str | None, ...] | None = None
+    """The values, without order."""
+    low: int | float | None = None
+    """Smallest value of a range."""
+    high: int | float | None = None
+    """Largest value of a range, included."""
+    step: int | None = None
+    """Distance of whole numbers in a range."""
+    log: bool = False
+    """Whether a range of real numbers is on a logarithmic scale."""
+    tie: Tie | None = None
+    """each block, each stage, or all blocks alike."""
+
+    @model_validator(mode="after")
+    def _one_domain(self) -> "DimensionConfig":
+        is_range = self.low is not None or self.high is not None
+        if self.choices is not None and is_range:
+            raise ConfigError("choices", "must not stand beside low and high", list(self.choices))
+        if is_range and (self.low is None or self.high is None):
+            raise ConfigError("low", "must stand beside high")
+        return self
+
+    def dimension(self) -> Dimension:
+        """Return the dimension; ConfigError when neither it nor the catalogue has a domain."""
+        known = catalogue().get(self.target)
+        domain = self._domain() or (known.domain if known else None)
+        if domain is None:
+            raise ConfigError(self.target, "needs choices, or low and high")
+        tie: Literal["each", "stage", "all"] = self.tie or (known.tie if known else "all")
+        return Dimension(
+            target=self.target, domain=domain, tie=tie, why=known.why if known else ""
+        )
+
+    def _domain(self) -> Domain | None:
+        if self.choices is not None:
+            return Choice(self.choices)
+        if self.low is None or self.high is None:
+            return None
+        if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
+            return IntRange(self.low, self.high, self.step or 1)
+        return FloatRange(float(self.low), float(self.high), self.log)
+
+
+def changed(dimension: Dimension, domain: Domain, tie: Tie | None = None) -> Dimension:
+    """Return a dimension of the catalogue with another domain, and perhaps another tie."""
+    return Dimension(
+        target=dimension.target, domain=domain, tie=tie or dimension.tie, why=dimension.why
+    )
+
+
+__all__ = ["DimensionConfig", "Value", "catalogue", "changed", "operator_choice"]

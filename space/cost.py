@@ -1,0 +1,66 @@
+"""Closed-form cost: MACs and parameters of a model as a sum over its parts, in microseconds."""
+
+from dataclasses import dataclass
+
+from castling.config import BlockConfig, ModelConfig
+from castling.model.vit import layer_shape, mlp_width, token_grid
+from castling.operators import OPERATORS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Multiply-accumulates per image and parameters, plain counts.
+
+    Linear layers, convolutions and attention products count, one MAC per multiply-add; norms and
+    elementwise operations do not.
+    """
+
+    macs: int
+    """Of the castled model."""
+    params: int
+    """Of the castled model; the auxiliary branch has none."""
+    training_macs: int
+    """Of the forward pass while every auxiliary branch is alive."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            macs=self.macs + other.macs,
+            params=self.params + other.params,
+            training_macs=self.training_macs + other.training_macs,
+        )
+
+
+def cost(model: ModelConfig) -> Cost:
+    """Return the cost of a model, exactly what fvcore counts on it."""
+    total = _embedding(model) + _head(model)
+    for block in model.blocks:
+        total = total + block_cost(model, block)
+    return total
+
+
+def block_cost(model: ModelConfig, block: BlockConfig) -> Cost:
+    """Return the cost of one block of a model: operator, MLP and two norms."""
+    width, hidden = model.embed_width, mlp_width(model.embed_width, block)
+    shape, spec = layer_shape(model, block), OPERATORS[block.operator]
+    mlp_macs = 2 * shape.grid.num_tokens * width * hidden
+    return Cost(
+        macs=spec.macs(shape) + mlp_macs,
+        params=spec.params(shape) + 2 * width * hidden + hidden + width + 2 * 2 * width,
+        training_macs=spec.training_macs(shape) + mlp_macs,
+    )
+
+
+def _embedding(model: ModelConfig) -> Cost:
+    grid, width = token_grid(model), model.embed_width
+    inputs = model.channels * model.patch_size**2
+    macs = grid.height * grid.width * width * inputs
+    positions = grid.num_tokens * width
+    class_tokens = grid.num_prefix * width
+    params = width * inputs + width + positions + class_tokens
+    return Cost(macs=macs, params=params, training_macs=macs)
+
+
+def _head(model: ModelConfig) -> Cost:
+    macs = model.embed_width * model.num_classes
+    params = macs + model.num_classes + 2 * model.embed_width
+    return Cost(macs=macs, params=params, training_macs=macs)

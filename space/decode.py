@@ -1,0 +1,64 @@
+"""From a point to the RunConfig it stands for, and back to the dimensions that matter in it."""
+
+from typing import Any
+
+from castling.config import OPERATOR_FIELDS, RunConfig
+from castling.operators import OPERATORS
+from space.domain import Value
+from space.point import DEPTH, Point, Space
+
+
+def decode(space: Space, point: Point) -> RunConfig:
+    """Return the config of a point: the base with every dimension's value put at its target.
+
+    All changes are collected and the config is built once, so no order of changes matters.
+
+    Raises:
+        InvalidPointError: when the point is not one of this space.
+        ConfigError: when the values do not fit together.
+    """
+    space.check(point)
+    data = space.base.to_data()
+    depth = space.depth(point)
+    blocks = data["model"]["blocks"]
+    data["model"]["blocks"] = [
+        _copy(blocks[min(layer, len(blocks) - 1)]) for layer in range(depth)
+    ]
+    for dimension in space.dimensions:
+        if dimension.is_per_block:
+            for layer, block in enumerate(data["model"]["blocks"]):
+                value = point[space.name_at(dimension, layer, depth)]
+                _put(block, dimension.block_field, value)
+        elif dimension.target != DEPTH:
+            _put(data, dimension.target, point[dimension.target])
+    return RunConfig(**data)
+
+
+def active(space: Space, point: Point) -> dict[str, Value]:
+    """Return the part of a point that its config depends on.
+
+    Left out are blocks beyond the depth and fields that the chosen operators ignore.
+    """
+    depth = space.depth(point)
+    operators = [block.operator for block in decode(space, point).model.blocks]
+    names: dict[str, None] = {}
+    for dimension in space.dimensions:
+        if not dimension.is_per_block:
+            names[dimension.target] = None
+            continue
+        field = dimension.block_field.partition(".")[0]
+        for layer, operator in enumerate(operators):
+            if field not in OPERATOR_FIELDS or field in OPERATORS[operator].uses:
+                names[space.name_at(dimension, layer, depth)] = None
+    return {name: point[name] for name in names}
+
+
+def _put(data: dict[str, Any], path: str, value: Value) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        data = data[parent]
+    data[last] = value
+
+
+def _copy(block: dict[str, Any]) -> dict[str, Any]:
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in block.items()}

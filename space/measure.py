@@ -1,0 +1,133 @@
+"""Measured cost: fvcore's count of MACs under one convention, parameters, and latency."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from castling.errors import UncountedOperatorError
+
+
+FREE_OPERATORS = frozenset(
+    {
+        "aten::abs", "aten::add", "aten::add_", "aten::amax", "aten::clamp_max",
+        "aten::clamp_min", "aten::clone", "aten::cos", "aten::div", "aten::exp",
+        "aten::expand_as", "aten::gelu", "aten::le", "aten::log", "aten::log_softmax",
+        "aten::lt", "aten::mean", "aten::mul", "aten::mul_", "aten::neg", "aten::ones_like",
+        "aten::pow", "aten::reciprocal", "aten::repeat", "aten::repeat_interleave",
+        "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::silu", "aten::sin", "aten::softmax",
+        "aten::sqrt", "aten::square", "aten::std", "aten::sub", "aten::sum", "aten::tanh",
+        "aten::unflatten", "aten::var", "aten::where",
+    }
+)  # fmt: skip
+"""Operators without multiply-adds to count: elementwise, reductions, norms, data movement."""
+
+FREE_NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm")
+"""fvcore counts norms by default; under our convention they are free."""
+
+
+def measure_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
+    """Return the MACs of one image, counted by fvcore on a trace of the model in eval mode.
+
+    Linear layers, convolutions and products of matmul, einsum and attention count, one MAC per
+    multiply-add; norms and elementwise operations do not.
+
+    Args:
+        model: any model of one batch of images.
+        image_shape: (channel, height, width).
+
+    Raises:
+        UncountedOperatorError: when the graph holds an operator that is neither counted nor known
+            to be free.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    with _eval_mode(model), _quiet_tracing():
+        from fvcore.nn import FlopCountAnalysis  # warns on import
+
+        analysis = FlopCountAnalysis(model, image)
+        analysis.unsupported_ops_warnings(enabled=False).uncalled_modules_warnings(enabled=False)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        for norm in FREE_NORMS:
+            analysis.set_op_handle(f"aten::{norm}", _nothing)
+        total = analysis.total()
+    uncounted = sorted(set(analysis.unsupported_ops()) - FREE_OPERATORS)
+    if uncounted:
+        raise UncountedOperatorError(uncounted)
+    return int(total)
+
+
+def measure_params(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def measure_latency_ms(
+    model: nn.Module, image_shape: Sequence[int], batch: int = 1, runs: int = 30
+) -> float:
+    """Return the median wall-clock milliseconds of a forward pass in eval mode.
+
+    Args:
+        model: any model of one batch of images.
+        image_shape: (channel, height, width).
+        batch: images per pass.
+        runs: timed passes, after a tenth as many that warm up.
+    """
+    parameter = next(model.parameters())
+    images = torch.zeros(batch, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    times = []
+    with _eval_mode(model), torch.inference_mode():
+        for run in range(-max(2, runs // 10), runs):
+            started = time.perf_counter()
+            model(images)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            if run >= 0:
+                times.append((time.perf_counter() - started) * 1e3)
+    return median(times)
+
+
+def _nothing(_: list[Any], __: list[Any]) -> int:
+    return 0
+
+
+def _attention_macs(inputs: list[Any], _: list[Any]) -> int:
+    """Return the MACs of q k^T and of its product with v; fvcore itself counts 0 for both."""
+    query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
+    *rows, num_queries, size = query
+    pairs = num_queries * key[-2]
+    for axis in rows:
+        pairs *= axis
+    return int(pairs * (size + value[-1]))
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Silence exactly what tracing for a count warns about, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=FutureWarning)
+        logger = logging.getLogger("fvcore.nn.jit_analysis")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,133 @@
+"""Named spaces: what `castling search` searches unless a recipe says otherwise."""
+
+from collections.abc import Callable
+
+from castling.config import (
+    AugmentConfig,
+    BlockConfig,
+    DataConfig,
+    MaskSchedule,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from castling.registry import Registry
+from space.catalogue import catalogue, changed
+from space.domain import Choice, FloatRange, IntRange
+from space.point import BLOCKS, DEPTH, Dimension, Space, Tie
+
+
+SPACES: Registry[Callable[[], Space]] = Registry("space")
+
+
+def _per_layer(ratios: tuple[float, ...], sizes: tuple[int, ...], tie: Tie) -> list[Dimension]:
+    """Return the choices of every block: operator, convolution, attention width, MLP, mask."""
+    known = catalogue()
+    return [
+        changed(known[f"{BLOCKS}operator"], known[f"{BLOCKS}operator"].domain, tie),
+        changed(known[f"{BLOCKS}conv_kernel"], IntRange(3, 9, 2), tie),
+        changed(known[f"{BLOCKS}conv_form"], Choice(("tokens", "grid")), tie),
+        changed(known[f"{BLOCKS}num_heads"], IntRange(1, 4), tie),
+        changed(known[f"{BLOCKS}head_size"], Choice(sizes), "stage"),
+        changed(known[f"{BLOCKS}mlp_ratio"], Choice(ratios), tie),
+        changed(known[f"{BLOCKS}mask.shape"], Choice(("linear", "cosine", "step")), "stage"),
+        known[f"{BLOCKS}mask.start_multiple"],
+        changed(known[f"{BLOCKS}mask.end"], FloatRange(0.25, 0.9)),
+    ]
+
+
+@SPACES.register("digits")
+def digits() -> Space:
+    """Small transformers for 8 x 8 images: 16 tokens, up to 4 blocks."""
+    known = catalogue()
+    block = BlockConfig(num_heads=3, head_size=16, conv_kernel=3, conv_form="grid", mlp_ratio=2.0)
+    return Space(
+        name="digits",
+        base=RunConfig(
+            model=ModelConfig(
+                image_size=(8, 8), patch_size=2, embed_width=48, blocks=(block,) * 3
+            ),
+            train=TrainConfig(
+                epochs=40, augment=AugmentConfig(shift=0.1, rotate=10.0, scale=0.1), batch_size=64
+            ),
+        ),
+        dimensions=(
+            changed(known["model.embed_width"], IntRange(16, 64, 8)),
+            changed(known[DEPTH], IntRange(2, 4)),
+            *_per_layer(ratios=(1.0, 2.0, 3.0), sizes=(8, 16), tie="each"),
+            changed(known["train.learning_rate"], FloatRange(1e-3, 8e-3, log=True)),
+            known["train.weight_decay"],
+        ),
+    )
+
+
+@SPACES.register("fashion-mnist")
+def fashion_mnist() -> Space:
+    """Transformers for 28 x 28 images: 49 tokens, up to 6 blocks."""
+    known = catalogue()
+    block = BlockConfig(num_heads=4, head_size=16, conv_kernel=3, conv_form="grid", mlp_ratio=2.0)
+    return Space(
+        name="fashion-mnist",
+        base=RunConfig(
+            model=ModelConfig(
+                image_size=(28, 28), patch_size=4, embed_width=64, blocks=(block,) * 4
+            ),
+            train=TrainConfig(
+                epochs=8,
+                batch_size=128,
+                learning_rate=2e-3,
+                augment=AugmentConfig(shift=0.05, flip=True),
+            ),
+            data=DataConfig(name="fashion-mnist"),
+        ),
+        dimensions=(
+            changed(known["model.embed_width"], IntRange(24, 96, 8)),
+            changed(known[DEPTH], IntRange(2, 6)),
+            *_per_layer(ratios=(1.0, 2.0, 3.0), sizes=(8, 16, 24), tie="each"),
+            changed(known["train.learning_rate"], FloatRange(5e-4, 5e-3, log=True)),
+            known["train.weight_decay"],
+        ),
+    )
+
+
+@SPACES.register("imagenet")
+def imagenet() -> Space:
+    """Transformers around DeiT-T for 224 x 224 images: 197 tokens, up to 12 blocks."""
+    known = catalogue()
+    block = BlockConfig(
+        num_heads=3,
+        head_size=64,
+        conv_kernel=9,
+        mlp_ratio=4.0,
+        mask=MaskSchedule(start_multiple=4.0),
+        drop_path=0.05,
+    )
+    return Space(
+        name="imagenet",
+        base=RunConfig(
+            model=ModelConfig(
+                image_size=(224, 224),
+                channels=3,
+                num_classes=1000,
+                patch_size=16,
+                embed_width=192,
+                pooling="cls",
+                blocks=(block,) * 12,
+            ),
+            train=TrainConfig(
+                epochs=100,
+                batch_size=256,
+                learning_rate=1e-3,
+                augment=AugmentConfig(shift=0.1, scale=0.3, flip=True, erase=0.25),
+            ),
+            data=DataConfig(name="folder:imagenet"),
+        ),
+        dimensions=(
+            changed(known["model.embed_width"], IntRange(128, 256, 32)),
+            changed(known[DEPTH], IntRange(8, 12)),
+            *_per_layer(ratios=(2.0, 3.0, 4.0), sizes=(32, 48, 64), tie="each"),
+            changed(known["train.learning_rate"], FloatRange(5e-4, 2e-3, log=True)),
+            known["train.weight_decay"],
+        ),
+        num_stages=3,
+    )

@@ -1,5 +1,7 @@
 """Models, trainings and data as frozen configs that check themselves and live in YAML."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -290,6 +292,11 @@ class RunConfig(Config):
     def canonical(self) -> Self:
         """Return the config with every ignored field at its default."""
         return self.replace(model=self.model.canonical())
+
+    def digest(self) -> str:
+        """Return the hash by which equal trainings are known: of the canonical config."""
+        text = json.dumps(self.canonical().to_data(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_yaml(path: Path) -> object:

@@ -1,1 +1,1 @@
-"""What may be searched and what it costs: dimensions, points, presets, closed-form cost, budgets."""
+"""What may be searched and what it costs: dimensions, points, presets, cost, budgets."""

@@ -1,7 +1,7 @@
 """The state of a training after an epoch: one safetensors file, to go on from bit for bit."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,24 +9,17 @@ from torch import Tensor, nn
 
 from castling.errors import CheckpointError
 from castling.model.storage import read_tensors, write_tensors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a training has come."""
-
-    config_id: str
-    """Which training this is; a checkpoint of another one is not used."""
-    epochs: int
-    """Epochs finished."""
-    train_seconds: float
-    """Time spent on them."""
+from castling.training.metrics import EpochMetrics
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metrics: EpochMetrics,
+    config_id: str,
 ) -> None:
-    """Write weights, optimiser state and progress atomically.
+    """Write weights, optimiser state and the last epoch's metrics atomically.
 
     Random numbers need no state: every epoch draws from generators seeded by (seed, epoch).
     """
@@ -35,20 +28,14 @@ def save_checkpoint(
     }
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    note = json.dumps(
-        {
-            "config_id": progress.config_id,
-            "epochs": progress.epochs,
-            "train_seconds": progress.train_seconds,
-        }
-    )
-    write_tensors(path, tensors, {"format": "castling-checkpoint", "progress": note})
+    note = {"config_id": config_id, "metrics": json.dumps(asdict(metrics))}
+    write_tensors(path, tensors, {"format": "castling-checkpoint", **note})
 
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config_id: str
-) -> Progress:
-    """Put a checkpoint's state into model and optimiser and return how far it had come.
+) -> EpochMetrics:
+    """Put a checkpoint's state into model and optimiser and return its last epoch's metrics.
 
     Raises:
         CheckpointError: when the file is missing, truncated or of another training; model and
@@ -56,10 +43,10 @@ def load_checkpoint(
     """
     tensors, metadata = read_tensors(path)
     try:
-        progress = Progress(**json.loads(metadata["progress"]))
+        metrics = EpochMetrics.from_data(json.loads(metadata["metrics"]))
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
-    if progress.config_id != config_id:
+    if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -72,4 +59,4 @@ def load_checkpoint(
     model.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
-    return progress
+    return metrics

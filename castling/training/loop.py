@@ -1,12 +1,10 @@
 """Training with the full Castling scheme: deterministic from one seed, resumable at any epoch."""
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +19,14 @@ from castling.model.castle import castle
 from castling.model.vit import CastlingViT, build
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.training.augment import augment
-from castling.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from castling.training.checkpoint import load_checkpoint, save_checkpoint
 from castling.training.data import Dataset, Split
+from castling.training.metrics import EpochMetrics
 from castling.training.schedule import learning_rate
 
 
 EVALUATION_BATCH = 500
 """Images per forward pass of an evaluation; fixed, so that accuracies are reproduced exactly."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochMetrics:
-    """What an epoch of training yields."""
-
-    epoch: int
-    """1 for the first."""
-    loss: float
-    """Mean training loss, regularisers included."""
-    top1: float
-    """Validation accuracy of the castled model, 0 to 1."""
-    top1_branch: float
-    """Validation accuracy with the auxiliary branches, 0 to 1."""
-    mask_density: tuple[float, ...]
-    """Per layer with a branch: fraction of mask entries that survive on validation images."""
-    learning_rate: float
-    """Rate of the last step."""
-    images_per_s: float
-    """Training throughput."""
-    train_seconds: float
-    """Wall-clock time of all epochs so far, evaluation included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +53,14 @@ class Pixels:
         return (self.images[rows].float() / 255.0 - self.mean) / self.std
 
 
-def config_id(run: RunConfig) -> str:
-    """Return the hash by which equal trainings are known: of the canonical config."""
-    text = json.dumps(run.canonical().to_data(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A training that ended, or was stopped by its caller."""
+
+    model: CastlingViT
+    """The model, branches still in place."""
+    metrics: EpochMetrics
+    """Of the last epoch."""
 
 
 def train(
@@ -89,8 +70,8 @@ def train(
     on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 10.0,
-) -> CastlingViT:
-    """Train a model and return it, branches still in place.
+) -> Trained:
+    """Train a model; the same config and data give the same weights, bit for bit, on a CPU.
 
     Args:
         run: model, training scheme and data.
@@ -108,25 +89,23 @@ def train(
         training = _Training(run, data, device)
         if checkpoint is not None:
             training.resume(checkpoint)
-        saved_at = time.monotonic()
-        while training.epochs < run.train.epochs:
+        saved_at, going_on = time.monotonic(), True
+        while going_on and training.epochs < run.train.epochs:
             going_on = on_epoch(training.epoch())
-            done = training.epochs == run.train.epochs or not going_on
-            if checkpoint is not None and (
-                done or time.monotonic() - saved_at >= checkpoint_every_s
-            ):
+            ended = not going_on or training.epochs == run.train.epochs
+            waited = time.monotonic() - saved_at
+            if checkpoint is not None and (ended or waited >= checkpoint_every_s):
                 training.save(checkpoint)
                 saved_at = time.monotonic()
-            if not going_on:
-                break
-    return training.model
+    assert training.metrics is not None  # a config has at least one epoch
+    return Trained(model=training.model, metrics=training.metrics)
 
 
 class _Training:
     """A training between two epochs: model, optimiser and counters."""
 
     def __init__(self, run: RunConfig, data: Dataset, device: torch.device) -> None:
-        self.run, self.config_id = run, config_id(run)
+        self.run, self.digest = run, run.digest()
         self.train_pixels = Pixels.of(data.train, data, device)
         self.validation_pixels = Pixels.of(data.validation, data, device)
         self.model = build(run.model, seed=run.train.seed).to(device)
@@ -137,24 +116,25 @@ class _Training:
         self.optimizer = torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=True)
         self.steps_per_epoch = math.ceil(len(data.train) / run.train.batch_size)
         self.num_steps = self.steps_per_epoch * run.train.epochs
-        self.epochs = 0
-        self.train_seconds = 0.0
+        self.metrics: EpochMetrics | None = None
+        """Of the last epoch."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished."""
+        return 0 if self.metrics is None else self.metrics.epoch
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint of this training, if there is a readable one."""
         if not path.exists():
             return
-        try:
-            progress = load_checkpoint(path, self.model, self.optimizer, self.config_id)
-        except CheckpointError:
-            return
-        self.epochs, self.train_seconds = progress.epochs, progress.train_seconds
+        with suppress(CheckpointError):
+            self.metrics = load_checkpoint(path, self.model, self.optimizer, self.digest)
 
     def save(self, path: Path) -> None:
-        progress = Progress(
-            config_id=self.config_id, epochs=self.epochs, train_seconds=self.train_seconds
-        )
-        save_checkpoint(path, self.model, self.optimizer, progress)
+        """Write the state after the last epoch."""
+        assert self.metrics is not None
+        save_checkpoint(path, self.model, self.optimizer, self.metrics, self.digest)
 
     def epoch(self) -> EpochMetrics:
         """Train one epoch and validate, with and without the branches."""
@@ -167,22 +147,22 @@ class _Training:
         for step, rows in enumerate(order.split(self.run.train.batch_size)):
             total += self._step(rows, step, generator) * len(rows)
         trained = time.perf_counter() - started
-        self.epochs += 1
-        self._set_progress(self.epochs / self.run.train.epochs)
+        spent = 0.0 if self.metrics is None else self.metrics.train_seconds
+        epochs = self.epochs + 1
+        self._set_progress(epochs / self.run.train.epochs)
         top1_branch, density = self._validate_with_branches()
-        castled = castle(self.model)
-        top1 = top1_branch if self._all_empty() else accuracy(castled, self.validation_pixels)
-        self.train_seconds += time.perf_counter() - started
-        return EpochMetrics(
-            epoch=self.epochs,
+        top1 = top1_branch if self._all_empty() else self._validate_castled()
+        self.metrics = EpochMetrics(
+            epoch=epochs,
             loss=total / len(order),
             top1=top1,
             top1_branch=top1_branch,
             mask_density=density,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             images_per_s=len(order) / trained,
-            train_seconds=self.train_seconds,
+            train_seconds=spent + time.perf_counter() - started,
         )
+        return self.metrics
 
     def _step(self, rows: Tensor, step_of_epoch: int, generator: torch.Generator) -> float:
         config = self.run.train
@@ -214,6 +194,9 @@ class _Training:
 
     def _all_empty(self) -> bool:
         return all(branch.is_empty for branch in self.branches)
+
+    def _validate_castled(self) -> float:
+        return accuracy(castle(self.model), self.validation_pixels)
 
     def _validate_with_branches(self) -> tuple[float, tuple[float, ...]]:
         """Return the accuracy with the branches and each mask's density over the images."""
@@ -272,8 +255,3 @@ def evaluate(model: CastlingViT, split: Split, data: Dataset) -> float:
     """Return a model's accuracy on a split, normalised with the dataset's statistics."""
     device = next(model.parameters()).device
     return accuracy(model, Pixels.of(split, data, device))
-
-
-def metrics_line(metrics: EpochMetrics) -> str:
-    """Return an epoch's metrics as one line of JSON."""
-    return json.dumps(asdict(metrics)) + "\n"

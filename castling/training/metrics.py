@@ -1,0 +1,37 @@
+"""What an epoch of training yields, as an object and as a line of JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMetrics:
+    """What an epoch of training yields."""
+
+    epoch: int
+    """1 for the first."""
+    loss: float
+    """Mean training loss, regularisers included."""
+    top1: float
+    """Validation accuracy of the castled model, 0 to 1."""
+    top1_branch: float
+    """Validation accuracy with the auxiliary branches, 0 to 1."""
+    mask_density: tuple[float, ...]
+    """Per layer with a branch: fraction of mask entries that survive on validation images."""
+    learning_rate: float
+    """Rate of the last step."""
+    images_per_s: float
+    """Training throughput."""
+    train_seconds: float
+    """Wall-clock time of all epochs so far, evaluation included."""
+
+    def to_line(self) -> str:
+        """Return the metrics as one line of JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Build the metrics from plain values; TypeError when they are not metrics."""
+        return cls(**{**data, "mask_density": tuple(data["mask_density"])})

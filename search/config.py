@@ -1,0 +1,155 @@
+"""What a search is: a recipe in YAML, checked, with the space that it searches."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from castling.config import Config, Positive, RunConfig, read_yaml
+from castling.errors import ConfigError, UnknownNameError
+from reports.records import Objective
+from search.samplers import SAMPLERS
+from space.budget import Budget
+from space.catalogue import DimensionConfig
+from space.point import Space
+from space.presets import SPACES
+
+
+RECIPES_FOLDER = "recipes"
+
+
+class SearchConfig(Config):
+    """A complete search: space, budget, sampler, number of trials, resources."""
+
+    space: str = "digits"
+    """A preset, a name of `castling spaces`."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Dotted config paths and the values that replace those of the preset's base config."""
+    dimensions: tuple[DimensionConfig, ...] = ()
+    """Dimensions to add to the preset, or to put in the place of its own of the same target."""
+    trials: Positive = 32
+    """How many candidates to train."""
+    budget: Budget = Budget()
+    """Bounds on MACs and parameters; no candidate beyond them is trained."""
+    objectives: tuple[Objective, ...] = (
+        Objective(metric="top1", direction="max"),
+        Objective(metric="macs", direction="min"),
+    )
+    """What the front trades off."""
+    sampler: str = "tpe"
+    """Who proposes candidates, a name of `castling samplers`."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the proposals; the seed of training is `train.seed`."""
+    workers: Positive | None = None
+    """Candidates trained at a time; null fills the machine or cluster."""
+    cpus_per_trial: Positive = 1
+    """CPU cores, and torch threads, of each worker."""
+    gpus_per_trial: float = Field(default=0.0, ge=0.0)
+    """GPUs of each worker; fractions share one."""
+    max_refusals: Positive = 100
+    """Proposals refused or replayed in a row before one is repaired, and then given up."""
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        for field, name, known in (
+            ("space", self.space, list(SPACES)),
+            ("sampler", self.sampler, list(SAMPLERS)),
+        ):
+            if name not in known:
+                raise ConfigError(field, f"must be one of {', '.join(known)}", name)
+        metrics = [objective.metric for objective in self.objectives]
+        if metrics != ["top1", "macs"]:
+            raise ConfigError("objectives", "must be top1 and macs", metrics)
+        return self
+
+    def build_space(self) -> Space:
+        """Return the preset with its settings and dimensions changed.
+
+        Raises:
+            ConfigError: when a setting or target is no field of RunConfig or does not fit.
+        """
+        preset = SPACES[self.space]()
+        base = with_settings(preset.base, self.set)
+        given = {config.target: config.dimension() for config in self.dimensions}
+        kept = [given.pop(dim.target, dim) for dim in preset.dimensions]
+        fixed = [dim for dim in kept if dim.target not in self.set]
+        space = Space(
+            name=preset.name,
+            base=base,
+            dimensions=(*fixed, *given.values()),
+            num_stages=preset.num_stages,
+        )
+        check_dimensions(space)
+        return space
+
+
+def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """Return a config with the values at some dotted paths replaced.
+
+    `model.blocks.*.FIELD` sets a field of every block, `model.blocks.2.FIELD` of one.
+    """
+    data = run.to_data()
+    for path, value in settings.items():
+        _set(data, path.split("."), value, path)
+    return RunConfig.from_data(data, "set")
+
+
+def _set(data: Any, steps: list[str], value: object, path: str) -> None:
+    step, *rest = steps
+    if isinstance(data, list) and step == "*":
+        for index in range(len(data)):
+            _set(data, [str(index), *rest], value, path)
+        return
+    try:
+        key: Any = int(step) if isinstance(data, list) else step
+        if not rest:
+            data[key] = value
+        else:
+            _set(data[key], rest, value, path)
+    except (KeyError, IndexError, ValueError, TypeError):
+        raise ConfigError(
+            f"set.{path}", f"must be a field of the config; {step!r} is not"
+        ) from None
+
+
+def check_dimensions(space: Space) -> None:
+    """Raise ConfigError unless every dimension's target is a field that takes its values."""
+    from space.decode import decode
+
+    point = {name: domain.extremes()[0] for name, domain in space.domains.items()}
+    for name, domain in space.domains.items():
+        for value in domain.extremes():
+            try:
+                decode(space, {**point, name: value})
+            except (ConfigError, KeyError, TypeError) as error:
+                problem = (
+                    error if isinstance(error, ConfigError) else "it is no field of the config"
+                )
+                raise ConfigError(
+                    f"dimensions: {name}", f"cannot be {value!r} ({problem})"
+                ) from None
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    folder = files("search") / RECIPES_FOLDER
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+
+
+def read_recipe(recipe: str) -> SearchConfig:
+    """Return the search of a shipped recipe's name or of a YAML file.
+
+    Raises:
+        UnknownNameError: when it is neither.
+        ConfigError: when the YAML is malformed or breaks a rule.
+    """
+    if recipe in recipe_names():
+        text = (files("search") / RECIPES_FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8")
+        return SearchConfig.from_data(yaml.safe_load(text), recipe)
+    path = Path(recipe)
+    if not path.is_file():
+        raise UnknownNameError("recipe", recipe, [*recipe_names(), "or the path of a YAML file"])
+    return SearchConfig.from_data(read_yaml(path), recipe)

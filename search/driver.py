@@ -1,0 +1,258 @@
+"""The driver: from a recipe to a run folder, trials trained by Ray Tune workers."""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+
+from castling.errors import RunFolderError
+from castling.training.data import Dataset, load_data
+from reports.records import MANIFEST_FILE, Manifest, Record, TrialState
+from search.config import SearchConfig, read_recipe
+from search.display import Display, Silent, front_of
+from search.run_folder import (
+    check_resumable,
+    locked,
+    make_run_folder,
+    new_manifest,
+    open_study,
+)
+from search.searcher import StopWhenTold, StudySearcher
+from search.study import SearchStudy
+from search.worker import train_trial, training_path, weights_path
+from space.budget import format_size, parse_size
+from space.feasible import check_feasible
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSummary:
+    """How a search ended."""
+
+    folder: Path
+    trained: int
+    """Trials trained to the end, those of earlier drivers included."""
+    failed: int
+    seconds: float
+    """Wall-clock time of this driver."""
+    exhausted: bool
+    """Whether the space ran out of new points within the budget before enough were trained."""
+
+
+def run(  # noqa: PLR0913 - the options of `castling search`
+    recipe: str | SearchConfig | None,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    max_macs: str | int | None = None,
+    max_params: str | int | None = None,
+    trials: int | None = None,
+    workers: int | None = None,
+    sampler: str | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+    display: Display | None = None,
+) -> SearchSummary:
+    """Search, and return when the trials are trained.
+
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a config; None, to resume with the run's.
+        out: the run folder, new or, to resume, an existing one.
+        resume: go on with a run: no finished trial is repeated, interrupted ones continue.
+        max_macs: budget of multiply-accumulates per image, such as "1.2M".
+        max_params: budget of parameters.
+        trials: how many candidates to train.
+        workers: how many at a time.
+        sampler: who proposes them.
+        seed: of the proposals.
+        settings: dotted config paths and values, such as {"train.epochs": 10}.
+        address: of a Ray cluster; None starts Ray on this machine.
+        storage: URL of a database for the study; None keeps it in the run folder.
+        display: what shows the progress.
+
+    Raises:
+        CastlingError: one of its kinds when recipe, budget, data or run folder are unusable.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; the run is then resumable.
+    """
+    folder = Path(out).absolute()
+    manifest = Manifest.read(folder) if resume else None
+    if recipe is None:
+        if manifest is None:
+            raise RunFolderError(str(folder), "needs a recipe to start a search", "name one")
+        recipe = SearchConfig.from_data(manifest.recipe, str(folder / MANIFEST_FILE))
+    config = read_recipe(recipe) if isinstance(recipe, str) else recipe
+    limits = {"max_macs": max_macs, "max_params": max_params}
+    fields = {"trials": trials, "workers": workers, "sampler": sampler, "seed": seed}
+    config = _overridden(config, limits, fields, settings or {})
+    space = config.build_space()
+    check_feasible(space, config.budget)
+    data = load_data(space.base.data, space.base.model)
+    if manifest is None:
+        make_run_folder(folder)
+    with locked(folder):
+        if manifest is None:
+            if (folder / MANIFEST_FILE).exists():  # another driver was faster
+                make_run_folder(folder)
+            manifest = new_manifest(config, space, storage)
+            manifest.write(folder)
+        else:
+            check_resumable(folder, manifest, config, space)
+        study, store = open_study(folder, manifest.storage)
+        with _ray(address, config) as workers_at_most:
+            search = _Search(folder, config, workers_at_most, display or Silent())
+            return search.run(SearchStudy(study, store, config, space, search.on_record), data)
+
+
+def _overridden(
+    config: SearchConfig,
+    limits: Mapping[str, str | int | None],
+    fields: Mapping[str, str | int | None],
+    settings: Mapping[str, Any],
+) -> SearchConfig:
+    """Return a search config with the options that were given put over the recipe's."""
+    budget = config.budget.replace(
+        **{name: parse_size(size, name) for name, size in limits.items() if size is not None}
+    )
+    given = {name: value for name, value in fields.items() if value is not None}
+    return config.replace(**given, budget=budget, set={**config.set, **settings})
+
+
+class _Search:
+    """One driver's part of a search: Tune runs the trials, the study keeps the truth."""
+
+    def __init__(self, folder: Path, config: SearchConfig, workers: int, display: Display) -> None:
+        self._folder, self._config, self._workers = folder, config, workers
+        self._display = display
+        self._trained: list[Record] = []
+
+    def run(self, study: SearchStudy, data: Dataset) -> SearchSummary:
+        """Train trials until there are enough; raise what ended the search early."""
+        started = time.monotonic()
+        self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
+        self._display.start(self._title(), self._config.trials, self._workers, study.records)
+        searcher = StudySearcher(
+            study, self._folder, self._config.cpus_per_trial, self._display.progress
+        )
+        try:
+            with _interruptible(searcher):
+                self._tune(searcher, data)
+        finally:
+            self._display.stop()
+        if searcher.failure is not None:
+            raise searcher.failure
+        if searcher.interrupted:
+            raise KeyboardInterrupt
+        return SearchSummary(
+            folder=self._folder,
+            trained=len(self._trained),
+            failed=len(study.records) - len(self._trained),
+            seconds=time.monotonic() - started,
+            exhausted=study.exhausted,
+        )
+
+    def on_record(self, record: Record) -> None:
+        """Show a record, and keep the weights of the front only."""
+        self._display.record(record)
+        if record.replay_of is not None or record.state not in (
+            TrialState.TRAINED,
+            TrialState.FAILED,
+        ):
+            return
+        training_path(self._folder, record.trial).unlink(missing_ok=True)
+        if record.state == TrialState.TRAINED:
+            self._trained.append(record)
+            kept = {member.trial for member in front_of(self._trained)}
+            for other in self._trained:
+                if other.trial not in kept:
+                    weights_path(self._folder, other.trial).unlink(missing_ok=True)
+
+    def _title(self) -> str:
+        budget = self._config.budget
+        bounds = [
+            f"{format_size(limit)} {what}"
+            for limit, what in ((budget.max_macs, "MACs"), (budget.max_params, "params"))
+            if limit is not None
+        ]
+        return f"{self._config.space} within {' and '.join(bounds) or 'no budget'}"
+
+    def _tune(self, searcher: StudySearcher, data: Dataset) -> None:
+        """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""
+        state = tempfile.mkdtemp(prefix="castling-tune-")
+        resources = {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
+        trainable = tune.with_resources(tune.with_parameters(train_trial, data=data), resources)
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=self._workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=state, verbose=0, stop=StopWhenTold(searcher)
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+@contextmanager
+def _ray(address: str | None, config: SearchConfig) -> Iterator[int]:
+    """Start or join Ray, and yield how many trials fit at a time."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        wanted = (config.workers or 1) * config.cpus_per_trial
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, wanted),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    else:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        yield config.workers or max(1, cores // config.cpus_per_trial)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _interruptible(searcher: StudySearcher) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into an orderly end; a second one ends at once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if searcher.interrupted:
+            signal.default_int_handler(number, frame)
+        searcher.interrupted = True
+
+    try:
+        earlier = {
+            number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not in the main thread, where no signal arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""A run folder from the writer's side: made, locked against a second driver, reopened, mended."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from castling.errors import ConfigError, RunFolderError, SpaceMismatchError
+from reports.records import STUDY_FILE, STUDY_NAME, Manifest
+from search.config import SearchConfig
+from space.feasible import dearest, point_cost
+from space.point import Space
+
+
+LOCK_FILE = ".lock"
+PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
+"""Whose versions decide a search's results, and are recorded."""
+
+FREE_TO_CHANGE = ("trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals")
+"""Fields of a search that may differ when it is resumed: they change how much, not what."""
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder against other drivers; the lock goes with the process, however it ends.
+
+    Raises:
+        RunFolderError: when another driver holds it.
+    """
+    lock = FileLock(run / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunFolderError(
+            str(run), "is in use by another search", "wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_run_folder(run: Path) -> None:
+    """Make an empty run folder; RunFolderError when the place is taken."""
+    if run.exists() and not run.is_dir():
+        raise RunFolderError(str(run), "must be a folder, is a file", "choose another --out")
+    if run.is_dir() and any(entry.name != LOCK_FILE for entry in run.iterdir()):
+        raise RunFolderError(
+            str(run),
+            "is not empty",
+            "add --resume to go on with a search, or choose another --out",
+        )
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Manifest:
+    """Return what a new run's config.yaml says."""
+    largest = config.budget.max_macs or point_cost(space, dearest(space, "macs")).macs
+    return Manifest(
+        recipe=config.to_data(),
+        space_fingerprint=space.fingerprint,
+        budget=config.budget,
+        objectives=config.objectives,
+        reference={"top1": 0.0, "macs": float(largest)},
+        storage=storage,
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        git_commit=_git_commit(),
+        created_at=datetime.now(UTC),
+    )
+
+
+def check_resumable(run: Path, manifest: Manifest, config: SearchConfig, space: Space) -> None:
+    """Raise SpaceMismatchError unless a search is the one that a run was started with."""
+    if manifest.space_fingerprint != space.fingerprint:
+        raise SpaceMismatchError(
+            str(run), "the space", manifest.space_fingerprint, space.fingerprint
+        )
+    given = config.to_data()
+    for field, stored in manifest.recipe.items():
+        if field not in FREE_TO_CHANGE and given.get(field) != stored:
+            raise SpaceMismatchError(str(run), field, str(stored), str(given.get(field)))
+
+
+def open_study(run: Path, url: str | None) -> tuple[optuna.Study, BaseStorage]:
+    """Open or make the study of a run folder, and its storage; the caller holds the lock.
+
+    Raises:
+        ConfigError: when a storage URL cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = _storage(run, url)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=STUDY_NAME,
+        directions=["maximize", "minimize"],
+        load_if_exists=True,
+    )
+    return study, storage
+
+
+def _storage(run: Path, url: str | None) -> BaseStorage:
+    if url is None:
+        path = run / STUDY_FILE
+        _drop_torn_line(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_DriverLock(str(path))))
+    try:
+        return RDBStorage(url)
+    except Exception as error:  # noqa: BLE001 - SQLAlchemy's and every database driver's own
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            "storage", f"must be the URL of a database that opens ({reason})"
+        ) from None
+
+
+class _DriverLock(JournalFileOpenLock):
+    """The driver holds the whole run folder, so the journal needs no lock that a crash leaves."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a crash or a full disk left unfinished."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        keep = size
+        while keep > 0:
+            file.seek(keep - 1)
+            if file.read(1) == b"\n":
+                break
+            keep -= 1
+        if keep < size:
+            file.truncate(keep)
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,120 @@
+"""Our Ray Tune searcher: a thin bridge from Tune's questions to the study's answers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Stopper
+from ray.tune.search import Searcher
+
+from castling.errors import RunFolderError
+from reports.records import TrialState
+from search.study import Outcome, SearchStudy
+from search.worker import OUTCOME, STORAGE_PROBLEM
+
+
+class StudySearcher(Searcher):
+    """Gives Tune the study's proposals and the study Tune's outcomes.
+
+    Tune swallows what its callbacks raise, so the first failure is kept in `failure` and the
+    search stops; the driver raises it.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        run: Path,
+        threads: int,
+        on_progress: Callable[[int, int, float], None] = lambda _, __, ___: None,
+    ) -> None:
+        super().__init__()
+        self._study, self._run, self._threads = study, run, threads
+        self._on_progress = on_progress
+        self._trials: dict[str, int] = {}
+        self.failure: Exception | None = None
+        self.interrupted = False
+        """Set from outside to end the search; running trials stay resumable."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the search is to end at once."""
+        return self.interrupted or self.failure is not None
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next candidate as a trial's config, or FINISHED."""
+        if self.is_stopping:
+            return Searcher.FINISHED
+        try:
+            proposal = self._study.propose()
+        except Exception as error:  # noqa: BLE001 - Tune would swallow it; the driver raises it
+            self.failure = error
+            return Searcher.FINISHED
+        if proposal is None:
+            return Searcher.FINISHED
+        self._trials[trial_id] = proposal.trial
+        return {
+            "trial": proposal.trial,
+            "run": json.dumps(proposal.run.to_data()),
+            "folder": str(self._run),
+            "threads": self._threads,
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass on how far a running trial has come."""
+        if "epoch" in result:
+            self._on_progress(self._trials[trial_id], result["epoch"], result["top1"])
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,  # noqa: FBT001, FBT002 - Tune's signature
+    ) -> None:
+        """Record the outcome; without one the trial was interrupted, or its worker died."""
+        trial = self._trials.pop(trial_id, None)
+        if trial is None or self.failure is not None:
+            return
+        try:
+            self._complete(trial, result or {}, error=error)
+        except Exception as problem:  # noqa: BLE001 - Tune would swallow it; the driver raises it
+            self.failure = problem
+
+    def _complete(self, trial: int, result: dict[str, Any], *, error: bool) -> None:
+        if STORAGE_PROBLEM in result:
+            raise RunFolderError(
+                str(self._run),
+                f"cannot be written ({result[STORAGE_PROBLEM]})",
+                "make room or mend the disk, then go on with --resume; nothing is lost",
+            )
+        outcome = result.get(OUTCOME)
+        if outcome is not None:
+            self._study.finish(trial, Outcome.from_data(json.loads(outcome)))
+        elif not self.interrupted:
+            reason = "the worker died (out of memory, or killed)" if error else "no outcome"
+            self._study.finish(trial, Outcome(state=TrialState.FAILED, reason=reason))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing: Tune stores its searcher, but the study is the truth."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the study is the truth, not Ray's experiment state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: the study is the truth, not Ray's experiment state."""
+
+
+class StopWhenTold(Stopper):
+    """Ends the experiment once the searcher is interrupted or has failed."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Never stop a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the search is to end."""
+        return self._searcher.is_stopping

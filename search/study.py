@@ -1,0 +1,259 @@
+"""The study: candidates asked of the sampler, results told to it, all recorded as they come."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from random import Random
+from typing import Any, Self
+
+import numpy as np
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
+
+from castling.config import RunConfig
+from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
+from search.adapters import distributions
+from search.config import SearchConfig
+from search.samplers import SAMPLERS, Refusal
+from space.cost import cost
+from space.decode import active, decode
+from space.feasible import check_feasible, default_point, repaired
+from space.point import Point, Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A candidate to train: within the budget and unlike every earlier one."""
+
+    trial: int
+    run: RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a training ended."""
+
+    state: TrialState
+    """TRAINED, STOPPED or FAILED."""
+    reason: str = ""
+    """Why it failed."""
+    top1: float = float("nan")
+    top1_branch: float = float("nan")
+    loss: float = float("nan")
+    mask_density: float = float("nan")
+    epochs: int = 0
+    train_seconds: float = float("nan")
+    images_per_s: float = float("nan")
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Build an outcome from the plain values that a worker reports."""
+        return cls(**{**data, "state": TrialState(data["state"])})
+
+
+class SearchStudy:
+    """Asks the sampler for candidates and tells it what became of them.
+
+    The Optuna study is the truth, and opening it again continues the search: finished trials stay
+    finished, interrupted ones are proposed again. The sampler is made anew for every proposal,
+    seeded by the search's seed and the number of proposals so far, so that an interrupted search
+    proposes what the uninterrupted one would have.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        config: SearchConfig,
+        space: Space,
+        on_record: Callable[[Record], None] = lambda _: None,
+    ) -> None:
+        self._study, self._storage, self._config, self._space = study, storage, config, space
+        self._study_id = storage.get_study_id_from_name(study.study_name)
+        self._anchor = check_feasible(space, config.budget)
+        self._distributions = distributions(space)
+        self._on_record = on_record
+        self._running: dict[int, Record] = {}
+        self._finished: dict[str, Record] = {}
+        self._twins: dict[str, list[Record]] = {}
+        self._interrupted: deque[Proposal] = deque()
+        self.num_started = 0
+        """Trials given to training so far, those of earlier drivers included."""
+        self.exhausted = False
+        """Whether the space has run out of new points within the budget."""
+        trials = study.get_trials(deepcopy=False)
+        for trial in trials:
+            self._reopen(trial)
+        if not trials:
+            self._enqueue(default_point(space), Random(config.seed))
+
+    @property
+    def records(self) -> list[Record]:
+        """The trials that ended in training or failure, replays left out."""
+        return [*self._finished.values()]
+
+    def propose(self) -> Proposal | None:
+        """Return the next candidate to train, or None when there will be no more."""
+        if self._interrupted:
+            return self._interrupted.popleft()
+        limit = self._config.max_refusals
+        for rejected in range(2 * limit):
+            if self.num_started >= self._config.trials:
+                return None
+            trial = self._ask()
+            if rejected == limit - 1:
+                seed = _derived_seed(self._config.seed, trial.number)
+                self._enqueue(trial.params, Random(seed))
+            proposal = self._consider(trial)
+            if proposal is not None:
+                return proposal
+        self.exhausted = True
+        return None
+
+    def finish(self, trial: int, outcome: Outcome) -> None:
+        """Record how a trial's training ended and tell the sampler."""
+        record = replace(
+            self._running.pop(trial),
+            state=outcome.state,
+            reason=outcome.reason,
+            top1=outcome.top1,
+            top1_branch=outcome.top1_branch,
+            loss=outcome.loss,
+            mask_density=outcome.mask_density,
+            epochs=outcome.epochs,
+            train_seconds=outcome.train_seconds,
+            images_per_s=outcome.images_per_s,
+        )
+        self._finish(record)
+
+    def _ask(self) -> Trial:
+        number = len(self._study.get_trials(deepcopy=False))
+        seed = _derived_seed(self._config.seed, number)
+        self._study.sampler = SAMPLERS[self._config.sampler].make(seed)
+        return self._study.ask(self._distributions)
+
+    def _enqueue(self, point: Point, rng: Random) -> None:
+        """Make the next proposal this point, brought within the budget."""
+        mended, _ = repaired(self._space, point, self._config.budget, self._anchor, rng)
+        self._study.enqueue_trial(mended)
+
+    def _consider(self, trial: Trial) -> Proposal | None:
+        """Refuse or replay a proposal, or begin it and return it."""
+        run = decode(self._space, trial.params)
+        spent = cost(run.model)
+        budget = self._config.budget
+        trial.set_constraint("budget", budget.violation(spent.macs, spent.params))
+        record = Record(
+            trial=trial.number,
+            state=TrialState.RUNNING,
+            macs=spent.macs,
+            params=spent.params,
+            training_macs=spent.training_macs,
+            config_id=run.digest(),
+            point=active(self._space, trial.params),
+            epochs_planned=run.train.epochs,
+            started_at=_now(),
+        )
+        if not budget.admits(spent.macs, spent.params):
+            reason = f"over budget: {spent.macs:,} MACs, {spent.params:,} parameters"
+            self._finish(replace(record, state=TrialState.REFUSED, reason=reason))
+            return None
+        trial.set_user_attr(CONFIG_ATTRIBUTE, run.to_data())
+        return self._begin(record, run)
+
+    def _begin(self, record: Record, run: RunConfig) -> Proposal | None:
+        """Return the trial as a proposal unless an equal one is finished or running."""
+        known = self._finished.get(record.config_id)
+        if known is not None:
+            self._replay(record, known)
+            return None
+        original = next(
+            (
+                other.trial
+                for other in self._running.values()
+                if other.config_id == record.config_id
+            ),
+            None,
+        )
+        record = replace(record, replay_of=original)
+        self._store(record)
+        if original is not None:
+            self._twins.setdefault(record.config_id, []).append(record)
+            return None
+        self._running[record.trial] = record
+        self.num_started += 1
+        return Proposal(trial=record.trial, run=run)
+
+    def _replay(self, record: Record, known: Record) -> None:
+        failed = known.state == TrialState.FAILED
+        self._finish(
+            replace(
+                known,
+                trial=record.trial,
+                state=TrialState.FAILED if failed else TrialState.REPLAYED,
+                replay_of=known.trial,
+                started_at=record.started_at,
+            )
+        )
+
+    def _finish(self, record: Record) -> None:
+        """Store a trial's last record, then tell the sampler, then replay it for its twins."""
+        record = replace(record, finished_at=_now())
+        self._store(record)
+        self._tell(record)
+        if record.replay_of is None and record.state != TrialState.REFUSED:
+            self._finished[record.config_id] = record
+            for twin in self._twins.pop(record.config_id, []):
+                self._replay(twin, record)
+
+    def _store(self, record: Record) -> None:
+        identity = self._storage.get_trial_id_from_study_id_trial_number(
+            self._study_id, record.trial
+        )
+        self._storage.set_trial_user_attr(identity, RECORD_ATTRIBUTE, record.to_data())
+        self._on_record(record)
+
+    def _tell(self, record: Record) -> None:
+        if record.state in (TrialState.TRAINED, TrialState.REPLAYED):
+            self._study.tell(record.trial, [record.top1, float(record.macs)])
+        elif record.state == TrialState.FAILED:
+            self._study.tell(record.trial, state=OptunaState.FAIL)
+        elif (
+            record.state == TrialState.REFUSED
+            and SAMPLERS[self._config.sampler].refusal == Refusal.WORST
+        ):
+            self._study.tell(record.trial, [0.0, float(record.macs)])
+        else:
+            self._study.tell(record.trial, state=OptunaState.PRUNED)
+
+    def _reopen(self, trial: FrozenTrial) -> None:
+        """Take a stored trial into account: finished, interrupted, or never recorded."""
+        if trial.state == OptunaState.WAITING:
+            return
+        stored = trial.user_attrs.get(RECORD_ATTRIBUTE)
+        if stored is None:
+            if trial.state == OptunaState.RUNNING:  # the driver died before it was recorded
+                self._study.tell(trial.number, state=OptunaState.FAIL)
+            return
+        record = Record.from_data(stored, f"trial {trial.number}")
+        if record.state == TrialState.RUNNING:
+            run = RunConfig.from_data(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
+            proposal = self._begin(replace(record, replay_of=None), run)
+            if proposal is not None:
+                self._interrupted.append(proposal)
+            return
+        if trial.state == OptunaState.RUNNING:  # the driver died before the sampler was told
+            self._tell(record)
+        if record.replay_of is None and record.state != TrialState.REFUSED:
+            self._finished[record.config_id] = record
+            self.num_started += 1
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 class CastlingError(Exception):
     """Root of the errors that castling raises; never raised itself."""
 
+    is_bad_input = True
+    """Whether the caller can mend it; False for what fails at run time."""
+
 
 class ConfigError(CastlingError, ValueError):
     """A config, recipe, budget or command-line value breaks a rule."""
@@ -88,6 +91,23 @@ class RunFolderError(CastlingError, ValueError):
         return f"{self.folder}: {self.rule}" + (f"; {self.fix}" if self.fix else "")
 
 
+class StorageError(CastlingError, OSError):
+    """A run folder cannot be written: the disk is full, read-only or gone."""
+
+    is_bad_input = False
+
+    def __init__(self, folder: str, reason: str) -> None:
+        super().__init__(folder, reason)
+        self.folder, self.reason = folder, reason
+
+    def __str__(self) -> str:
+        """One sentence: the folder, the reason, the remedy."""
+        return (
+            f"{self.folder}: cannot be written ({self.reason}); what was recorded is safe: "
+            "make room or mend the disk, then go on with --resume"
+        )
+
+
 class CheckpointError(CastlingError, ValueError):
     """A weights file is truncated, foreign or does not fit its config."""
 
@@ -115,6 +135,8 @@ class DataError(CastlingError, ValueError):
 class UncountedOperatorError(CastlingError, ArithmeticError):
     """A traced graph contains operators that are neither counted nor allowed to cost nothing."""
 
+    is_bad_input = False
+
     def __init__(self, operators: Iterable[str]) -> None:
         super().__init__(tuple(operators))
         self.operators = tuple(operators)
@@ -130,6 +152,8 @@ class UncountedOperatorError(CastlingError, ArithmeticError):
 class CostMismatchError(CastlingError, ArithmeticError):
     """Closed-form cost and measured cost disagree."""
 
+    is_bad_input = False
+
     def __init__(self, quantity: str, closed_form: int, measured: int) -> None:
         super().__init__(quantity, closed_form, measured)
         self.quantity, self.closed_form, self.measured = quantity, closed_form, measured
@@ -144,6 +168,8 @@ class CostMismatchError(CastlingError, ArithmeticError):
 
 class DivergedError(CastlingError, ArithmeticError):
     """Loss or gradient norm stopped being finite during training."""
+
+    is_bad_input = False
 
     def __init__(self, what: str, epoch: int, step: int, value: float) -> None:
         super().__init__(what, epoch, step, value)

@@ -139,6 +139,15 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
 
 
+def recipe_summaries() -> dict[str, str]:
+    """Return the first line of every shipped recipe's head comment, by name."""
+    return {name: _recipe_text(name).splitlines()[0].lstrip("# ") for name in recipe_names()}
+
+
+def _recipe_text(name: str) -> str:
+    return (files("search") / RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def read_recipe(recipe: str) -> SearchConfig:
     """Return the search of a shipped recipe's name or of a YAML file.
 
@@ -147,8 +156,7 @@ def read_recipe(recipe: str) -> SearchConfig:
         ConfigError: when the YAML is malformed or breaks a rule.
     """
     if recipe in recipe_names():
-        text = (files("search") / RECIPES_FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8")
-        return SearchConfig.from_data(yaml.safe_load(text), recipe)
+        return SearchConfig.from_data(yaml.safe_load(_recipe_text(recipe)), recipe)
     path = Path(recipe)
     if not path.is_file():
         raise UnknownNameError("recipe", recipe, [*recipe_names(), "or the path of a YAML file"])

@@ -18,7 +18,14 @@ from ray import tune
 
 from castling.errors import RunFolderError
 from castling.training.data import Dataset, load_data
-from reports.records import MANIFEST_FILE, Manifest, Record, TrialState
+from reports.records import (
+    MANIFEST_FILE,
+    Manifest,
+    Record,
+    TrialState,
+    training_path,
+    weights_path,
+)
 from search.config import SearchConfig, read_recipe
 from search.display import Display, Silent, front_of
 from search.run_folder import (
@@ -30,7 +37,7 @@ from search.run_folder import (
 )
 from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
-from search.worker import train_trial, training_path, weights_path
+from search.worker import train_trial
 from space.budget import format_size, parse_size
 from space.feasible import check_feasible
 

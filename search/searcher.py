@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune import Stopper
 from ray.tune.search import Searcher
 
-from castling.errors import RunFolderError
+from castling.errors import StorageError
 from reports.records import TrialState
 from search.study import Outcome, SearchStudy
 from search.worker import OUTCOME, STORAGE_PROBLEM
@@ -82,11 +82,7 @@ class StudySearcher(Searcher):
 
     def _complete(self, trial: int, result: dict[str, Any], *, error: bool) -> None:
         if STORAGE_PROBLEM in result:
-            raise RunFolderError(
-                str(self._run),
-                f"cannot be written ({result[STORAGE_PROBLEM]})",
-                "make room or mend the disk, then go on with --resume; nothing is lost",
-            )
+            raise StorageError(str(self._run), result[STORAGE_PROBLEM])
         outcome = result.get(OUTCOME)
         if outcome is not None:
             self._study.finish(trial, Outcome.from_data(json.loads(outcome)))

@@ -19,7 +19,7 @@ from castling.model.storage import save_weights
 from castling.training.data import Dataset
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
-from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, TrialState
+from reports.records import TrialState, curve_path, training_path, weights_path
 from search.study import Outcome
 
 
@@ -31,21 +31,6 @@ REPORT_EVERY_S = 1.0
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """What ends the whole search instead of one trial: the fault is the disk's."""
-
-
-def curve_path(run: Path, trial: int) -> Path:
-    """Return the file of a trial's per-epoch metrics, one JSON object a line."""
-    return run / CURVES_FOLDER / f"{trial:05d}.jsonl"
-
-
-def weights_path(run: Path, trial: int) -> Path:
-    """Return the file of a trial's castled weights."""
-    return run / CHECKPOINTS_FOLDER / f"{trial:05d}.safetensors"
-
-
-def training_path(run: Path, trial: int) -> Path:
-    """Return the file from which an interrupted trial goes on."""
-    return run / CHECKPOINTS_FOLDER / f"{trial:05d}.training.safetensors"
 
 
 def train_trial(config: Mapping[str, Any], data: Dataset) -> None:

@@ -1,10 +1,13 @@
 """Closed-form cost: MACs and parameters of a model as a sum over its parts, in microseconds."""
 
+import math
 from dataclasses import dataclass
 
 from castling.config import BlockConfig, ModelConfig
+from castling.errors import ConfigError
 from castling.model.vit import layer_shape, mlp_width, token_grid
-from castling.operators import OPERATORS
+from castling.operators import OPERATORS, TokenGrid
+from castling.operators.spec import LayerShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +67,33 @@ def _head(model: ModelConfig) -> Cost:
     macs = model.embed_width * model.num_classes
     params = macs + model.num_classes + 2 * model.embed_width
     return Cost(macs=macs, params=params, training_macs=macs)
+
+
+def operator_costs(num_tokens: int, width: int, num_heads: int) -> list[tuple[str, Cost, str]]:
+    """Return name, cost of one layer and summary of every operator.
+
+    Args:
+        num_tokens: a square number; the grid is square, without a class token.
+        width: embed and attention width.
+        num_heads: heads; must divide the width.
+
+    Raises:
+        ConfigError: when the numbers do not fit together.
+    """
+    side = math.isqrt(num_tokens)
+    if side * side != num_tokens:
+        raise ConfigError("tokens", "must be a square number", num_tokens)
+    if width % num_heads:
+        raise ConfigError("heads", f"must divide the width {width}", num_heads)
+    grid = TokenGrid(height=side, width=side)
+    costs = []
+    for name, spec in OPERATORS.items():
+        block = BlockConfig(operator=name, num_heads=num_heads, head_size=width // num_heads)
+        shape = LayerShape(block=block, embed_width=width, grid=grid)
+        spent = Cost(
+            macs=spec.macs(shape),
+            params=spec.params(shape),
+            training_macs=spec.training_macs(shape),
+        )
+        costs.append((name, spent, spec.summary))
+    return costs

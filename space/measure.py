@@ -5,13 +5,17 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
+from castling.config import ModelConfig
 from castling.errors import UncountedOperatorError
+from castling.model.castle import castle
+from castling.model.vit import build
 
 
 FREE_OPERATORS = frozenset(
@@ -131,3 +135,30 @@ def _quiet_tracing() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What a model costs, counted and timed on the model itself."""
+
+    macs: int
+    """Multiply-accumulates per image of the castled model."""
+    params: int
+    """Parameters of the castled model."""
+    training_macs: int
+    """Multiply-accumulates per image of the forward pass with every branch alive."""
+    latency_ms: float
+    """Median milliseconds of the castled model on one image, on this machine."""
+
+
+def measure_model(config: ModelConfig) -> Measurement:
+    """Build a model and measure it, castled and with its branches."""
+    training = build(config, seed=0)
+    castled = castle(training)
+    shape = (config.channels, *config.image_size)
+    return Measurement(
+        macs=measure_macs(castled, shape),
+        params=measure_params(castled),
+        training_macs=measure_macs(training, shape),
+        latency_ms=measure_latency_ms(castled, shape),
+    )

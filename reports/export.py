@@ -1,0 +1,259 @@
+"""Models out of a run: config, weights and metrics in a folder that loads anywhere."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+
+from castling.config import RunConfig, read_run_config
+from castling.errors import (
+    CheckpointError,
+    ConfigError,
+    CostMismatchError,
+    RunFolderError,
+)
+from castling.files import write_text, write_yaml
+from castling.model.castle import castle
+from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
+from castling.model.vit import CastlingViT
+from castling.training.data import Dataset, load_data, load_test
+from castling.training.loop import evaluate
+from reports.frame import load as load_trials, load_config
+from reports.records import weights_path
+from space.cost import cost
+from space.measure import measure_macs, measure_params
+
+
+METRICS_FILE, ONNX_FILE = "metrics.json", "model.onnx"
+ONNX_TOLERANCE = 1e-4
+"""Largest difference of logits between the exported ONNX file and the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetrics:
+    """What is known of an exported model; written beside it as metrics.json."""
+
+    top1_validation: float
+    """Accuracy on the validation images, 0 to 1."""
+    top1_test: float
+    """Accuracy on the test images, 0 to 1: computed once, when the model was exported."""
+    macs: int
+    """Multiply-accumulates per image, counted by fvcore on the exported model."""
+    params: int
+    """Parameters."""
+    data: str
+    """Name of the dataset."""
+    trained_by: str
+    """The run and trial, or the config, that the model comes from."""
+    epochs: int
+    """Epochs trained."""
+    castling_version: str
+    """Version of castling-nas that wrote the folder."""
+    exported_at: str
+    """ISO 8601, UTC."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the metrics of an exported folder.
+
+        Raises:
+            RunFolderError: when there are none, or they are unreadable.
+        """
+        path = folder / METRICS_FILE
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            reason = f"has no readable {METRICS_FILE} ({error.strerror})"
+        except (ValueError, TypeError) as error:
+            reason = f"has a damaged {METRICS_FILE} ({error})"
+        raise RunFolderError(str(folder), reason, "export the model again") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Accuracies measured now, beside those recorded at export."""
+
+    top1_validation: float
+    top1_test: float
+    recorded: ModelMetrics
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether both accuracies are exactly the recorded ones."""
+        return (self.top1_validation, self.top1_test) == (
+            self.recorded.top1_validation,
+            self.recorded.top1_test,
+        )
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    max_macs: str | int | None = None,
+    max_params: str | int | None = None,
+    trial: int | None = None,
+    onnx: bool = False,
+) -> ModelMetrics:
+    """Write the best model of a run, or a given trial's, to a folder.
+
+    Args:
+        run: the run folder.
+        out: the folder to write: config.yaml, model.safetensors, metrics.json.
+        max_macs: budget of the model, such as "1.2M".
+        max_params: budget of its parameters.
+        trial: a trial of the front, instead of the best within the budget.
+        onnx: write model.onnx too.
+
+    Raises:
+        ConfigError: when no trial of the front fits.
+        RunFolderError: when the trial's weights were not kept.
+    """
+    run, out = Path(run), Path(out)
+    trials = load_trials(run)
+    number = _chosen(trials, max_macs, max_params) if trial is None else trial
+    config = RunConfig.from_data(load_config(run, number), f"trial {number}")
+    weights = weights_path(run, number)
+    if not weights.is_file():
+        raise RunFolderError(
+            str(run),
+            f"has no weights of trial {number}: only those of the front are kept",
+            f"choose one of {', '.join(map(str, trials.pareto.front().trial))}",
+        )
+    _check_empty(out)
+    model = load_weights(config.model, weights)
+    epochs = int(trials.loc[trials.trial == number, "epochs"].iloc[0])
+    if onnx:
+        check_onnx()
+    metrics = write_model(
+        model,
+        config,
+        load_data(config.data, config.model),
+        out,
+        trained_by=f"{run.name}, trial {number}",
+        epochs=epochs,
+    )
+    if onnx:
+        write_onnx(model, out)
+    return metrics
+
+
+def _chosen(trials: pd.DataFrame, max_macs: str | int | None, max_params: str | int | None) -> int:
+    return int(trials.pareto.front().pareto.best(max_macs=max_macs, max_params=max_params).trial)
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunFolderError(str(out), "must be a new or empty folder", "choose another --out")
+
+
+def write_model(
+    model: CastlingViT,
+    config: RunConfig,
+    data: Dataset,
+    out: Path,
+    *,
+    trained_by: str,
+    epochs: int,
+) -> ModelMetrics:
+    """Castle a model, test it, and write it with its config and metrics.
+
+    Raises:
+        CostMismatchError: when fvcore's count of the model is not the closed form's.
+    """
+    castled = castle(model)
+    shape = (config.model.channels, *config.model.image_size)
+    spent = cost(config.model)
+    metrics = ModelMetrics(
+        top1_validation=evaluate(castled, data.validation, data),
+        top1_test=evaluate(castled, load_test(config.data, config.model), data),
+        macs=measure_macs(castled, shape),
+        params=measure_params(castled),
+        data=config.data.name,
+        trained_by=trained_by,
+        epochs=epochs,
+        castling_version=version("castling-nas"),
+        exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    for quantity, closed, measured in (
+        ("MACs", spent.macs, metrics.macs),
+        ("parameters", spent.params, metrics.params),
+    ):
+        if closed != measured:
+            raise CostMismatchError(quantity, closed, measured)
+    save_weights(castled, out / WEIGHTS_FILE)
+    write_yaml(
+        out / CONFIG_FILE,
+        config.to_data(),
+        f"From {trained_by}. castling.load gives the model beside this file;\n"
+        "castling train trains this config anew.",
+    )
+    write_text(out / METRICS_FILE, json.dumps(asdict(metrics), indent=2) + "\n")
+    return metrics
+
+
+def evaluate_folder(folder: str | Path) -> Evaluation:
+    """Measure an exported model's accuracies again.
+
+    Raises:
+        CastlingError: one of its kinds when config, weights, metrics or data are unusable.
+    """
+    folder = Path(folder)
+    config = read_run_config(folder)
+    recorded = ModelMetrics.read(folder)
+    model = load(folder)
+    data = load_data(config.data, config.model)
+    return Evaluation(
+        top1_validation=evaluate(model, data.validation, data),
+        top1_test=evaluate(model, load_test(config.data, config.model), data),
+        recorded=recorded,
+    )
+
+
+def check_onnx() -> None:
+    """Raise ConfigError unless the packages that write and run ONNX are installed."""
+    try:
+        for package in ("onnxruntime", "onnxscript"):
+            import_module(package)
+    except ImportError as error:
+        raise ConfigError(
+            "--onnx",
+            f"needs a package that is missing ({error.name})",
+            fix="pip install 'castling-nas[onnx]'",
+        ) from None
+
+
+def write_onnx(model: CastlingViT, out: Path) -> None:
+    """Write model.onnx with a free batch axis, and check that it gives the model's logits."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    height, width = model.config.image_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, model.config.channels, height, width, generator=generator)
+    program = torch.onnx.export(
+        model,
+        (images,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(out / ONNX_FILE))
+    session = onnxruntime.InferenceSession(
+        str(out / ONNX_FILE), providers=["CPUExecutionProvider"]
+    )
+    for batch in (images, images[:1]):
+        logits = session.run(None, {"images": batch.numpy()})[0]
+        with torch.inference_mode():
+            difference = float(np.abs(logits - model(batch).numpy()).max())
+        if difference > ONNX_TOLERANCE:
+            raise CheckpointError(str(out / ONNX_FILE), f"its logits differ by {difference:.1e}")

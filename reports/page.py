@@ -1,0 +1,214 @@
+"""A run's report: a self-contained HTML page, figures as PNG, the front and the trials as CSV."""
+
+import base64
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from castling.errors import RunFolderError
+from castling.files import write_bytes
+from reports.figures import (
+    draw_front,
+    draw_progress,
+    front_figure,
+    progress_figure,
+    relative_hypervolume,
+    to_png,
+)
+from reports.frame import COLUMNS, load
+from reports.records import REPORT_FOLDER, Manifest, TrialState
+
+
+def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Write a run's report and return its files, the page first.
+
+    The files are index.html, which needs no other, front.png, hypervolume.png, front.csv and
+    trials.csv; each replaces its predecessor atomically.
+
+    Args:
+        run: folder of the run; it may be live.
+        out: folder to write to, RUN/report by default.
+
+    Raises:
+        RunFolderError: when the folder is no run, has no study, or `out` cannot be written.
+        RecordError: when the study or a record in it is damaged.
+    """
+    folder = Path(run)
+    target = folder / REPORT_FOLDER if out is None else Path(out)
+    trials = load(folder, refused=True)
+    front_png = to_png(draw_front(front_figure(trials)))
+    progress_png = to_png(draw_progress(progress_figure(trials)))
+    files = {
+        "index.html": render_page(folder, trials, [front_png, progress_png]).encode(),
+        "front.png": front_png,
+        "hypervolume.png": progress_png,
+        "front.csv": _csv(trials.pareto.front()),
+        "trials.csv": _csv(trials),
+    }
+    try:
+        for name, content in files.items():
+            write_bytes(target / name, content)
+    except OSError as error:
+        rule = f"cannot be written to ({error.strerror})"
+        raise RunFolderError(str(target), rule, "choose another folder for the report") from None
+    return [target / name for name in files]
+
+
+def _csv(trials: pd.DataFrame) -> bytes:
+    return trials.to_csv(index=False, lineterminator="\n").encode()
+
+
+def render_page(run: Path, trials: pd.DataFrame, images: Sequence[bytes]) -> str:
+    """Return the HTML page of a run; every text from outside is escaped."""
+    manifest = Manifest.read(run)
+    front = trials.pareto.front()
+    name = f"{manifest.recipe.get('name', 'search')}, {run.resolve().name}"
+    commands = "\n".join(export_commands(run, front)) or "nothing to export yet"
+    recipe = yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True)
+    parts = [
+        f"<h1>{escape(name)}</h1>",
+        _image(images[0], "validation accuracy against MACs"),
+        "<h2>Front</h2>",
+        _front_table(front),
+        "<h2>Export</h2>",
+        f"<pre>{escape(commands)}</pre>",
+        "<h2>Run</h2>",
+        _facts(run_facts(manifest, trials)),
+        _image(images[1], "hypervolume against trained models"),
+        _details("What the models of the front are", _dimension_table(front)),
+        _details("Resolved recipe", f"<pre>{escape(recipe)}</pre>"),
+    ]
+    return PAGE.format(title=escape(name), style=STYLE, body="\n".join(parts))
+
+
+def export_commands(run: Path, front: pd.DataFrame) -> list[str]:
+    """Return the command that exports each member of a front."""
+    return [
+        shlex.join(
+            ["castling", "export", str(run), "--trial", str(trial), "--out", f"trial-{trial}"]
+        )
+        for trial in front["trial"]
+    ]
+
+
+def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
+    """Return what a reader asks of a run first, as label and text."""
+    budget = [
+        f"{limit:,} {unit}"
+        for limit, unit in (
+            (manifest.budget.max_macs, "MACs"),
+            (manifest.budget.max_params, "parameters"),
+        )
+        if limit is not None
+    ]
+    volume = relative_hypervolume(trials)
+    worst = ", ".join(f"{name} {_amount(value)}" for name, value in manifest.reference.items())
+    spent = trials.loc[trials["state"] != TrialState.REPLAYED, "train_seconds"].sum() / 3600.0
+    return {
+        "recipe": str(manifest.recipe.get("name", "unnamed")),
+        "budget": " and ".join(budget) or "none",
+        "objectives": ", ".join(f"{goal.metric} {goal.direction}" for goal in manifest.objectives),
+        "hypervolume": "unknown" if volume is None else f"{volume:.4f} (reference {worst})",
+        "trials": ", ".join(_counts(trials["state"])) or "none",
+        "training time": f"{spent:.2f} h in all",
+        "started": manifest.created_at.strftime("%Y-%m-%d %H:%M %Z"),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+        "git commit": manifest.git_commit or "unknown",
+    }
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000.0 else f"{value:g}"
+
+
+def _counts(states: "pd.Series[str]") -> list[str]:
+    found = [(state, int((states == state).sum())) for state in TrialState]
+    return [f"{count:,} {state}" for state, count in found if count]
+
+
+def _image(png: bytes, description: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{data}">'
+
+
+def _front_table(front: pd.DataFrame) -> str:
+    columns = {
+        "trial": front["trial"].map(str),
+        "accuracy": front["top1"].map("{:.2%}".format),
+        "MACs": front["macs"].map("{:,}".format),
+        "parameters": front["params"].map("{:,}".format),
+        "training MACs": front["training_macs"].map("{:,}".format),
+        "epochs": front["epochs"].map(str),
+    }
+    return _table(columns, zip(*columns.values(), strict=True))
+
+
+def _dimension_table(front: pd.DataFrame) -> str:
+    dimensions = front.drop(columns=[column.name for column in COLUMNS]).dropna(axis=1, how="all")
+    rows = [[str(name), *map(_brief, dimensions[name].astype(object))] for name in dimensions]
+    return _table(["dimension", *(f"#{trial}" for trial in front["trial"])], rows)
+
+
+def _brief(value: Any) -> str:
+    if value is None or value is pd.NA:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table><tr>{first}</tr>\n{body}</table></div>'
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = "\n".join(
+        f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts.items()
+    )
+    return f"<dl>{items}</dl>"
+
+
+def _details(summary: str, body: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #22272e; background: #fff;
+       max-width: 860px; margin: 2.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+img { width: 100%; max-width: 760px; height: auto; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid #e8ebef;
+         white-space: nowrap; }
+th { color: #5b6470; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.5rem; }
+dt { color: #5b6470; } dd { margin: 0; overflow-wrap: anywhere; }
+pre { background: #f5f7f9; padding: .8rem 1rem; overflow-x: auto; border-radius: 6px;
+      font-size: 13px; }
+summary { cursor: pointer; margin: 1.2rem 0 .6rem; font-weight: 600; }
+"""

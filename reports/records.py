@@ -1,0 +1,210 @@
+"""The contract between a search and its readers: what a run folder and a trial's record hold."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Self
+
+from castling.config import Config, read_yaml
+from castling.errors import ConfigError, RecordError, RunFolderError
+from castling.files import write_yaml
+from space.budget import Budget
+
+
+MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"
+CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
+RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE = "record", "config"
+"""Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
+
+
+def curve_path(run: Path, trial: int) -> Path:
+    """Return the file of a trial's metrics per epoch, a JSON object a line."""
+    return run / CURVES_FOLDER / f"{trial:05d}.jsonl"
+
+
+def weights_path(run: Path, trial: int) -> Path:
+    """Return the file of a trial's castled weights; kept while the trial is on the front."""
+    return run / CHECKPOINTS_FOLDER / f"{trial:05d}.safetensors"
+
+
+def training_path(run: Path, trial: int) -> Path:
+    """Return the file from which an interrupted trial goes on."""
+    return run / CHECKPOINTS_FOLDER / f"{trial:05d}.training.safetensors"
+
+
+class TrialState(StrEnum):
+    """How far a proposal came."""
+
+    RUNNING = "running"
+    """Being trained, or interrupted and waiting for --resume."""
+    TRAINED = "trained"
+    """Trained for all its epochs."""
+    STOPPED = "stopped"
+    """Stopped early: its metrics are those of fewer epochs."""
+    FAILED = "failed"
+    """Training broke; `reason` says why, there is no metric."""
+    REPLAYED = "replayed"
+    """Same model and training as an earlier trial, whose result was used again."""
+    REFUSED = "refused"
+    """Over budget: never trained."""
+
+
+Direction = Literal["max", "min"]
+
+
+class Objective(Config):
+    """A recorded metric and the direction in which it is better."""
+
+    metric: str
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is known of one proposal: the columns of the results table; NaN until measured."""
+
+    trial: int
+    """Number of the proposal in the study."""
+    state: TrialState
+    macs: int
+    """Multiply-accumulates per image of the castled model."""
+    params: int
+    """Parameters of the castled model."""
+    training_macs: int
+    """Multiply-accumulates per image of the forward pass while the auxiliary branch is alive."""
+    config_id: str
+    """Hash of the canonical RunConfig: equal for equal trainings."""
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """The searched dimensions that this proposal depends on."""
+    top1: float = math.nan
+    """Validation accuracy of the castled model, 0 to 1."""
+    top1_branch: float = math.nan
+    """Validation accuracy with the auxiliary branch, 0 to 1."""
+    loss: float = math.nan
+    """Mean training loss of the last epoch."""
+    mask_density: float = math.nan
+    """Mean fraction of the auxiliary masks' entries that survived in the last epoch."""
+    epochs: int = 0
+    """Epochs trained."""
+    epochs_planned: int = 0
+    """Epochs of a full training."""
+    train_seconds: float = math.nan
+    """Wall-clock time of training, without waiting."""
+    images_per_s: float = math.nan
+    """Training throughput of the last epoch."""
+    started_at: str = ""
+    """ISO 8601, UTC."""
+    finished_at: str = ""
+    """ISO 8601, UTC; empty while running."""
+    replay_of: int | None = None
+    """The trial whose result a replayed proposal used."""
+    reason: str = ""
+    """Why the trial failed or was refused."""
+
+    def __post_init__(self) -> None:
+        measured = self.state in {TrialState.TRAINED, TrialState.STOPPED, TrialState.REPLAYED}
+        if measured and not 0.0 <= self.top1 <= 1.0:
+            reason = f"a {self.state} trial has a top1 in [0, 1], got {self.top1}"
+            raise RecordError(f"trial {self.trial}", reason)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain values for strict JSON: null stands for what is not finite."""
+        data = {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+        return data | {"state": str(self.state), "point": dict(self.point)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], where: str) -> Self:
+        """Build a record from plain values; RecordError when they are not one."""
+        try:
+            return cls(**{name: _typed(name, value) for name, value in data.items()})
+        except RecordError as error:
+            raise RecordError(where, f"{error.path}: {error.reason}") from None
+        except (AttributeError, TypeError, ValueError) as error:
+            raise RecordError(where, str(error)) from None
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_DECLARED: dict[str, Any] = {item.name: item.type for item in fields(Record)}
+_STORED_AS: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    int | None: (int, NoneType),
+    TrialState: (str,),
+    Mapping[str, Any]: (Mapping,),
+}
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name not in _DECLARED:
+        raise TypeError(f"{name} is not a field of a record")
+    declared = _DECLARED[name]
+    if declared is float and value is None:
+        return math.nan
+    if not isinstance(value, _STORED_AS[declared]) or isinstance(value, bool):
+        raise TypeError(f"{name} must be of type {declared}, got {value!r}")
+    if isinstance(value, str) and declared is str:
+        return value.encode(errors="replace").decode()  # a path in `reason` may not be UTF-8
+    return declared(value) if declared in {float, TrialState} else value
+
+
+class Manifest(Config):
+    """What a run is, written once at its start to RUN/config.yaml."""
+
+    castling_run: Literal[1] = 1
+    """Version of the run folder's layout; also what tells a run folder from any other."""
+    recipe: dict[str, Any]
+    """The resolved search config, every default written out."""
+    space_fingerprint: str
+    """Hash of the space's dimensions, rules and base config."""
+    budget: Budget
+    objectives: tuple[Objective, ...]
+    """What the front trades off."""
+    reference: dict[str, float]
+    """Reference point of the hypervolume, per objective; fixed for the life of the run."""
+    storage: str | None = None
+    """Optuna storage URL; null is study.journal in the run folder."""
+    versions: dict[str, str]
+    """Versions of castling-nas and of the libraries that decide results."""
+    git_commit: str | None = None
+    """Commit of the working directory, where there is one."""
+    created_at: datetime
+
+    def write(self, run: Path) -> None:
+        """Write RUN/config.yaml atomically."""
+        write_yaml(
+            run / MANIFEST_FILE,
+            self.to_data(),
+            "A castling run: what was searched, and with what.",
+        )
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Return a run folder's manifest.
+
+        Raises:
+            RunFolderError: when the folder is missing or not a castling run.
+        """
+        if not run.is_dir():
+            raise RunFolderError(
+                str(run),
+                "must be a run folder, found none",
+                "check the path; `castling search` makes one",
+            )
+        path = run / MANIFEST_FILE
+        try:
+            data = read_yaml(path) if path.is_file() else None
+            if isinstance(data, dict) and "castling_run" in data:
+                return cls.from_data(data, str(path))
+        except ConfigError as error:
+            rule = f"has an unreadable {MANIFEST_FILE} ({error})"
+            raise RunFolderError(str(run), rule, "restore it from a copy") from None
+        rule = f"is not a castling run (no {MANIFEST_FILE} of one)"
+        raise RunFolderError(str(run), rule, "give the --out of a search")

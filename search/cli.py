@@ -1,0 +1,346 @@
+"""The command line `castling`: every command parses, calls one function and prints."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from castling.errors import CastlingError, ConfigError
+from space.budget import format_size
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from castling.training.metrics import EpochMetrics
+
+
+app = typer.Typer(
+    name="castling",
+    help="Search, train and export vision transformers that castle: linear cost, full context.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console, errors = Console(), Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as shells have it."""
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder: a search's --out.")]
+ConfigArgument = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file of a config, or a folder with one.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write; new or empty.")]
+MaxMacs = Annotated[str | None, typer.Option(help="Budget of MACs per image: 900k, 1.2M, 1.3G.")]
+MaxParams = Annotated[str | None, typer.Option(help="Budget of parameters: 60k, 5.7M.")]
+
+
+@app.command()
+def search(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Recipe or YAML file; may be left out with --resume.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    trials: Annotated[int | None, typer.Option(help="How many candidates to train.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many to train at a time.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Who proposes candidates.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default this machine.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Database URL for the study.")] = None,
+) -> None:
+    """Search a space for the front of accuracy against cost."""
+    if recipe is None and (out is None or not resume):
+        raise ConfigError("RECIPE", "is required, unless --out RUN --resume goes on with a run")
+    folder = out or Path("runs") / Path(recipe or "").stem
+
+    from search.display import TerminalDisplay
+    from search.driver import run
+
+    try:
+        summary = run(
+            recipe,
+            out=folder,
+            resume=resume,
+            max_macs=max_macs,
+            max_params=max_params,
+            trials=trials,
+            workers=workers,
+            sampler=sampler,
+            seed=seed,
+            settings=parse_settings(settings or []),
+            address=address,
+            storage=storage,
+            display=TerminalDisplay(console),
+        )
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; go on with: castling search --out {folder} --resume")
+        raise typer.Exit(INTERRUPTED) from None
+    if summary.exhausted:
+        console.print("the space has no further candidate within the budget")
+    console.print(
+        f"{summary.trained} trials trained, {summary.failed} failed, {summary.seconds:.0f} s; "
+        f"front: castling front {folder}, models: castling export {folder}",
+        soft_wrap=True,
+    )
+    if summary.trained:
+        front(folder)
+
+
+def parse_settings(given: list[str]) -> dict[str, Any]:
+    """Return the paths and values of PATH=VALUE arguments, values read as YAML."""
+    settings = {}
+    for text in given:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise ConfigError("--set", "must be PATH=VALUE, such as train.epochs=10", text)
+        try:
+            settings[path] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError("--set", "must have a value that is YAML", text) from None
+    return settings
+
+
+@app.command()
+def status(run: RunArgument) -> None:
+    """Show how far a run has come, live or finished."""
+    import reports
+
+    trials = reports.load(run, refused=True)
+    counts = trials.state.value_counts()
+    console.print(", ".join(f"{counts[state]} {state}" for state in counts.index if counts[state]))
+    for row in trials[trials.state == "failed"].itertuples():
+        console.print(f"trial {row.trial} failed: {row.reason}", soft_wrap=True, markup=False)
+    console.print(_front_table(trials))
+
+
+@app.command()
+def front(
+    run: RunArgument,
+    output: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to print it.")
+    ] = "table",
+) -> None:
+    """Print a run's front of accuracy against MACs."""
+    import reports
+
+    trials = reports.load(run)
+    if output == "csv":
+        sys.stdout.write(trials.pareto.front().to_csv(index=False))
+    elif output == "json":
+        sys.stdout.write(trials.pareto.front().to_json(orient="records", indent=2) + "\n")
+    else:
+        console.print(_front_table(trials))
+
+
+def _front_table(trials: "pd.DataFrame") -> Table:
+    volume = trials.pareto.hypervolume(relative=True)
+    table = Table(box=None, pad_edge=False, title=f"front, relative hypervolume {volume:.4f}")
+    for column in ("trial", "top1", "MACs", "params", "training s"):
+        table.add_column(column, justify="right")
+    for row in trials.pareto.front().itertuples():
+        table.add_row(
+            str(row.trial),
+            f"{row.top1:.2%}",
+            format_size(row.macs),
+            format_size(row.params),
+            f"{row.train_seconds:.1f}",
+        )
+    return table
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/report.")] = None,
+) -> None:
+    """Write a run's report: an HTML page, the front as PNG and CSV, all trials as CSV."""
+    from reports.page import write_report
+
+    for path in write_report(run, out):
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: OutOption,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    trial: Annotated[int | None, typer.Option(help="A trial of the front.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
+) -> None:
+    """Write a run's best model within a budget: config, weights, metrics."""
+    from reports.export import export as export_model
+
+    metrics = export_model(
+        run, out, max_macs=max_macs, max_params=max_params, trial=trial, onnx=onnx
+    )
+    console.print(
+        f"{metrics.trained_by}: {metrics.macs:,} MACs, {metrics.params:,} parameters, top1 "
+        f"{metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
+        f"written to {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    out: OutOption,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out.")] = False,
+) -> None:
+    """Train one config with the full scheme, test it, and write the castled model."""
+    from search.train import train_config
+
+    try:
+        metrics = train_config(config, out, resume=resume, on_epoch=_print_epoch)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; go on with: castling train {config} --out {out} --resume")
+        raise typer.Exit(INTERRUPTED) from None
+    console.print(
+        f"top1 {metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
+        f"written to {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _print_epoch(metrics: "EpochMetrics") -> None:
+    density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
+    console.print(
+        f"epoch {metrics.epoch}: loss {metrics.loss:.4f}, top1 {metrics.top1_branch:.2%}, castled "
+        f"{metrics.top1:.2%}, mask density {density or '-'}, rate {metrics.learning_rate:.2e}, "
+        f"{metrics.images_per_s:.0f} images/s",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Exported or trained folder.")],
+) -> None:
+    """Measure an exported model's accuracy again and compare it with the recorded one."""
+    from reports.export import evaluate_folder
+
+    result = evaluate_folder(folder)
+    for split, now, recorded in (
+        ("validation", result.top1_validation, result.recorded.top1_validation),
+        ("test", result.top1_test, result.recorded.top1_test),
+    ):
+        verdict = "as recorded" if now == recorded else f"but {recorded:.4%} was recorded"
+        console.print(f"{split}: top1 {now:.4%}, {verdict}", highlight=False)
+    if not result.is_reproduced:
+        raise typer.Exit(1)
+
+
+@app.command()
+def measure(config: ConfigArgument) -> None:
+    """Count a config's MACs and parameters with fvcore, and time the castled model."""
+    from castling.config import read_run_config
+    from space.cost import cost
+    from space.measure import measure_model
+
+    model = read_run_config(config).model
+    measured, closed = measure_model(model), cost(model)
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "measured", "closed form"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("MACs", f"{measured.macs:,}", f"{closed.macs:,}")
+    table.add_row("parameters", f"{measured.params:,}", f"{closed.params:,}")
+    table.add_row("MACs in training", f"{measured.training_macs:,}", f"{closed.training_macs:,}")
+    table.add_row("latency, batch 1", f"{measured.latency_ms:.2f} ms", "")
+    console.print(table)
+
+
+@app.command()
+def operators(
+    tokens: Annotated[int, typer.Option(help="Tokens, a square number.", min=1)] = 196,
+    width: Annotated[int, typer.Option(help="Embed width.", min=1)] = 192,
+    heads: Annotated[int, typer.Option(help="Heads; must divide the width.", min=1)] = 3,
+) -> None:
+    """List the operators with the cost of a layer."""
+    from space.cost import operator_costs
+
+    table = Table(box=None, pad_edge=False, title=f"{tokens} tokens, width {width}, {heads} heads")
+    for column in ("operator", "MACs", "training MACs", "params", "summary"):
+        table.add_column(column, justify="left" if column in {"operator", "summary"} else "right")
+    for name, spent, summary in operator_costs(tokens, width, heads):
+        table.add_row(
+            name,
+            format_size(spent.macs),
+            format_size(spent.training_macs),
+            format_size(spent.params),
+            summary,
+        )
+    console.print(table)
+
+
+@app.command()
+def spaces() -> None:
+    """List the spaces that a recipe can search."""
+    from space.feasible import cheapest, dearest, point_cost
+    from space.presets import SPACES
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("space", "dimensions", "fewest MACs", "most MACs", "summary"):
+        table.add_column(column, justify="left" if column in {"space", "summary"} else "right")
+    for name, make in SPACES.items():
+        space = make()
+        ends = [point_cost(space, find(space, "macs")).macs for find in (cheapest, dearest)]
+        summary = (make.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, str(len(space.domains)), *map(format_size, ends), summary)
+    console.print(table)
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from search.config import recipe_summaries
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("recipe", "summary"):
+        table.add_column(column)
+    for name, summary in recipe_summaries().items():
+        table.add_row(name, summary)
+    console.print(table)
+
+
+@app.command()
+def samplers() -> None:
+    """List the samplers that propose candidates."""
+    from search.samplers import SAMPLERS
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("sampler", "summary"):
+        table.add_column(column)
+    for name, spec in SAMPLERS.items():
+        table.add_row(name, spec.summary)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    try:
+        app()
+    except CastlingError as error:
+        errors.print(f"castling: {error}")
+        raise SystemExit(2 if error.is_bad_input else 1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(f"castling: {where}{error.strerror or error}")
+        raise SystemExit(1) from None

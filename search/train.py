@@ -1,0 +1,74 @@
+"""Training one config at full length, as `castling train` does: resumable, scored, exported."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from castling.config import RunConfig, read_run_config
+from castling.errors import RunFolderError
+from castling.files import write_yaml
+from castling.model.storage import CONFIG_FILE
+from castling.training.data import load_data
+from castling.training.loop import train
+from castling.training.metrics import EpochMetrics
+from reports.export import METRICS_FILE, ModelMetrics, write_model
+
+
+CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
+
+
+def train_config(
+    config: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
+) -> ModelMetrics:
+    """Train a config with the full scheme and write the castled model, tested.
+
+    Args:
+        config: a YAML file of a RunConfig, or a folder with a config.yaml.
+        out: the folder to write; empty, or with `resume` that of an interrupted training.
+        resume: go on from the folder's checkpoint.
+        on_epoch: called after every epoch.
+
+    Raises:
+        CastlingError: one of its kinds when config, data or folder are unusable.
+    """
+    config, out = Path(config), Path(out)
+    run = read_run_config(config)
+    data = load_data(run.data, run.model)
+    _claim(out, run, resume=resume)
+    curve, checkpoint = out / CURVE_FILE, out / CHECKPOINT_FILE
+
+    def after_epoch(metrics: EpochMetrics) -> bool:
+        with curve.open("a", encoding="utf-8") as file:
+            file.write(metrics.to_line())
+        on_epoch(metrics)
+        return True
+
+    trained = train(run, data, on_epoch=after_epoch, checkpoint=checkpoint)
+    metrics = write_model(
+        trained.model, run, data, out, trained_by=str(config), epochs=trained.metrics.epoch
+    )
+    checkpoint.unlink(missing_ok=True)
+    return metrics
+
+
+def _claim(out: Path, run: RunConfig, *, resume: bool) -> None:
+    """Make the folder this training's, or check that it is; RunFolderError when it is not."""
+    started = out / CONFIG_FILE
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunFolderError(
+                str(out), "is not empty", "add --resume to go on with it, or choose another --out"
+            )
+        write_yaml(started, run.to_data(), "Being trained by castling train.")
+        return
+    if not started.is_file():
+        raise RunFolderError(str(out), "holds no training to go on with", "leave out --resume")
+    if read_run_config(started).digest() != run.digest():
+        raise RunFolderError(
+            str(out), "holds the training of another config", "choose another --out"
+        )
+    if (out / METRICS_FILE).exists():
+        raise RunFolderError(str(out), "is trained already", "castling evaluate shows the result")

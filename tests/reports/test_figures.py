@@ -1,0 +1,155 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import reports
+from reports.figures import (
+    MAX_LABELS,
+    Dot,
+    FrontFigure,
+    ProgressFigure,
+    draw_front,
+    draw_progress,
+    front_figure,
+    progress_figure,
+    short_size,
+    to_png,
+)
+from reports.frame import tabulate
+from reports.records import Objective, Record
+
+
+MakeRun = Callable[..., Path]
+MakeRecord = Callable[..., Record]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_front_figure_shows_trained_trials(run: Path) -> None:
+    data = front_figure(reports.load(run, refused=True))
+    assert data == FrontFigure(
+        front=(Dot(0, 100_000, 60.0), Dot(1, 200_000, 80.0)),
+        others=(Dot(2, 300_000, 70.0),),
+        max_macs=1_000_000,
+        hypervolume=pytest.approx(610 / 900),
+    )
+    assert data.title == "2 of 3 trained models on the front, hypervolume 0.678"
+
+
+def test_an_equal_of_a_member_is_among_the_others(record: MakeRecord) -> None:
+    data = front_figure(tabulate([record(0, macs=10, top1=0.5), record(1, macs=10, top1=0.5)]))
+    assert [dot.trial for dot in data.front] == [0]
+    assert [dot.trial for dot in data.others] == [1]
+
+
+def test_without_attrs_there_is_no_budget_and_no_hypervolume(record: MakeRecord) -> None:
+    data = front_figure(tabulate([record(0)]))
+    assert data.max_macs is None
+    assert data.hypervolume is None
+    assert data.title == "1 of 1 trained model on the front"
+
+
+def test_the_front_figure_is_of_accuracy_and_macs_whatever_the_objectives(
+    make_run: MakeRun,
+) -> None:
+    goals = (
+        Objective(metric="images_per_s", direction="max"),
+        Objective(metric="loss", direction="min"),
+    )
+    run = make_run(objectives=goals, reference={"images_per_s": 0.0, "loss": 9.0})
+    data = front_figure(reports.load(run))
+    assert [dot.trial for dot in data.front] == [0, 1]
+    assert data.hypervolume is None
+    assert progress_figure(reports.load(run)).hypervolume == ()
+
+
+def test_the_progress_figure_rises_to_the_hypervolume(run: Path) -> None:
+    trials = reports.load(run)
+    data = progress_figure(trials)
+    assert len(data.hypervolume) == 3
+    assert list(data.hypervolume) == sorted(data.hypervolume)
+    assert data.title == "3 trained models, hypervolume 0.678"
+
+
+def test_the_front_is_drawn_as_steps_with_the_budget(run: Path) -> None:
+    axes = draw_front(front_figure(reports.load(run))).axes[0]
+    steps = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+    assert list(steps.get_xdata()) == [100_000, 200_000]
+    assert list(steps.get_ydata()) == [60.0, 80.0]
+    texts = {text.get_text() for text in axes.texts}
+    assert texts == {"#0", "#1", "budget 1M"}
+    assert any(list(line.get_xdata()) == [1_000_000, 1_000_000] for line in axes.lines)
+
+
+@pytest.mark.parametrize(("widest", "scale"), [(900_000, "linear"), (2_000_000, "log")])
+def test_the_macs_are_logarithmic_over_more_than_a_decade(widest: int, scale: str) -> None:
+    data = FrontFigure(
+        front=(Dot(0, 100_000, 50.0), Dot(1, widest, 60.0)),
+        others=(),
+        max_macs=None,
+        hypervolume=None,
+    )
+    assert draw_front(data).axes[0].get_xscale() == scale
+
+
+@pytest.mark.parametrize("step", [1, 1_000, 30_000, 1_000_000, 10**9])
+def test_ticks_can_be_told_apart(step: int) -> None:
+    data = FrontFigure(
+        front=tuple(Dot(i, 1_000_000 + i * step, 50.0 + i) for i in range(2)),
+        others=(),
+        max_macs=None,
+        hypervolume=None,
+    )
+    figure = draw_front(data)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    labels = [axes.xaxis.get_major_formatter()(tick) for tick in shown]
+    assert len(set(labels)) == len(labels) >= 2
+
+
+def test_a_crowded_front_goes_without_numbers() -> None:
+    data = FrontFigure(
+        front=tuple(Dot(i, 1000 * (i + 1), float(i)) for i in range(MAX_LABELS + 1)),
+        others=(),
+        max_macs=None,
+        hypervolume=None,
+    )
+    assert not draw_front(data).axes[0].texts
+
+
+def test_figures_of_every_run_become_images(run: Path, record: MakeRecord) -> None:
+    trials = reports.load(run)
+    for shown in (trials, trials.iloc[:0], tabulate([record(0)])):
+        assert to_png(draw_front(front_figure(shown))).startswith(PNG)
+        assert to_png(draw_progress(progress_figure(shown))).startswith(PNG)
+
+
+def test_nothing_trained_is_said(make_run: MakeRun) -> None:
+    trials: pd.DataFrame = reports.load(make_run([]))
+    assert front_figure(trials).title == "No model is fully trained yet"
+    assert progress_figure(trials) == ProgressFigure(hypervolume=())
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(900_000, "900k"), (1_200_000, "1.2M"), (2e6, "2M"), (1_250_000, "1.25M"), (10, "10")],
+)
+def test_sizes_on_an_axis_are_short(count: float, text: str) -> None:
+    assert short_size(count) == text
+
+
+def test_drawing_leaves_no_global_state(run: Path) -> None:
+    code = (
+        "import sys, reports; from reports.figures import *\n"
+        "to_png(draw_front(front_figure(reports.load(sys.argv[1]))))\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

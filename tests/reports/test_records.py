@@ -1,0 +1,122 @@
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from castling.errors import RecordError, RunFolderError
+from reports.records import MANIFEST_FILE, Manifest, Record, TrialState
+
+
+MakeRecord = Callable[..., Record]
+
+
+def strictly(data: object) -> Any:
+    """To JSON and back, as a parser does that knows no NaN."""
+    return json.loads(json.dumps(data, allow_nan=False))
+
+
+@pytest.mark.parametrize("state", list(TrialState))
+def test_a_record_of_every_state_survives_strict_json(
+    record: MakeRecord, state: TrialState
+) -> None:
+    made = record(3, state)
+    assert Record.from_data(strictly(made.to_data()), "here") == made
+
+
+@given(top1=st.floats(0, 1), loss=st.floats(), seconds=st.floats(0), reason=st.text())
+def test_metrics_survive_strict_json(
+    record: MakeRecord, top1: float, loss: float, seconds: float, reason: str
+) -> None:
+    made = record(0, top1=top1, loss=loss, train_seconds=seconds, reason=reason)
+    read = Record.from_data(strictly(made.to_data()), "here")
+    assert read.top1 == top1
+    assert read.loss == loss or (math.isnan(read.loss) and not math.isfinite(loss))
+    assert read.train_seconds == seconds or math.isnan(read.train_seconds)
+    assert read.reason == reason
+
+
+def test_text_that_is_not_unicode_is_mended(record: MakeRecord) -> None:
+    data = record(0, "failed", reason="no file caf\udce9.png").to_data()
+    assert Record.from_data(strictly(data), "here").reason == "no file caf?.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"macs": "many"}, "macs must be"),
+        ({"macs": True}, "macs must be"),
+        ({"macs": 1.5}, "macs must be"),
+        ({"state": "dreaming"}, "'dreaming' is not a valid TrialState"),
+        ({"state": None}, "state must be"),
+        ({"point": [1]}, "point must be"),
+        ({"replay_of": "1"}, "replay_of must be"),
+        ({"started_at": 5}, "started_at must be"),
+        ({"colour": "blue"}, "colour is not a field"),
+        ({"top1": 1.5}, "trial 0: a trained trial has a top1 in"),
+        ({"top1": None}, "trial 0: a trained trial has a top1 in"),
+    ],
+)
+def test_what_is_no_record_is_named_with_its_place(
+    record: MakeRecord, change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(RecordError) as caught:
+        Record.from_data(record(0).to_data() | change, "study.journal, trial 0")
+    assert caught.value.path == "study.journal, trial 0"
+    assert caught.value.reason.startswith(reason)
+
+
+def test_a_missing_field_is_named(record: MakeRecord) -> None:
+    data = record(0).to_data()
+    del data["macs"]
+    with pytest.raises(RecordError, match="macs"):
+        Record.from_data(data, "here")
+
+
+@pytest.mark.parametrize("data", [None, 3, "text", [["macs", 1]]])
+def test_what_is_no_mapping_is_no_record(data: Any) -> None:
+    with pytest.raises(RecordError, match="here"):
+        Record.from_data(data, "here")
+
+
+@pytest.mark.parametrize("state", ["trained", "stopped", "replayed"])
+def test_a_measured_state_needs_a_measurement(record: MakeRecord, state: str) -> None:
+    with pytest.raises(RecordError, match="top1"):
+        replace(record(0, state), top1=math.nan)
+
+
+def test_a_manifest_survives_its_file(tmp_path: Path, manifest: Manifest) -> None:
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (None, "is not a castling run"),
+        ("model: {}\n", "is not a castling run"),
+        ("- 1\n", "is not a castling run"),
+        ("castling_run: 1\n", "unreadable config.yaml"),
+        ("castling_run: 2\n", "unreadable config.yaml"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, text: str | None, rule: str) -> None:
+    if text is not None:
+        (tmp_path / MANIFEST_FILE).write_text(text)
+    with pytest.raises(RunFolderError, match=rule):
+        Manifest.read(tmp_path)
+
+
+def test_malformed_yaml_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_FILE).write_text("castling_run: [1\n")
+    with pytest.raises(RunFolderError, match=r"unreadable config\.yaml"):
+        Manifest.read(tmp_path)
+
+
+def test_a_missing_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="found none"):
+        Manifest.read(tmp_path / "nowhere")

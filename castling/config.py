@@ -13,6 +13,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -29,6 +31,17 @@ class Config(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             raise _first_problem(error, type(self)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse `epochs: yes`, which pydantic would take for 1."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (
+            int,
+            float,
+        ):
+            raise ConfigError("", "must be a number", value)
+        return value
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed, checked again."""
@@ -53,7 +66,7 @@ class Config(BaseModel):
 
 def _first_problem(error: ValidationError, config: type[BaseModel]) -> ConfigError:
     problem = error.errors(include_url=False)[0]
-    path = ".".join(str(step) for step in problem["loc"])
+    path = ".".join(repr(step).strip("'") for step in problem["loc"])  # a key may hold anything
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         field = ".".join(step for step in (path, cause.field) if step)
@@ -182,7 +195,7 @@ class BlockConfig(Config):
 
 
 def _pair(value: object) -> object:
-    return (value, value) if isinstance(value, int) else value
+    return (value, value) if type(value) is int else value
 
 
 Positive = Annotated[int, Field(ge=1)]
@@ -307,13 +320,19 @@ def read_yaml(path: Path) -> object:
         raise ConfigError(str(path), f"must be a readable file ({error.strerror})") from None
     except UnicodeDecodeError:
         raise ConfigError(str(path), "must be a text file in UTF-8") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError(str(path), "must be well-formed YAML (nested too deeply)") from None
+    except (yaml.YAMLError, *_YAML_VALUE_ERRORS) as error:
         raise ConfigError(str(path), f"must be well-formed YAML ({_yaml_place(error)})") from None
+
+
+_YAML_VALUE_ERRORS = (ValueError, LookupError, AttributeError)
+"""What PyYAML lets escape for a date that does not exist, `!!int many` and the like."""
 
 
 def _yaml_place(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "nested too deeply"
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"{problem}, line {mark.line + 1}" if mark else str(problem)
 
 

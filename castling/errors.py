@@ -28,8 +28,9 @@ class UnknownNameError(CastlingError, KeyError):
     """A registry has no entry of this name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(kind, name, tuple(known))
-        self.kind, self.name, self.known = kind, name, tuple(known)
+        known = tuple(known)
+        super().__init__(kind, name, known)
+        self.kind, self.name, self.known = kind, name, known
 
     def __str__(self) -> str:
         """One sentence that lists the known names."""
@@ -75,7 +76,8 @@ class SpaceMismatchError(CastlingError, ValueError):
         """One sentence with both sides."""
         return (
             f"{self.run} was started with {self.what} {self.stored}, this search has "
-            f"{self.given}; resume with the original recipe and options, or choose another --out"
+            f"{self.given}; leave out recipe and options to resume with its own, or choose "
+            "another --out"
         )
 
 
@@ -138,8 +140,9 @@ class UncountedOperatorError(CastlingError, ArithmeticError):
     is_bad_input = False
 
     def __init__(self, operators: Iterable[str]) -> None:
-        super().__init__(tuple(operators))
-        self.operators = tuple(operators)
+        operators = tuple(operators)
+        super().__init__(operators)
+        self.operators = operators
 
     def __str__(self) -> str:
         """One sentence that names the operators."""

@@ -225,4 +225,6 @@ def _nothing_fits(trained: pd.DataFrame, limits: Budget) -> ConfigError:
     cheapest = trained.sort_values(by, kind="stable").iloc[0]
     cost = f"{cheapest['macs']:,} MACs and {cheapest['params']:,} parameters"
     rule = f"must admit a trained model, the cheapest is trial {cheapest['trial']} with {cost}"
-    return ConfigError(" and ".join(given), rule, [*given.values()])
+    return ConfigError(
+        " and ".join(given), rule, ", ".join(f"{size:,}" for size in given.values())
+    )

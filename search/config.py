@@ -1,5 +1,6 @@
 """What a search is: a recipe in YAML, checked, with the space that it searches."""
 
+import dataclasses
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -9,11 +10,12 @@ import yaml
 from pydantic import Field, model_validator
 
 from castling.config import Config, Positive, RunConfig, read_yaml
-from castling.errors import ConfigError, UnknownNameError
+from castling.errors import ConfigError, InvalidPointError, UnknownNameError
 from reports.records import Objective
 from search.samplers import SAMPLERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
+from space.decode import decode
 from space.point import Space
 from space.presets import SPACES
 
@@ -117,20 +119,15 @@ def _set(data: Any, steps: list[str], value: object, path: str) -> None:
 
 def check_dimensions(space: Space) -> None:
     """Raise ConfigError unless every dimension's target is a field that takes its values."""
-    from space.decode import decode
-
-    point = {name: domain.extremes()[0] for name, domain in space.domains.items()}
-    for name, domain in space.domains.items():
-        for value in domain.extremes():
+    for dimension in space.dimensions:
+        alone = dataclasses.replace(space, dimensions=(dimension,))
+        for value in dimension.domain.extremes():
             try:
-                decode(space, {**point, name: value})
-            except (ConfigError, KeyError, TypeError) as error:
-                problem = (
-                    error if isinstance(error, ConfigError) else "it is no field of the config"
-                )
-                raise ConfigError(
-                    f"dimensions: {name}", f"cannot be {value!r} ({problem})"
-                ) from None
+                decode(alone, dict.fromkeys(alone.domains, value))
+            except (ConfigError, KeyError, TypeError, InvalidPointError) as error:
+                reason = str(error) if isinstance(error, ConfigError) else "no such field"
+                place = f"dimensions: {dimension.target}"
+                raise ConfigError(place, f"cannot be {value!r} ({reason})") from None
 
 
 def recipe_names() -> list[str]:

@@ -30,9 +30,11 @@ from search.config import SearchConfig, read_recipe
 from search.display import Display, Silent, front_of
 from search.run_folder import (
     check_resumable,
+    check_unused,
     locked,
     make_run_folder,
     new_manifest,
+    open_storage,
     open_study,
 )
 from search.searcher import StopWhenTold, StudySearcher
@@ -106,17 +108,19 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     space = config.build_space()
     check_feasible(space, config.budget)
     data = load_data(space.base.data, space.base.model)
+    if storage is not None and manifest is None:
+        check_unused(open_storage(folder, storage))
     if manifest is None:
         make_run_folder(folder)
     with locked(folder):
         if manifest is None:
-            if (folder / MANIFEST_FILE).exists():  # another driver was faster
-                make_run_folder(folder)
+            make_run_folder(folder)  # checked again: another driver may have been faster
             manifest = new_manifest(config, space, storage)
             manifest.write(folder)
         else:
             check_resumable(folder, manifest, config, space)
-        study, store = open_study(folder, manifest.storage)
+        store = open_storage(folder, manifest.storage)
+        study = open_study(store)
         with _ray(address, config) as workers_at_most:
             search = _Search(folder, config, workers_at_most, display or Silent())
             return search.run(SearchStudy(study, store, config, space, search.on_record), data)

@@ -91,24 +91,13 @@ def check_resumable(run: Path, manifest: Manifest, config: SearchConfig, space: 
             raise SpaceMismatchError(str(run), field, str(stored), str(given.get(field)))
 
 
-def open_study(run: Path, url: str | None) -> tuple[optuna.Study, BaseStorage]:
-    """Open or make the study of a run folder, and its storage; the caller holds the lock.
+def open_storage(run: Path, url: str | None) -> BaseStorage:
+    """Open the storage of a run's study: the journal in its folder, or a database.
 
     Raises:
-        ConfigError: when a storage URL cannot be opened.
+        ConfigError: when a URL cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = _storage(run, url)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=STUDY_NAME,
-        directions=["maximize", "minimize"],
-        load_if_exists=True,
-    )
-    return study, storage
-
-
-def _storage(run: Path, url: str | None) -> BaseStorage:
     if url is None:
         path = run / STUDY_FILE
         _drop_torn_line(path)
@@ -116,10 +105,26 @@ def _storage(run: Path, url: str | None) -> BaseStorage:
     try:
         return RDBStorage(url)
     except Exception as error:  # noqa: BLE001 - SQLAlchemy's and every database driver's own
-        reason = str(error).strip().splitlines()[0]
+        rule = f"must be the URL of a database that opens ({str(error).strip().splitlines()[0]})"
+        raise ConfigError("storage", rule) from None
+
+
+def check_unused(storage: BaseStorage) -> None:
+    """Raise ConfigError when a database holds a study of another run."""
+    if any(study.study_name == STUDY_NAME for study in storage.get_all_studies()):
         raise ConfigError(
-            "storage", f"must be the URL of a database that opens ({reason})"
-        ) from None
+            "storage", "must be a database without a study", fix="give each run its own database"
+        )
+
+
+def open_study(storage: BaseStorage) -> optuna.Study:
+    """Open or make the study in a storage; the caller holds the run folder's lock."""
+    return optuna.create_study(
+        storage=storage,
+        study_name=STUDY_NAME,
+        directions=["maximize", "minimize"],
+        load_if_exists=True,
+    )
 
 
 class _DriverLock(JournalFileOpenLock):

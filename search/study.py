@@ -86,8 +86,9 @@ class SearchStudy:
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             self._reopen(trial)
-        if not trials:
+        if not trials:  # both ends of what is known before: the base config, the cheapest point
             self._enqueue(default_point(space), Random(config.seed))
+            self._enqueue(self._anchor, Random(config.seed))
 
     @property
     def records(self) -> list[Record]:

@@ -30,6 +30,7 @@ def parse_size(text: str | int, field: str = "size") -> int:
 
 def format_size(count: float) -> str:
     """Return a count with three significant digits and a suffix: 1.25M."""
+    count = float(f"{count:.3g}")  # first, so that 999,999 becomes 1.00M and not 1000k
     for suffix in ("T", "G", "M", "k"):
         if count >= SUFFIXES[suffix]:
             scaled = count / SUFFIXES[suffix]
@@ -39,7 +40,7 @@ def format_size(count: float) -> str:
 
 
 def _parse(value: object) -> object:
-    return parse_size(value, "budget") if isinstance(value, str) else value
+    return parse_size(value, "budget") if isinstance(value, str | bool) else value
 
 
 Size = Annotated[int, BeforeValidator(_parse), Field(ge=1)]
@@ -56,7 +57,7 @@ class Budget(Config):
     def violation(self, macs: int, params: int) -> float:
         """Return the largest relative overrun, at most 0 when the cost is within the budget."""
         overruns = [
-            cost / limit - 1.0
+            (cost - limit) / limit
             for cost, limit in ((macs, self.max_macs), (params, self.max_params))
             if limit is not None
         ]

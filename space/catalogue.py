@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from castling.config import Config
+from castling.config import Config, Positive
 from castling.errors import ConfigError
 from castling.operators import OPERATORS
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
@@ -120,7 +120,7 @@ class DimensionConfig(Config):
     """Smallest value of a range."""
     high: int | float | None = None
     """Largest value of a range, included."""
-    step: int | None = None
+    step: Positive | None = None
     """Distance of whole numbers in a range."""
     log: bool = False
     """Whether a range of real numbers is on a logarithmic scale."""
@@ -134,6 +134,11 @@ class DimensionConfig(Config):
             raise ConfigError("choices", "must not stand beside low and high", list(self.choices))
         if is_range and (self.low is None or self.high is None):
             raise ConfigError("low", "must stand beside high")
+        domain = self._domain()
+        if self.log and not isinstance(domain, FloatRange):
+            raise ConfigError("log", "must stand beside low and high")
+        if self.step is not None and not isinstance(domain, IntRange):
+            raise ConfigError("step", "must stand beside whole low and high, without log")
         return self
 
     def dimension(self) -> Dimension:

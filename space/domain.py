@@ -19,7 +19,9 @@ class Choice:
     values: tuple[Value, ...]
 
     def __post_init__(self) -> None:
-        if not self.values or len(set(map(repr, self.values))) < len(self.values):
+        num_different = len(set(map(repr, self.values)))
+        holds_nan = any(value not in self for value in self.values)  # NaN equals nothing
+        if not self.values or num_different < len(self.values) or holds_nan:
             raise ConfigError("choices", "must be one or more different values", list(self.values))
 
     def __contains__(self, value: object) -> bool:
@@ -72,7 +74,9 @@ class FloatRange:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not self.low <= self.high or (self.log and self.low <= 0.0):
+        if not math.isfinite(self.high - self.low):
+            raise ConfigError("range", "must have finite ends", str(self))
+        if self.low > self.high or (self.log and self.low <= 0.0):
             raise ConfigError("range", "must have low <= high, and low > 0 where log", str(self))
 
     def __contains__(self, value: object) -> bool:
@@ -80,14 +84,16 @@ class FloatRange:
 
     def sample(self, rng: Random) -> float:
         """Draw a value."""
-        if not self.log:
-            return rng.uniform(self.low, self.high)
-        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)
+        if self.log:
+            drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            drawn = rng.uniform(self.low, self.high)
+        return float(min(max(drawn, self.low), self.high))  # both may round beyond an end
 
     def extremes(self) -> Sequence[Value]:
         """Return the ends: costs are monotone in real numbers."""
-        return (self.low,) if self.low == self.high else (self.low, self.high)
+        low, high = float(self.low), float(self.high)
+        return (low,) if low == high else (low, high)
 
 
 Domain: TypeAlias = Choice | IntRange | FloatRange

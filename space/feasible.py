@@ -1,7 +1,9 @@
 """What a budget leaves of a space: the cheapest point, and points brought back within bounds."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from operator import itemgetter
 from random import Random
 from typing import Any, Literal, TypeAlias
 
@@ -11,10 +13,14 @@ from space.budget import Budget
 from space.cost import Cost, cost
 from space.decode import decode
 from space.domain import Value
-from space.point import BLOCKS, DEPTH, Point, Space
+from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 
 
 Quantity: TypeAlias = Literal["macs", "params"]
+Price: TypeAlias = tuple[int, ...]
+"""One or two counts to keep small."""
+Option: TypeAlias = tuple[Price, dict[str, Value]]
+"""The price of a model, and the values that make it."""
 
 FREE_TARGETS = ("train.", "data.", f"{BLOCKS}mask.", f"{BLOCKS}drop_path")
 """Where a dimension's target begins when it changes no cost."""
@@ -27,81 +33,141 @@ def point_cost(space: Space, point: Point) -> Cost:
 
 def cheapest(space: Space, quantity: Quantity) -> dict[str, Value]:
     """Return the point of least `macs` or `params`."""
-    return _descend(space, lambda spent: _count(spent, quantity))
+    [(_, point)] = _Enumeration(space, lambda spent: (_count(spent, quantity),), min).optima()
+    return point
 
 
 def dearest(space: Space, quantity: Quantity) -> dict[str, Value]:
     """Return the point of most `macs` or `params`."""
-    return _descend(space, lambda spent: -_count(spent, quantity))
+    [(_, point)] = _Enumeration(space, lambda spent: (-_count(spent, quantity),), max).optima()
+    return point
 
 
 def _count(spent: Cost, quantity: Quantity) -> int:
     return spent.macs if quantity == "macs" else spent.params
 
 
-def _descend(space: Space, loss: Callable[[Cost], int]) -> dict[str, Value]:
-    """Minimise exactly over one group of dimensions at a time until no group improves.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Names whose values are chosen together, and the groups that then choose independently."""
 
-    The groups are a layer, a stage and the shared dimensions. Costs are monotone in numbers, and
-    layers add up, so that the descent ends in the minimum; tests compare it with enumeration.
+    names: tuple[str, ...]
+    parts: tuple["_Group", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Enumeration:
+    """Finds the points of a space that no other undercuts, without visiting all of them.
+
+    Exact, because layers add up once the values that they share are chosen, and because a
+    block's cost grows with each of its numbers, so that only one end of those domains counts.
     """
-    point = {name: domain.extremes()[0] for name, domain in space.domains.items()}
-    best = loss(point_cost(space, point))
-    improved = True
-    while improved:
-        improved = False
-        for group in _groups(space):
-            for values in product(*(space.domains[name].extremes() for name in group)):
-                candidate = point | dict(zip(group, values, strict=True))
-                spent = loss(point_cost(space, candidate))
-                if spent < best:
-                    point, best, improved = candidate, spent, True
-    return point
+
+    space: Space
+    price: Callable[[Cost], Price]
+    end: Callable[[Sequence[Any]], Any]
+    """min or max: the end of the blocks' numbers that has the lower price."""
+
+    def optima(self) -> list[Option]:
+        """Return prices and points, the lowest first count first."""
+        dimensions = self._costly()
+        shared = [dim for dim in dimensions if dim.tie == "all" or not dim.is_per_block]
+        start = {name: self._values(name)[0] for name in self.space.domains}
+        found: list[Option] = []
+        for chosen in self._choices([name for dim in shared for name in self.space.names(dim)]):
+            point = start | chosen
+            root = _Group(names=(), parts=self._stages(self.space.depth(point)))
+            found += [(price, point | values) for price, values in self._explore(root, point)]
+        return _front(found)
+
+    def _costly(self) -> list[Dimension]:
+        return [dim for dim in self.space.dimensions if not dim.target.startswith(FREE_TARGETS)]
+
+    def _stages(self, depth: int) -> tuple[_Group, ...]:
+        """Return the layers in runs that share the values of their stage."""
+
+        def names(tie: Tie, layer: int) -> tuple[str, ...]:
+            return tuple(
+                self.space.name_at(dim, layer, depth)
+                for dim in self._costly()
+                if dim.is_per_block and dim.tie == tie
+            )
+
+        runs = groupby(range(depth), key=lambda layer: names("stage", layer))
+        return tuple(
+            _Group(
+                names=stage, parts=tuple(_Group(names=names("each", layer)) for layer in layers)
+            )
+            for stage, layers in runs
+        )
+
+    def _explore(self, group: _Group, point: Point) -> list[Option]:
+        """Return the best of the group's values and its parts', the rest as in the point."""
+        found: list[Option] = []
+        for chosen in self._choices(group.names):
+            here = {**point, **chosen}
+            base = self.price(point_cost(self.space, here))
+            options: list[Option] = [(base, chosen)]
+            for part in group.parts:
+                pairs = product(options, self._explore(part, here))
+                options = _front(
+                    (_sum(price, other, base), values | more)
+                    for (price, values), (other, more) in pairs
+                )
+            found += options
+        return _front(found)
+
+    def _choices(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
+        for values in product(*(self._values(name) for name in names)):
+            yield dict(zip(names, values, strict=True))
+
+    def _values(self, name: str) -> Sequence[Value]:
+        values = self.space.domains[name].extremes()
+        if name.startswith("model.blocks.") and all(_is_number(value) for value in values):
+            return [self.end(values)]
+        return values
 
 
-def _groups(space: Space) -> Iterator[Sequence[str]]:
-    """Yield the names that decide costs, grouped by the layers that they belong to."""
-    groups: dict[str, list[str]] = {}
-    free = {name for dim in space.dimensions for name in _names(space, dim.target)}
-    for name in space.domains:
-        if name in free:
-            continue
-        place = name.rsplit(".", 1)[0] if name.startswith("model.blocks.") else "model"
-        groups.setdefault(place, []).append(name)
-    yield from groups.values()
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _names(space: Space, target: str) -> Iterator[str]:
-    if not target.startswith(FREE_TARGETS):
-        return
-    for name in space.domains:
-        tail = target.removeprefix(BLOCKS)
-        if name == target or (target.startswith(BLOCKS) and name.endswith(f".{tail}")):
-            yield name
+def _sum(price: Price, other: Price, base: Price) -> Price:
+    """Return the price with another's difference from the base added."""
+    return tuple(a + b - c for a, b, c in zip(price, other, base, strict=True))
+
+
+def _front(options: Iterable[Option]) -> list[Option]:
+    """Return the options that no other undercuts, in the order of their prices."""
+    front: list[Option] = []
+    for price, values in sorted(options, key=itemgetter(0)):
+        if not front or price[-1] < front[-1][0][-1]:
+            front.append((price, values))
+    return front
 
 
 def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
-    """Return a point within the budget.
+    """Return a point within the budget, of those the one of fewest MACs.
 
     Raises:
-        InfeasibleBudgetError: when there is none, with the cost of the cheapest point.
+        InfeasibleBudgetError: when a bound is below the cheapest point's cost.
+        ConfigError: when each bound has points within it, but no point is within both.
     """
+    optima = _Enumeration(space, lambda spent: (spent.macs, spent.params), min).optima()
     limits: dict[Quantity, int | None] = {"macs": budget.max_macs, "params": budget.max_params}
-    points = {quantity: cheapest(space, quantity) for quantity in limits}
-    for quantity, limit in limits.items():
-        least = _count(point_cost(space, points[quantity]), quantity)
+    for index, (quantity, limit) in enumerate(limits.items()):
+        least = min(price[index] for price, _ in optima)
         if limit is not None and least > limit:
             raise InfeasibleBudgetError(quantity, limit, least)
-    for point in points.values():
-        spent = point_cost(space, point)
-        if budget.admits(spent.macs, spent.params):
+    for (macs, params), point in optima:
+        if budget.admits(macs, params):
             return point
-    params = point_cost(space, points["macs"]).params
+    fewest = min(macs for (macs, params), _ in optima if params <= (budget.max_params or params))
     raise ConfigError(
         "budget",
-        f"must admit both the MACs and the parameters of a point; the point of fewest MACs has "
-        f"{params:,} parameters",
-        budget.max_params,
+        f"must admit a point in both bounds, but within max_params={budget.max_params:,} the "
+        f"fewest MACs are {fewest:,}",
+        budget.max_macs,
     )
 
 
@@ -130,28 +196,30 @@ def default_point(space: Space) -> dict[str, Value]:
 
     Every dimension takes the base's value where its domain has it, else its first.
     """
-    data = space.base.to_data()
-    blocks = data["model"]["blocks"]
     point = {name: domain.extremes()[0] for name, domain in space.domains.items()}
-    depth = len(blocks)
-    for dimension in space.dimensions:
-        if not dimension.is_per_block:
-            found = {
-                dimension.target: depth
-                if dimension.target == DEPTH
-                else _get(data, dimension.target)
-            }
-        else:
-            found = {
-                space.name_at(dimension, layer, depth): _get(block, dimension.block_field)
-                for layer, block in enumerate(blocks)
-            }
-        point |= {
-            name: value
-            for name, value in found.items()
-            if name in space.domains and value in space.domains[name]
-        }
+    for values in (_base_values, _base_block_values):
+        found = values(space, space.depth(point))
+        point |= {name: value for name, value in found if value in space.domains[name]}
     return point
+
+
+def _base_values(space: Space, _: int) -> Iterator[tuple[str, Value]]:
+    """Yield the base's values of the dimensions outside the blocks."""
+    data = space.base.to_data()
+    for dimension in space.dimensions:
+        if dimension.target == DEPTH:
+            yield DEPTH, len(space.base.model.blocks)
+        elif not dimension.is_per_block:
+            yield dimension.target, _get(data, dimension.target)
+
+
+def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
+    """Yield the base's values in every block a point may have, named as at the given depth."""
+    blocks = space.base.to_data()["model"]["blocks"]
+    for dimension in space.dimensions:
+        for layer in range(space.max_depth if dimension.is_per_block else 0):
+            block = blocks[min(layer, len(blocks) - 1)]
+            yield space.name_at(dimension, layer, depth), _get(block, dimension.block_field)
 
 
 def _get(data: Mapping[str, Any], path: str) -> Any:

@@ -32,8 +32,11 @@ FREE_OPERATORS = frozenset(
 )  # fmt: skip
 """Operators without multiply-adds to count: elementwise, reductions, norms, data movement."""
 
-FREE_NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm")
-"""fvcore counts norms by default; under our convention they are free."""
+FREE_OF_COUNTED = (
+    "layer_norm", "batch_norm", "group_norm", "instance_norm", "adaptive_avg_pool2d",
+    "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler",
+)  # fmt: skip
+"""fvcore counts norms, pooling and resampling by default; under our convention they are free."""
 
 
 def measure_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
@@ -58,8 +61,8 @@ def measure_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
         analysis = FlopCountAnalysis(model, image)
         analysis.unsupported_ops_warnings(enabled=False).uncalled_modules_warnings(enabled=False)
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-        for norm in FREE_NORMS:
-            analysis.set_op_handle(f"aten::{norm}", _nothing)
+        for operator in FREE_OF_COUNTED:
+            analysis.set_op_handle(f"aten::{operator}", _nothing)
         total = analysis.total()
     uncounted = sorted(set(analysis.unsupported_ops()) - FREE_OPERATORS)
     if uncounted:
@@ -113,12 +116,13 @@ def _attention_macs(inputs: list[Any], _: list[Any]) -> int:
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes.items():  # a part of the model may differ from the rest
+            module.training = was_training
 
 
 @contextmanager

@@ -67,6 +67,10 @@ class Space:
         doubled = sorted({target for target in targets if targets.count(target) > 1})
         if doubled:
             raise ConfigError("dimensions", "must not repeat a target", doubled)
+        for dimension in self.dimensions:
+            depths = dimension.domain.extremes()
+            if dimension.target == DEPTH and not all(map(_is_depth, depths)):
+                raise ConfigError(DEPTH, "must have whole numbers from 1 as values", list(depths))
 
     @cached_property
     def max_depth(self) -> int:
@@ -81,10 +85,11 @@ class Space:
     @cached_property
     def domains(self) -> Mapping[str, Domain]:
         """The domain of every name of a point, in a fixed order."""
-        named = {name: dim.domain for dim in self.dimensions for name in self._names(dim)}
+        named = {name: dim.domain for dim in self.dimensions for name in self.names(dim)}
         return MappingProxyType(named)
 
-    def _names(self, dimension: Dimension) -> list[str]:
+    def names(self, dimension: Dimension) -> list[str]:
+        """Return the names under which points hold a dimension's values."""
         if not dimension.is_per_block or dimension.tie == "all":
             return [dimension.target]
         if dimension.tie == "stage":
@@ -137,3 +142,7 @@ class Space:
             "num_stages": self.num_stages,
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_depth(value: Value) -> bool:
+    return type(value) is int and value >= 1

@@ -140,7 +140,8 @@ def front(
     if output == "csv":
         sys.stdout.write(trials.pareto.front().to_csv(index=False))
     elif output == "json":
-        sys.stdout.write(trials.pareto.front().to_json(orient="records", indent=2) + "\n")
+        text = trials.pareto.front().to_json(orient="records", indent=2, date_format="iso")
+        sys.stdout.write(text + "\n")
     else:
         console.print(_front_table(trials))
 

@@ -1,0 +1,268 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from castling.config import RunConfig
+from castling.files import write_yaml
+from search.cli import app, main
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def castling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process: exit code, output, errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["castling", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+OPTIONS = {
+    "search": {
+        "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
+        "--set", "--resume", "--address", "--storage",
+    },
+    "status": set(),
+    "front": {"--format"},
+    "report": {"--out"},
+    "export": {"--out", "--max-macs", "--max-params", "--trial", "--onnx"},
+    "train": {"--out", "--resume"},
+    "evaluate": set(),
+    "measure": set(),
+    "operators": {"--tokens", "--width", "--heads"},
+    "spaces": set(),
+    "recipes": set(),
+    "samplers": set(),
+}  # fmt: skip
+
+
+def test_commands_and_options_are_a_contract() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found = {
+        name: {
+            option
+            for parameter in command.params
+            for option in parameter.opts
+            if option.startswith("--") and option != "--help"
+        }
+        for name, command in commands.items()
+    }
+    assert found == OPTIONS
+
+
+BAD_RECIPES = {
+    "torn.yaml": "space: [digits\n",
+    "list.yaml": "- 1\n",
+    "empty.yaml": "",
+    "space.yaml": "space: nope\n",
+    "field.yaml": "trails: 3\n",
+    "type.yaml": "trials: many\n",
+    "operator.yaml": 'dimensions: [{target: "model.blocks.*.operator", choices: [swin]}]\n',
+    "target.yaml": "dimensions: [{target: model.beauty, choices: [1]}]\n",
+    "deep.yaml": "a: " + "[" * 3000 + "]" * 3000 + "\n",
+    "tag.yaml": "!!python/object/apply:os.system ['true']\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECIPES)
+def test_bad_recipe_is_one_sentence(name: str, castling: Command, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(BAD_RECIPES[name])
+    code, _, message = castling("search", tmp_path / name, "--out", tmp_path / "run")
+    assert_refused(code, message)
+    assert not (tmp_path / "run").exists()
+
+
+BAD_SEARCHES: dict[str, tuple[object, ...]] = {
+    "unknown recipe": ("nope",),
+    "budget too small": ("digits", "--max-macs", "10k"),
+    "parameters too few": ("digits", "--max-params", "100"),
+    "budget no size": ("digits", "--max-macs", "lots"),
+    "negative budget": ("digits", "--max-macs", "-5"),
+    "no trials": ("digits", "--trials", "0"),
+    "unknown sampler": ("digits", "--sampler", "nope"),
+    "unknown field": ("digits", "--set", "train.epoch=3"),
+    "unknown operator": ("digits", "--set", "model.blocks.*.operator=swin"),
+    "no path": ("digits", "--set", "nonsense"),
+    "no YAML": ("digits", "--set", "train.epochs=[1"),
+    "missing data": ("fashion-mnist", "--set", "data.path=/nowhere"),
+    "missing folder": ("digits", "--set", "data.name=folder:/nowhere"),
+    "unknown data": ("digits", "--set", "data.name=mnist"),
+    "foreign data": ("digits", "--set", "model.image_size=[16, 16]"),
+    "bad storage": ("digits", "--storage", "foo://bar"),
+    "nothing to resume": ("digits", "--resume"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SEARCHES)
+def test_bad_search_is_one_sentence(case: str, castling: Command, tmp_path: Path) -> None:
+    code, _, message = castling("search", *BAD_SEARCHES[case], "--out", tmp_path / "run")
+    assert_refused(code, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cheapest_cost_is_said_when_the_budget_is_below_it(
+    castling: Command, tmp_path: Path
+) -> None:
+    message = castling("search", "digits", "--max-macs", "10k", "--out", tmp_path / "run")[2]
+    assert "38,816" in message
+
+
+def assert_refused(code: int, message: str) -> None:
+    assert code == 2
+    assert message.startswith("castling: ")
+    assert len(message.strip().splitlines()) == 1
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("command", ["status", "front", "report"])
+def test_folder_that_is_no_run_is_refused(command: str, castling: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for folder in (tmp_path, tmp_path / "missing", tmp_path / "notes.txt"):
+        assert_refused(*castling(command, folder)[::2])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_run_of_another_space_is_not_resumed(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    code, _, message = castling("search", "digits", "--out", small_run, "--resume")
+    assert_refused(code, message)
+    assert "space" in message
+
+
+def test_run_folder_is_not_overwritten(castling: Command, small_run: Path) -> None:
+    before = sorted(small_run.rglob("*"))
+    code, _, message = castling("search", "smoke", "--out", small_run)
+    assert_refused(code, message)
+    assert "--resume" in message
+    assert sorted(small_run.rglob("*")) == before
+
+
+def test_front_in_every_format(castling: Command, small_run: Path) -> None:
+    assert "hypervolume" in castling("front", small_run)[1]
+    rows = json.loads(castling("front", small_run, "--format", "json")[1])
+    lines = castling("front", small_run, "--format", "csv")[1].splitlines()
+    assert len(lines) == len(rows) + 1
+    assert [row["macs"] for row in rows] == sorted(row["macs"] for row in rows)
+
+
+def test_status_counts_trials(castling: Command, small_run: Path) -> None:
+    assert "3 trained" in castling("status", small_run)[1]
+
+
+def test_report_names_its_files(castling: Command, small_run: Path, tmp_path: Path) -> None:
+    code, out, _ = castling("report", small_run, "--out", tmp_path / "report")
+    assert code == 0
+    for line in out.split():
+        assert Path(line).stat().st_size > 0
+
+
+def test_export_evaluate_measure_and_train_go_round(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    best = tmp_path / "best"
+    code, out, _ = castling("export", small_run, "--out", best, "--onnx")
+    assert code == 0
+    assert {path.name for path in best.iterdir()} == {
+        "config.yaml", "model.safetensors", "metrics.json", "model.onnx",
+    }  # fmt: skip
+    assert castling("evaluate", best)[1].count("as recorded") == 2
+    macs = json.loads((best / "metrics.json").read_text())["macs"]
+    assert castling("measure", best)[1].count(f"{macs:,}") == 2
+    code, out, _ = castling("train", best / "config.yaml", "--out", tmp_path / "again")
+    assert code == 0
+    assert out.count("epoch ") == 2
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    recorded = json.loads((best / "metrics.json").read_text())
+    assert again["top1_validation"] == recorded["top1_validation"]
+    assert again["top1_test"] == recorded["top1_test"]
+
+
+def test_evaluate_fails_when_the_weights_are_not_the_recorded_ones(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    best = tmp_path / "best"
+    castling("export", small_run, "--out", best)
+    metrics = json.loads((best / "metrics.json").read_text())
+    (best / "metrics.json").write_text(json.dumps({**metrics, "top1_test": 0.123}))
+    code, out, _ = castling("evaluate", best)
+    assert code == 1
+    assert "12.3000% was recorded" in out
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "foreign"])
+def test_damaged_weights_are_one_sentence(
+    damage: str, castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    best = tmp_path / "best"
+    castling("export", small_run, "--out", best)
+    weights = best / "model.safetensors"
+    content = weights.read_bytes()
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes({"truncated": content[:3000], "empty": b""}.get(damage, b"P" * 9000))
+    assert_refused(*castling("evaluate", best)[::2])
+
+
+def test_export_refuses_what_it_cannot_give(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    for arguments in (
+        ("--out", tmp_path / "e", "--max-macs", "1k"),
+        ("--out", tmp_path / "e", "--trial", "999"),
+        ("--out", tmp_path / "taken"),
+    ):
+        assert_refused(*castling("export", small_run, *arguments)[::2])
+    assert not (tmp_path / "e").exists()
+
+
+def test_full_disk_while_training_is_one_sentence(castling: Command, tmp_path: Path) -> None:
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
+    write_yaml(config, RunConfig.from_data({"train": {"epochs": 1}}).to_data())
+    write_yaml(out / "config.yaml", RunConfig.from_data({"train": {"epochs": 1}}).to_data())
+    (out / "curve.jsonl").symlink_to("/dev/full")
+    code, _, message = castling("train", config, "--out", out, "--resume")
+    assert code == 1
+    assert "No space left on device" in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    write_yaml(config, RunConfig.from_data({"train": {"epochs": 2}}).to_data())
+    assert castling("train", config, "--out", tmp_path / "a")[0] == 0
+    assert_refused(*castling("train", config, "--out", tmp_path / "a")[::2])
+    assert_refused(*castling("train", config, "--out", tmp_path / "a", "--resume")[::2])
+    assert_refused(*castling("train", config, "--out", tmp_path / "b", "--resume")[::2])
+
+
+@pytest.mark.parametrize("listing", ["operators", "spaces", "recipes", "samplers"])
+def test_listings_name_every_entry(listing: str, castling: Command) -> None:
+    from castling.operators import OPERATORS
+    from search.config import recipe_names
+    from search.samplers import SAMPLERS
+    from space.presets import SPACES
+
+    entries = {"operators": OPERATORS, "spaces": SPACES, "samplers": SAMPLERS}
+    out = castling(listing)[1]
+    assert all(name in out for name in entries.get(listing, recipe_names()))
+
+
+def test_operators_at_odd_sizes_are_refused(castling: Command) -> None:
+    assert_refused(*castling("operators", "--tokens", "7")[::2])
+    assert_refused(*castling("operators", "--heads", "5")[::2])

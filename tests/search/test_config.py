@@ -1,0 +1,105 @@
+import pytest
+import yaml
+
+from castling.config import RunConfig
+from castling.errors import ConfigError, UnknownNameError
+from search.config import (
+    SearchConfig,
+    read_recipe,
+    recipe_names,
+    recipe_summaries,
+    with_settings,
+)
+from space.feasible import check_feasible
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipe_is_feasible_and_says_how_to_run_it(name: str) -> None:
+    config = read_recipe(name)
+    check_feasible(config.build_space(), config.budget)
+    from importlib.resources import files
+
+    head = (files("search") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"castling search {name} --out runs/{name}" in head
+    assert "duration" in head
+    assert "result" in head or name == "smoke"
+    assert recipe_summaries()[name]
+
+
+def test_recipe_survives_its_own_data() -> None:
+    config = read_recipe("digits")
+    assert SearchConfig.from_data(yaml.safe_load(yaml.safe_dump(config.to_data()))) == config
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"digits, fashion-mnist, smoke.*got 'nope'"):
+        read_recipe("nope")
+
+
+def test_a_setting_fixes_its_dimension() -> None:
+    free = SearchConfig(space="digits").build_space()
+    fixed = SearchConfig(space="digits", set={"model.blocks.*.operator": "softmax"}).build_space()
+    gone = set(free.domains) - set(fixed.domains)
+    assert gone == {f"model.blocks.{layer}.operator" for layer in range(4)}
+    assert {block.operator for block in fixed.base.model.blocks} == {"softmax"}
+
+
+def test_settings_reach_one_block_or_all() -> None:
+    base = SearchConfig(space="digits").build_space().base
+    changed = with_settings(base, {"model.blocks.1.num_heads": 7, "train.epochs": 3})
+    assert [block.num_heads for block in changed.model.blocks] == [3, 7, 3]
+    assert changed.train.epochs == 3
+    assert base.train.epochs == 40
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"space": "nope"}, "space"),
+        ({"sampler": "nope"}, "sampler"),
+        ({"trails": 3}, "trails"),
+        ({"trials": 0}, "trials"),
+        ({"budget": {"max_macs": "lots"}}, "budget"),
+        ({"objectives": [{"metric": "beauty", "direction": "max"}]}, "objectives"),
+    ],
+)
+def test_bad_recipe_names_its_field(data: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        SearchConfig.from_data(data, "recipe.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "named"),
+    [
+        (
+            {"target": "model.blocks.*.operator", "choices": ["swin"]},
+            r"operator: cannot be 'swin'",
+        ),
+        ({"target": "model.beauty", "choices": [1]}, r"model.beauty: cannot be 1"),
+        ({"target": "beauty.model", "choices": [1]}, r"beauty.model: cannot be 1"),
+        ({"target": "model.embed_width", "low": 16, "high": 40, "step": 7}, "whole steps"),
+        ({"target": "model.embed_width", "low": 16}, "beside high"),
+        ({"target": "model.pooling"}, "needs choices"),
+    ],
+)
+def test_bad_dimension_names_itself(dimension: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SearchConfig.from_data({"dimensions": [dimension]}).build_space()
+
+
+def test_a_dimension_replaces_the_presets() -> None:
+    config = SearchConfig.from_data(
+        {"dimensions": [{"target": "model.blocks.*.num_heads", "choices": [1, 2], "tie": "all"}]}
+    )
+    space = config.build_space()
+    assert "model.blocks.*.num_heads" in space.domains
+    assert "model.blocks.0.num_heads" not in space.domains
+
+
+@pytest.mark.parametrize(
+    "path", ["train.epoch", "model.blocks.9.operator", "train.epochs.more", ""]
+)
+def test_unknown_setting_names_its_path(path: str) -> None:
+    with pytest.raises(ConfigError):
+        with_settings(RunConfig(), {path: 3})

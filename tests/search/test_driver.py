@@ -1,0 +1,153 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import castling
+import reports
+import search
+from castling.errors import RunFolderError, StorageError
+from reports.export import evaluate_folder, export
+from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
+from search.config import read_recipe
+from search.run_folder import new_manifest
+
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_search_trains_as_many_as_asked_within_the_budget(small_run: Path) -> None:
+    trials = reports.load(small_run, refused=True)
+    trained = trials[trials.state == "trained"]
+    assert len(trained) == 3
+    assert (trained.macs <= 400_000).all()
+    assert (trained.fidelity == 1.0).all()
+    assert trained.top1.between(0.0, 1.0).all()
+    assert (trials[trials.macs > 400_000].state == "refused").all()
+
+
+def test_every_epoch_is_in_the_curve(small_run: Path) -> None:
+    for row in reports.load(small_run).itertuples():
+        lines = (small_run / CURVES_FOLDER / f"{row.trial:05d}.jsonl").read_text().splitlines()
+        epochs = [json.loads(line) for line in lines]
+        assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+        assert epochs[-1]["top1"] == row.top1
+
+
+def test_the_fronts_weights_are_kept_and_no_others(small_run: Path) -> None:
+    kept = {int(path.name.split(".")[0]) for path in (small_run / CHECKPOINTS_FOLDER).iterdir()}
+    assert kept == set(reports.load(small_run).pareto.front().trial)
+
+
+def test_exported_model_has_the_recorded_accuracy_and_cost(
+    small_run: Path, tmp_path: Path
+) -> None:
+    best = reports.load(small_run).pareto.best(max_macs="400k")
+    metrics = export(small_run, tmp_path / "best", max_macs="400k")
+    assert metrics.top1_validation == best.top1
+    assert metrics.macs == best.macs <= 400_000
+    assert metrics.params == best.params
+    assert evaluate_folder(tmp_path / "best").is_reproduced
+    model = castling.load(tmp_path / "best")
+    assert not model.training
+    assert not any("auxiliary" in name for name in model.state_dict())
+
+
+def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(
+    small_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    before = reports.load(run)
+    summary = search.run(None, out=run, resume=True, trials=4, workers=1)
+    assert summary.trained == 4
+    after = reports.load(run)
+    assert after.loc[before.index, before.columns].equals(before)
+
+
+def start(run: Path, *options: str) -> "subprocess.Popen[str]":
+    """Start a search of long trials as a command, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "search", "search", "--out", str(run), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_epochs(run: Path, count: int) -> None:
+    """Wait until the workers have written so many epochs."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        lines = [len(path.read_text().splitlines()) for path in (run / CURVES_FOLDER).glob("*")]
+        if sum(lines) >= count:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no {count} epochs in {run}")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+)
+def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = ("smoke", "--trials", "4", "--workers", "2", "--set", "train.epochs=12")
+    with start(run, *options) as driver:
+        wait_for_epochs(run, 26)
+        os.kill(driver.pid, how)
+        _, message = driver.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert driver.returncode == -how
+    else:
+        assert driver.returncode == 130
+        assert f"castling search --out {run} --resume" in message
+        assert "Traceback" not in message
+    before = reports.load(run)
+    finished = before[before.state == "trained"]
+    assert len(finished) >= 1
+    search.run(None, out=run, resume=True)
+    after = reports.load(run)
+    assert (after.state == "trained").all()
+    assert len(after) == 4
+    same = after.set_index("trial").loc[list(finished.trial)]
+    assert list(same.finished_at) == list(finished.finished_at)
+    assert list(same.top1) == list(finished.top1)
+
+
+def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = read_recipe("smoke").replace(trials=2, set={"train.epochs": 1})
+    run.mkdir()
+    new_manifest(config, config.build_space(), None).write(run)
+    (run / CURVES_FOLDER).mkdir()
+    for trial in range(4):
+        (run / CURVES_FOLDER / f"{trial:05d}.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="No space left on device"):
+        search.run(None, out=run, resume=True)
+    for path in (run / CURVES_FOLDER).iterdir():
+        path.unlink()
+    assert search.run(None, out=run, resume=True).trained == 2
+
+
+def test_diverging_trial_is_recorded_as_failed_with_its_reason(tmp_path: Path) -> None:
+    settings = {"train.epochs": 2, "train.learning_rate": 1e30}
+    summary = search.run("smoke", out=tmp_path / "run", trials=1, workers=1, settings=settings)
+    assert (summary.trained, summary.failed) == (0, 1)
+    trials = reports.load(tmp_path / "run")
+    assert trials.reason.iloc[0].startswith("DivergedError: ")
+    assert trials.pareto.front().empty
+
+
+def test_recipe_is_needed_unless_a_run_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="needs a recipe"):
+        search.run(None, out=tmp_path / "run")

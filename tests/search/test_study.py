@@ -1,0 +1,263 @@
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState as OptunaState
+
+import reports
+from reports.records import Record, TrialState
+from search.config import SearchConfig
+from search.run_folder import new_manifest, open_storage, open_study
+from search.samplers import SAMPLERS
+from search.study import Outcome, Proposal, SearchStudy
+from space.budget import Budget
+from space.cost import cost
+
+
+BUDGET = Budget(max_macs=400_000)
+TINY = {
+    "space": "digits",
+    "trials": 50,
+    "budget": {"max_macs": "400k"},
+    "max_refusals": 20,
+    "set": {
+        "train.learning_rate": 1e-3,
+        "train.weight_decay": 0.05,
+        "model.embed_width": 16,
+        "model.blocks.*.operator": "softmax",
+        "model.blocks.*.conv_kernel": 3,
+        "model.blocks.*.conv_form": "grid",
+        "model.blocks.*.num_heads": 1,
+        "model.blocks.*.mlp_ratio": 1.0,
+        "model.blocks.*.mask.shape": "linear",
+        "model.blocks.*.mask.start_multiple": 1.0,
+        "model.blocks.*.mask.end": 0.5,
+    },
+}
+"""A space of 2 depths x 2 x 2 head sizes and one of 3 depths: twelve different models."""
+
+
+def open_search(
+    folder: Path, config: SearchConfig, on_record: Callable[[Record], None] = lambda _: None
+) -> SearchStudy:
+    """Open the study of a folder without Ray, as the driver does."""
+    storage = open_storage(folder, None)
+    return SearchStudy(open_study(storage), storage, config, config.build_space(), on_record)
+
+
+def trained(top1: float, epochs: int = 6) -> Outcome:
+    return Outcome(state=TrialState.TRAINED, top1=top1, top1_branch=top1, loss=1.0, epochs=epochs)
+
+
+def config(sampler: str = "tpe", trials: int = 12, seed: int = 0) -> SearchConfig:
+    return SearchConfig(space="digits", budget=BUDGET, trials=trials, sampler=sampler, seed=seed)
+
+
+def accuracy(proposal: Proposal) -> float:
+    """A smooth stand-in for training: better with more MACs, and deterministic."""
+    return min(0.99, cost(proposal.run.model).macs / 450_000)
+
+
+def exhaust(study: SearchStudy, steps: int = 1000) -> list[Proposal]:
+    proposals = []
+    for _ in range(steps):
+        proposal = study.propose()
+        if proposal is None:
+            break
+        proposals.append(proposal)
+        study.finish(proposal.trial, trained(accuracy(proposal)))
+    return proposals
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_contract_of_every_sampler(sampler: str, tmp_path: Path) -> None:
+    records: list[Record] = []
+    study = open_search(tmp_path, config(sampler), records.append)
+    proposals = exhaust(study)
+    assert len(proposals) == 12
+    assert all(BUDGET.admits(c.macs, c.params) for c in (cost(p.run.model) for p in proposals))
+    assert len({proposal.run.digest() for proposal in proposals}) == 12
+    refused = [record for record in records if record.state == TrialState.REFUSED]
+    assert refused
+    assert all(record.macs > 400_000 and record.epochs == 0 for record in refused)
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("stop_after", [1, 5, 11])
+def test_interrupted_search_proposes_what_the_uninterrupted_one_does(
+    sampler: str, stop_after: int, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = exhaust(open_search(whole, config(sampler)))
+    first = open_search(parts, config(sampler))
+    got = exhaust(first, steps=stop_after)
+    begun = first.propose()  # interrupted in the middle of this one
+    assert begun is not None
+    got += exhaust(open_search(parts, config(sampler)))
+    assert [p.run.digest() for p in got] == [p.run.digest() for p in expected]
+    assert [p.trial for p in got] == [p.trial for p in expected]
+
+
+def test_another_seed_proposes_otherwise(tmp_path: Path) -> None:
+    digests = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        digests.append([p.run.digest() for p in exhaust(open_search(folder, config(seed=seed)))])
+    assert digests[0] != digests[1]
+
+
+def test_first_proposals_are_the_base_and_the_cheapest(tmp_path: Path) -> None:
+    wide = SearchConfig(space="digits", trials=2)
+    first, second = exhaust(open_search(tmp_path, wide))
+    assert first.run == wide.build_space().base
+    assert cost(second.run.model).macs == 38_816
+
+
+def test_small_space_is_trained_once_over_and_then_ends(tmp_path: Path) -> None:
+    small = SearchConfig.from_data(TINY)
+    study = open_search(tmp_path, small)
+    proposals = exhaust(study)
+    assert study.exhausted
+    assert len({proposal.run.digest() for proposal in proposals}) == len(proposals) == 12
+
+
+def test_duplicates_are_replayed_with_the_known_result(tmp_path: Path) -> None:
+    small = SearchConfig.from_data(TINY)
+    records: list[Record] = []
+    exhaust(open_search(tmp_path, small, records.append))
+    replayed = [record for record in records if record.state == TrialState.REPLAYED]
+    known = {record.trial: record for record in records if record.state == TrialState.TRAINED}
+    assert replayed
+    for record in replayed:
+        assert record.replay_of is not None
+        original = known[record.replay_of]
+        assert (record.config_id, record.top1) == (original.config_id, original.top1)
+
+
+def test_twin_of_a_running_trial_waits_for_it(tmp_path: Path) -> None:
+    small = SearchConfig.from_data(TINY)
+    records: dict[int, Record] = {}
+    study = open_search(tmp_path, small, lambda record: records.update({record.trial: record}))
+    begun = []
+    while (proposal := study.propose()) is not None:
+        begun.append(proposal)  # nothing finishes, so that repeats are twins
+    assert len(begun) == 12
+    twins = [
+        r for r in records.values() if r.state == TrialState.RUNNING and r.replay_of is not None
+    ]
+    assert twins
+    for proposal in begun:
+        study.finish(proposal.trial, trained(0.5))
+    assert {records[twin.trial].state for twin in twins} == {TrialState.REPLAYED}
+    assert not open_search(tmp_path, small)._running
+
+
+def test_failed_trial_is_recorded_and_not_repeated(tmp_path: Path) -> None:
+    small = SearchConfig.from_data(TINY)
+    records: list[Record] = []
+    study = open_search(tmp_path, small, records.append)
+    proposal = study.propose()
+    assert proposal is not None
+    study.finish(proposal.trial, Outcome(state=TrialState.FAILED, reason="DivergedError: loss"))
+    rest = exhaust(study)
+    assert proposal.run.digest() not in {other.run.digest() for other in rest}
+    again = open_search(tmp_path, small)
+    assert [r.reason for r in again.records if r.state == TrialState.FAILED] == [
+        "DivergedError: loss"
+    ]
+
+
+def test_driver_dying_between_recording_and_telling_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_search(tmp_path, config())
+    proposal = study.propose()
+    assert proposal is not None
+
+    def die(_: Record) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "_tell", die)
+    with pytest.raises(KeyboardInterrupt):
+        study.finish(proposal.trial, trained(0.7))
+    again = open_search(tmp_path, config())
+    assert [record.top1 for record in again.records] == [0.7]
+    told = open_storage(tmp_path, None).get_all_trials(0)[proposal.trial]
+    assert told.state == OptunaState.COMPLETE
+    following = again.propose()
+    assert following is not None
+    assert following.trial != proposal.trial
+
+
+def test_driver_dying_before_a_trial_is_recorded_leaves_no_zombie(tmp_path: Path) -> None:
+    study = open_search(tmp_path, config())
+    study._study.ask(study._distributions)  # asked, never considered
+    exhaust(open_search(tmp_path, config(trials=3)))
+    states = [trial.state for trial in open_storage(tmp_path, None).get_all_trials(0)]
+    assert OptunaState.RUNNING not in states
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_torn_journal_is_mended_and_every_finished_trial_kept(cut: int, tmp_path: Path) -> None:
+    exhaust(open_search(tmp_path, config(trials=4)))
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    last_line = len(whole) - whole.rstrip(b"\n").rfind(b"\n")
+    journal.write_bytes(whole[: -min(cut, last_line - 2)])
+    again = open_search(tmp_path, config(trials=6))
+    assert len([record for record in again.records if record.state == TrialState.TRAINED]) == 4
+    exhaust(again)
+    assert len(open_search(tmp_path, config(trials=6)).records) == 6
+
+
+def test_full_disk_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
+    exhaust(open_search(tmp_path, config(trials=3)))
+    script = textwrap.dedent(
+        """
+        import resource, signal, sys
+        sys.path.insert(0, sys.argv[2])
+        from pathlib import Path
+        from test_study import config, exhaust, open_search
+        study = open_search(Path(sys.argv[1]), config(trials=9))
+        size = (Path(sys.argv[1]) / "study.journal").stat().st_size
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3000, size + 3000))
+        try:
+            exhaust(study)
+        except OSError as error:
+            print("stopped", error.errno)
+        """
+    )
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), here],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("stopped")
+    again = open_search(tmp_path, config(trials=9))
+    assert len(again.records) >= 3
+    exhaust(again)
+    assert len(open_search(tmp_path, config(trials=9)).records) == 9
+
+
+def test_reports_read_what_the_study_wrote(tmp_path: Path) -> None:
+    search_config = config(trials=5)
+    space = search_config.build_space()
+    new_manifest(search_config, space, None).write(tmp_path)
+    proposals = exhaust(open_search(tmp_path, search_config))
+    trials = reports.load(tmp_path)
+    assert list(trials.trial) == [proposal.trial for proposal in proposals]
+    assert list(trials.macs) == [cost(proposal.run.model).macs for proposal in proposals]
+    number = int(random.Random(0).choice(list(trials.trial)))
+    stored = reports.load_config(tmp_path, number)
+    assert stored == next(p.run for p in proposals if p.trial == number).to_data()
+    assert (reports.load(tmp_path, refused=True).state == "refused").sum() > 0

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -13,12 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from castling.errors import ConfigError
+
+
+C = TypeVar("C", bound="Config")
+"""In place of typing.Self, which run-time type checking does not take on single methods."""
 
 
 class Config(BaseModel):
@@ -32,18 +34,17 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _first_problem(error, type(self)) from None
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+    def _no_switch_for_a_number(cls, data: object) -> object:
         """Refuse `epochs: yes`, which pydantic would take for 1."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (
-            int,
-            float,
-        ):
-            raise ConfigError("", "must be a number", value)
-        return value
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and field.annotation in (int, float):
+                raise ConfigError(name, "must be a number", value)
+        return data
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: C, **changes: Any) -> C:
         """Return a copy with some fields changed, checked again."""
         return type(self)(**{**dict(self), **changes})
 
@@ -52,7 +53,7 @@ class Config(BaseModel):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_data(cls, data: object, where: str = "") -> Self:
+    def from_data(cls: type[C], data: object, where: str = "") -> C:
         """Build the config from plain data; `where` names the file in the error."""
         if not isinstance(data, dict):
             raise ConfigError(where, f"must be a mapping of {cls.__name__} fields", data)
@@ -113,7 +114,7 @@ class MaskSchedule(Config):
     """Weight in the loss of the mean attention mass that survives the mask."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "MaskSchedule":
         if self.start > self.end:
             raise ConfigError("start", f"must not exceed end={self.end}", self.start)
         return self
@@ -172,7 +173,7 @@ class BlockConfig(Config):
     """Probability of skipping the block's residual branches for a sample in training."""
 
     @model_validator(mode="after")
-    def _buildable(self) -> Self:
+    def _buildable(self) -> "BlockConfig":
         from castling.operators import OPERATORS  # imports torch, hence only once a block is made
 
         if self.operator not in OPERATORS:
@@ -186,7 +187,7 @@ class BlockConfig(Config):
         """Channels of q, k and v together: num_heads x head_size."""
         return self.num_heads * self.head_size
 
-    def canonical(self) -> Self:
+    def canonical(self) -> "BlockConfig":
         """Return the block with every field its operator ignores set to the default."""
         from castling.operators import OPERATORS
 
@@ -222,18 +223,18 @@ class ModelConfig(Config):
     """The blocks, first to last."""
 
     @model_validator(mode="after")
-    def _patches_fit(self) -> Self:
+    def _patches_fit(self) -> "ModelConfig":
         if any(side % self.patch_size for side in self.image_size):
             raise ConfigError(
                 "patch_size", f"must divide the image of {self.image_size} pixels", self.patch_size
             )
         return self
 
-    def castled(self) -> Self:
+    def castled(self) -> "ModelConfig":
         """Return the config of the inference model: no block has a training-only branch."""
         return self.replace(blocks=tuple(block.replace(mask=None) for block in self.blocks))
 
-    def canonical(self) -> Self:
+    def canonical(self) -> "ModelConfig":
         """Return the config with every ignored field at its default: equal models become equal."""
         return self.replace(blocks=tuple(block.canonical() for block in self.blocks))
 
@@ -302,7 +303,7 @@ class RunConfig(Config):
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
 
-    def canonical(self) -> Self:
+    def canonical(self) -> "RunConfig":
         """Return the config with every ignored field at its default."""
         return self.replace(model=self.model.canonical())
 
@@ -339,7 +340,4 @@ def _yaml_place(error: Exception) -> str:
 def read_run_config(path: Path) -> RunConfig:
     """Return the RunConfig of a YAML file, or of the config.yaml in a folder."""
     file = path / "config.yaml" if path.is_dir() else path
-    data = read_yaml(file)
-    if isinstance(data, dict):
-        data = {key: value for key, value in data.items() if key != "castling"}  # provenance
-    return RunConfig.from_data(data, str(file))
+    return RunConfig.from_data(read_yaml(file), str(file))

@@ -26,6 +26,8 @@ RECIPES_FOLDER = "recipes"
 class SearchConfig(Config):
     """A complete search: space, budget, sampler, number of trials, resources."""
 
+    name: str = "unnamed"
+    """What reports call the search; a recipe's own name unless it says otherwise."""
     space: str = "digits"
     """A preset, a name of `castling spaces`."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -49,8 +51,8 @@ class SearchConfig(Config):
     """Candidates trained at a time; null fills the machine or cluster."""
     cpus_per_trial: Positive = 1
     """CPU cores, and torch threads, of each worker."""
-    gpus_per_trial: float = Field(default=0.0, ge=0.0)
-    """GPUs of each worker; fractions share one."""
+    gpus_per_trial: float | None = Field(default=None, ge=0.0)
+    """GPUs of each worker; fractions share one. null shares those there are among the workers."""
     max_refusals: Positive = 100
     """Proposals refused or replayed in a row before one is repaired, and then given up."""
 
@@ -153,8 +155,13 @@ def read_recipe(recipe: str) -> SearchConfig:
         ConfigError: when the YAML is malformed or breaks a rule.
     """
     if recipe in recipe_names():
-        return SearchConfig.from_data(yaml.safe_load(_recipe_text(recipe)), recipe)
+        return _named(recipe, yaml.safe_load(_recipe_text(recipe)), recipe)
     path = Path(recipe)
     if not path.is_file():
         raise UnknownNameError("recipe", recipe, [*recipe_names(), "or the path of a YAML file"])
-    return SearchConfig.from_data(read_yaml(path), recipe)
+    return _named(path.stem, read_yaml(path), recipe)
+
+
+def _named(name: str, data: object, where: str) -> SearchConfig:
+    named = {"name": name, **data} if isinstance(data, dict) else data
+    return SearchConfig.from_data(named, where)

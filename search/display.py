@@ -26,7 +26,7 @@ def front_of(records: Sequence[Record]) -> list[Record]:
 class Display(Protocol):
     """What the driver tells while it searches."""
 
-    def start(self, title: str, trials: int, workers: int, records: Sequence[Record]) -> None:
+    def start(self, title: str, trials: int, records: Sequence[Record]) -> None:
         """Begin: how many trials there will be, and those that earlier drivers finished."""
 
     def record(self, record: Record) -> None:
@@ -42,7 +42,7 @@ class Display(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, title: str, trials: int, workers: int, records: Sequence[Record]) -> None:
+    def start(self, title: str, trials: int, records: Sequence[Record]) -> None:
         """Show nothing."""
 
     def record(self, record: Record) -> None:
@@ -63,12 +63,12 @@ class TerminalDisplay:
         self._live: Live | None = None
         self._records: dict[int, Record] = {}
         self._epochs: dict[int, tuple[int, float]] = {}
-        self._title, self._trials, self._workers, self._done_before = "", 0, 1, 0
+        self._title, self._trials, self._done_before = "", 0, 0
         self._started = time.monotonic()
 
-    def start(self, title: str, trials: int, workers: int, records: Sequence[Record]) -> None:
+    def start(self, title: str, trials: int, records: Sequence[Record]) -> None:
         """Begin to show a search."""
-        self._title, self._trials, self._workers = title, trials, workers
+        self._title, self._trials = title, trials
         self._records = {record.trial: record for record in records}
         self._done_before = self._num_done()
         self._started = time.monotonic()

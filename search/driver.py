@@ -37,7 +37,7 @@ from search.run_folder import (
     open_storage,
     open_study,
 )
-from search.searcher import StopWhenTold, StudySearcher
+from search.searcher import Resources, StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import format_size, parse_size
@@ -121,8 +121,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
             check_resumable(folder, manifest, config, space)
         store = open_storage(folder, manifest.storage)
         study = open_study(store)
-        with _ray(address, config) as workers_at_most:
-            search = _Search(folder, config, workers_at_most, display or Silent())
+        with _ray(address, config) as resources:
+            search = _Search(folder, config, resources, display or Silent())
             return search.run(SearchStudy(study, store, config, space, search.on_record), data)
 
 
@@ -143,8 +143,10 @@ def _overridden(
 class _Search:
     """One driver's part of a search: Tune runs the trials, the study keeps the truth."""
 
-    def __init__(self, folder: Path, config: SearchConfig, workers: int, display: Display) -> None:
-        self._folder, self._config, self._workers = folder, config, workers
+    def __init__(
+        self, folder: Path, config: SearchConfig, resources: Resources, display: Display
+    ) -> None:
+        self._folder, self._config, self._resources = folder, config, resources
         self._display = display
         self._trained: list[Record] = []
 
@@ -152,10 +154,8 @@ class _Search:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
-        self._display.start(self._title(), self._config.trials, self._workers, study.records)
-        searcher = StudySearcher(
-            study, self._folder, self._config.cpus_per_trial, self._display.progress
-        )
+        self._display.start(self._title(), self._config.trials, study.records)
+        searcher = StudySearcher(study, self._folder, self._resources, self._display.progress)
         try:
             with _interruptible(searcher):
                 self._tune(searcher, data)
@@ -201,14 +201,17 @@ class _Search:
     def _tune(self, searcher: StudySearcher, data: Dataset) -> None:
         """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""
         state = tempfile.mkdtemp(prefix="castling-tune-")
-        resources = {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
+        resources = {
+            "cpu": self._resources.cpus_per_trial,
+            "gpu": self._resources.gpus_per_trial,
+        }
         trainable = tune.with_resources(tune.with_parameters(train_trial, data=data), resources)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
-                max_concurrent_trials=self._workers,
+                max_concurrent_trials=self._resources.workers,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -223,8 +226,8 @@ class _Search:
 
 
 @contextmanager
-def _ray(address: str | None, config: SearchConfig) -> Iterator[int]:
-    """Start or join Ray, and yield how many trials fit at a time."""
+def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
+    """Start or join Ray, and yield what it gives to the trials."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
@@ -240,10 +243,24 @@ def _ray(address: str | None, config: SearchConfig) -> Iterator[int]:
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        yield config.workers or max(1, cores // config.cpus_per_trial)
+        yield _resources(ray.cluster_resources(), config)
     finally:
         ray.shutdown()
+
+
+def _resources(cluster: Mapping[str, float], config: SearchConfig) -> Resources:
+    """Share what a cluster has among as many trials as fit."""
+    fitting = max(1, int(cluster.get("CPU", 1)) // config.cpus_per_trial)
+    workers = min(config.workers or fitting, config.trials)
+    shared = cluster.get("GPU", 0.0) / workers
+    return Resources(
+        workers=workers,
+        cpus_per_trial=config.cpus_per_trial,
+        # more than one whole GPU is of no use to a trial; Ray takes fractions below one
+        gpus_per_trial=min(1.0, shared)
+        if config.gpus_per_trial is None
+        else config.gpus_per_trial,
+    )
 
 
 @contextmanager

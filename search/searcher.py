@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,18 @@ from castling.errors import StorageError
 from reports.records import TrialState
 from search.study import Outcome, SearchStudy
 from search.worker import OUTCOME, STORAGE_PROBLEM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the machine or cluster gives to the trials."""
+
+    workers: int
+    """Trials at a time."""
+    cpus_per_trial: int
+    """CPU cores, and torch threads, of each."""
+    gpus_per_trial: float
+    """GPUs of each; fractions share one, 0 trains on the CPU."""
 
 
 class StudySearcher(Searcher):
@@ -25,11 +38,11 @@ class StudySearcher(Searcher):
         self,
         study: SearchStudy,
         run: Path,
-        threads: int,
+        resources: Resources,
         on_progress: Callable[[int, int, float], None] = lambda _, __, ___: None,
     ) -> None:
         super().__init__()
-        self._study, self._run, self._threads = study, run, threads
+        self._study, self._run, self._resources = study, run, resources
         self._on_progress = on_progress
         self._trials: dict[str, int] = {}
         self.failure: Exception | None = None
@@ -57,7 +70,8 @@ class StudySearcher(Searcher):
             "trial": proposal.trial,
             "run": json.dumps(proposal.run.to_data()),
             "folder": str(self._run),
-            "threads": self._threads,
+            "threads": self._resources.cpus_per_trial,
+            "device": "cuda" if self._resources.gpus_per_trial else "cpu",
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -37,13 +37,15 @@ def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
     """Train one trial and report its outcome to Ray Tune.
 
     Args:
-        config: `trial` number, `run` as JSON, `folder` of the run, torch `threads`.
+        config: `trial` number, `run` as JSON, `folder` of the run, torch `threads` and
+            `device`.
         data: training and validation images, from Ray's object store.
     """
     torch.set_num_threads(config["threads"])
     folder, trial = Path(config["folder"]), config["trial"]
     try:
-        outcome = _train(RunConfig.from_data(json.loads(config["run"])), data, folder, trial)
+        run = RunConfig.from_data(json.loads(config["run"]))
+        outcome = _train(run, data, folder, trial, config["device"])
     except Exception as error:  # noqa: BLE001 - the one boundary: any failure becomes a record
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             tune.report({STORAGE_PROBLEM: f"{error.strerror}", "trial": trial})
@@ -53,7 +55,7 @@ def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
     tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
 
 
-def _train(run: RunConfig, data: Dataset, folder: Path, trial: int) -> Outcome:
+def _train(run: RunConfig, data: Dataset, folder: Path, trial: int, device: str) -> Outcome:
     curve = curve_path(folder, trial)
     curve.parent.mkdir(parents=True, exist_ok=True)
     reported_at = time.monotonic()
@@ -68,7 +70,7 @@ def _train(run: RunConfig, data: Dataset, folder: Path, trial: int) -> Outcome:
         return True
 
     unfinished = training_path(folder, trial)
-    trained = train(run, data, on_epoch=on_epoch, checkpoint=unfinished)
+    trained = train(run, data, on_epoch=on_epoch, checkpoint=unfinished, device=device)
     save_weights(castle(trained.model), weights_path(folder, trial))
     return _outcome(trained.metrics)
 

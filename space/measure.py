@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from castling.config import ModelConfig
 from castling.errors import UncountedOperatorError
 from castling.model.castle import castle
 from castling.model.vit import build
+from space.handles import HANDLES
 
 
 FREE_OPERATORS = frozenset(
@@ -31,12 +31,6 @@ FREE_OPERATORS = frozenset(
     }
 )  # fmt: skip
 """Operators without multiply-adds to count: elementwise, reductions, norms, data movement."""
-
-FREE_OF_COUNTED = (
-    "layer_norm", "batch_norm", "group_norm", "instance_norm", "adaptive_avg_pool2d",
-    "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler",
-)  # fmt: skip
-"""fvcore counts norms, pooling and resampling by default; under our convention they are free."""
 
 
 def measure_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
@@ -60,9 +54,8 @@ def measure_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
 
         analysis = FlopCountAnalysis(model, image)
         analysis.unsupported_ops_warnings(enabled=False).uncalled_modules_warnings(enabled=False)
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-        for operator in FREE_OF_COUNTED:
-            analysis.set_op_handle(f"aten::{operator}", _nothing)
+        for operator, handle in HANDLES.items():
+            analysis.set_op_handle(operator, handle)
         total = analysis.total()
     uncounted = sorted(set(analysis.unsupported_ops()) - FREE_OPERATORS)
     if uncounted:
@@ -98,20 +91,6 @@ def measure_latency_ms(
             if run >= 0:
                 times.append((time.perf_counter() - started) * 1e3)
     return median(times)
-
-
-def _nothing(_: list[Any], __: list[Any]) -> int:
-    return 0
-
-
-def _attention_macs(inputs: list[Any], _: list[Any]) -> int:
-    """Return the MACs of q k^T and of its product with v; fvcore itself counts 0 for both."""
-    query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
-    *rows, num_queries, size = query
-    pairs = num_queries * key[-2]
-    for axis in rows:
-        pairs *= axis
-    return int(pairs * (size + value[-1]))
 
 
 @contextmanager

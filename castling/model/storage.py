@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         tensors = parse_tensors(content)
         header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    except (SafetensorError, ValueError, struct.error) as error:
+    except (SafetensorError, KeyError, ValueError, struct.error) as error:
         raise CheckpointError(str(path), f"it is truncated or not safetensors ({error})") from None
     return tensors, header.get("__metadata__", {})
 

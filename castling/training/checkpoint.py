@@ -1,6 +1,7 @@
 """The state of a training after an epoch: one safetensors file, to go on from bit for bit."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,15 +49,33 @@ def load_checkpoint(
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
     if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            states.setdefault(int(index), {})[key] = tensor
     weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    if weights.keys() != model.state_dict().keys():
+    if _shapes(weights) != _shapes(model.state_dict()):
         raise CheckpointError(str(path), "it belongs to another model")
+    try:
+        states = _optimizer_states(tensors, optimizer)
+    except (IndexError, ValueError):
+        raise CheckpointError(str(path), "it belongs to another optimiser") from None
     model.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     return metrics
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _optimizer_states(
+    tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """Return the state of each parameter; ValueError or IndexError when a parameter is not its."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            if tensor.shape not in (torch.Size(), parameters[int(index)].shape):
+                raise ValueError(name)
+            states.setdefault(int(index), {})[key] = tensor
+    return states

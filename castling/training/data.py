@@ -1,7 +1,9 @@
 """Image datasets in memory, split three ways: the search sees training and validation only."""
 
 import gzip
+import math
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,7 @@ def load_data(config: DataConfig, model: ModelConfig) -> Dataset:
     source = _source(config, model)
     development, validation = source.development, source.validation
     if validation is None:
-        held_out = min(10_000, max(1, len(development) // 4))
+        held_out = min(10_000, math.ceil(len(development) / 4))
         development, validation = _split(development, held_out, config)
     if config.num_validation is not None:
         validation = _subset(validation, config.num_validation, "data.num_validation", config)
@@ -117,12 +119,15 @@ def _check_model(source: _Source, model: ModelConfig, name: str) -> None:
 def _rows(split: Split, held_out: int, config: DataConfig) -> tuple[NDArray[Any], NDArray[Any]]:
     from sklearn.model_selection import train_test_split
 
-    stratify = split.labels if np.bincount(split.labels).min() > 1 else None
+    if not 0 < held_out < len(split):
+        raise DataError(config.name, f"has too few images to split ({len(split)})", "add images")
+    classes, counts = np.unique(split.labels, return_counts=True)
+    balanced = counts.min() > 1 and min(held_out, len(split) - held_out) >= len(classes)
     kept, held = train_test_split(
         np.arange(len(split)),
         test_size=held_out,
         random_state=config.split_seed,
-        stratify=stratify,
+        stratify=split.labels if balanced else None,
     )
     return np.sort(kept), np.sort(held)
 
@@ -136,6 +141,11 @@ def _subset(split: Split, size: int, field: str, config: DataConfig) -> Split:
     if size > len(split):
         raise ConfigError(
             field, f"must be at most {len(split):,} for the data {config.name}", size
+        )
+    num_classes = len(np.unique(split.labels))
+    if size < num_classes:
+        raise ConfigError(
+            field, f"must be at least {num_classes:,}, the classes of the data {config.name}", size
         )
     if size == len(split):
         return split
@@ -158,6 +168,8 @@ def _digits(config: DataConfig, _: ModelConfig) -> _Source:
 def _fashion_mnist(config: DataConfig, _: ModelConfig) -> _Source:
     """Return Zalando's 60,000 + 10,000 images of 28 x 28 pixels from the four IDX files."""
     folder = FASHION_MNIST_FOLDER if config.path is None else config.path
+    names = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot"
+    classes = tuple(names.split())
 
     def split(prefix: str) -> Split:
         images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
@@ -168,10 +180,15 @@ def _fashion_mnist(config: DataConfig, _: ModelConfig) -> _Source:
                 f"{prefix} in {folder} has {len(images)} images but {len(labels)} labels",
                 "install the four files anew",
             )
+        if labels.max(initial=0) >= len(classes):
+            raise DataError(
+                "fashion-mnist",
+                f"{prefix} in {folder} has labels beyond the {len(classes)} classes",
+                "install the four files anew",
+            )
         return Split(images=images[:, None], labels=labels.astype(np.int64))
 
-    classes = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot"
-    return _Source(development=split("train"), test=split("t10k"), classes=tuple(classes.split()))
+    return _Source(development=split("train"), test=split("t10k"), classes=classes)
 
 
 def _read_idx(folder: Path, stem: str, num_axes: int) -> NDArray[np.uint8]:
@@ -191,7 +208,7 @@ def _read_idx(folder: Path, stem: str, num_axes: int) -> NDArray[np.uint8]:
         if magic != 0x0800 + num_axes:
             raise ValueError(f"magic number {magic:#x}")  # noqa: TRY301 - one except names the file
         return np.frombuffer(raw, np.uint8, offset=4 * (1 + num_axes)).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise DataError(
             "fashion-mnist", f"{path} is unreadable ({error})", "install the file anew"
         ) from None
@@ -203,6 +220,10 @@ def _folder(config: DataConfig, model: ModelConfig) -> _Source:
     PATH holds train/ and test/ (and perhaps validation/) of class folders; or class folders, of
     which a fifth becomes the test split.
     """
+    if model.channels not in (1, 3):
+        raise ConfigError(
+            "model.channels", "must be 1 or 3 for images from a folder", model.channels
+        )
     root = Path(config.name.partition(":")[2]).expanduser()
     if not root.is_dir():
         raise DataError(
@@ -239,7 +260,7 @@ def _folder(config: DataConfig, model: ModelConfig) -> _Source:
 def _read_folder(
     folder: Path, config: DataConfig, model: ModelConfig
 ) -> tuple[Split, tuple[str, ...]]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
     from timm.data.readers.reader_image_folder import find_images_and_targets
 
     found, class_to_index = find_images_and_targets(str(folder))
@@ -264,7 +285,7 @@ def _read_folder(
                 pixels = np.asarray(
                     image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
                 )
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
                 config.name, f"{path} is no readable image ({error})", "remove or replace it"
             ) from None

@@ -70,6 +70,7 @@ def train(
     on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 10.0,
+    device: str | None = None,
 ) -> Trained:
     """Train a model; the same config and data give the same weights, bit for bit, on a CPU.
 
@@ -80,13 +81,14 @@ def train(
         checkpoint: file to go on from if it holds this training, and to write to. A file that is
             truncated or of another training is ignored and overwritten.
         checkpoint_every_s: shortest time between two checkpoints; the last epoch writes one too.
+        device: torch device to train on; None takes a GPU where there is one.
 
     Raises:
         DivergedError: when loss or gradient norm is not finite.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng():
-        training = _Training(run, data, device)
+        training = _Training(run, data, place)
         if checkpoint is not None:
             training.resume(checkpoint)
         saved_at, going_on = time.monotonic(), True

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,6 @@ class EpochMetrics:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Self:
+    def from_data(cls, data: Mapping[str, Any]) -> "EpochMetrics":
         """Build the metrics from plain values; TypeError when they are not metrics."""
         return cls(**{**data, "mask_density": tuple(data["mask_density"])})

@@ -36,9 +36,9 @@ class Size:
     def __str__(self) -> str:
         """The name of the test."""
         mask = "" if self.mask is None else f"-mask{self.mask}"
-        cls = "+cls" if self.prefix else ""
-        heads = f"h{self.heads}x{self.size}"
-        return f"{self.height}x{self.width}{cls}-{heads}-{self.form}{self.kernel}-{self.filters}{mask}"
+        tokens = f"{self.height}x{self.width}" + ("+cls" if self.prefix else "")
+        conv = f"{self.form}{self.kernel}-{self.filters}"
+        return f"{tokens}-h{self.heads}x{self.size}-{conv}{mask}"
 
     def layer(self) -> LayerShape:
         mask = None
@@ -109,9 +109,7 @@ def oracle_convolution(weight: Tensor, layer: LayerShape, head: int, v: Tensor) 
         else:
             grid = layer.grid
             channels.append(
-                reference.grid_convolution(
-                    values, taps, grid.height, grid.width, grid.num_prefix
-                )
+                reference.grid_convolution(values, taps, grid.height, grid.width, grid.num_prefix)
             )
     return torch.cat(channels, dim=1)
 
@@ -144,7 +142,7 @@ def values_and_gradients(
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
     scale = expected.double().abs().max().clamp_min(1e-3)
-    return float((got.double() - expected.double()).abs().max() / scale)
+    return float(((got.double() - expected.double()).abs().max() / scale).detach())
 
 
 def compare(layer: LayerShape, dtype: torch.dtype, tolerance: float) -> None:
@@ -196,7 +194,7 @@ def test_the_comparison_notices_a_wrong_definition(
     layer = Size(height=2, width=3, heads=3, prefix=1).layer()
     right = reference.linear_angular
     monkeypatch.setattr(reference, "linear_angular", lambda q, k, v: right(q, k, v) + 0.5 * v)
-    with pytest.raises(AssertionError, match="output"):
+    with pytest.raises(AssertionError):
         compare(layer, dtype, BFLOAT16_TOLERANCE)
 
 
@@ -225,9 +223,7 @@ def test_equals_the_vectors_recorded_from_the_released_module(name: str) -> None
         mask=mask,
     )
     grid = TokenGrid(height=side, width=side)
-    layer = LayerShape(
-        block=block, embed_width=meta["dim"], grid=grid, qkv_bias=meta["qkv_bias"]
-    )
+    layer = LayerShape(block=block, embed_width=meta["dim"], grid=grid, qkv_bias=meta["qkv_bias"])
     module = LinearAngularAttention(layer)
     weights = {
         key.removeprefix("param.").replace("dconv", "conv"): torch.from_numpy(value)

@@ -1,0 +1,384 @@
+import itertools
+import json
+import math
+import pickle
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from castling.config import MaskSchedule, RunConfig
+from castling.errors import DivergedError
+from castling.model.castle import castle
+from castling.model.storage import read_tensors
+from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.training.data import Dataset, Split, load_data, load_test
+from castling.training.loop import Pixels, Trained, accuracy, evaluate, train
+from castling.training.metrics import EpochMetrics
+
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "digits_training.json"
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="bit for bit is promised on a CPU only"
+)
+
+
+def with_mask(run: RunConfig, mask: MaskSchedule | None) -> RunConfig:
+    blocks = tuple(block.replace(mask=mask) for block in run.model.blocks)
+    return run.replace(model=run.model.replace(blocks=blocks))
+
+
+def with_training(run: RunConfig, **changes: object) -> RunConfig:
+    return run.replace(train=run.train.replace(**changes))
+
+
+def history(
+    run: RunConfig, data: Dataset, **options: object
+) -> tuple[Trained, list[EpochMetrics]]:
+    seen: list[EpochMetrics] = []
+
+    def note(metrics: EpochMetrics) -> bool:
+        seen.append(metrics)
+        return True
+
+    return train(run, data, on_epoch=note, **options), seen
+
+
+def timeless(metrics: EpochMetrics) -> EpochMetrics:
+    return replace(metrics, images_per_s=0.0, train_seconds=0.0)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_the_losses_of_twenty_steps_are_golden(tiny: RunConfig, digits: Dataset) -> None:
+    run = with_training(tiny, epochs=20, batch_size=len(digits.train), learning_rate=1e-2)
+    losses = [metrics.loss for metrics in history(run, digits)[1]]
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tiny", "everything_on"])
+def test_one_seed_gives_the_same_weights_bit_for_bit(
+    name: str, digits: Dataset, request: pytest.FixtureRequest
+) -> None:
+    run = with_training(request.getfixturevalue(name), epochs=2)
+    torch.manual_seed(1)
+    first, first_history = history(run, digits)
+    torch.manual_seed(2)  # the global generator has no say
+    again, again_history = history(run, digits)
+    assert same_weights(first.model, again.model)
+    assert list(map(timeless, first_history)) == list(map(timeless, again_history))
+    other, other_history = history(with_training(run, seed=1), digits)
+    assert not same_weights(first.model, other.model)
+    assert other_history[0].loss != first_history[0].loss
+
+
+def test_the_global_generator_is_left_as_it_was(everything_on: RunConfig, digits: Dataset) -> None:
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+    train(with_training(everything_on, epochs=1), digits)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["tiny", "everything_on"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_stopping_after_any_epoch_and_going_on_changes_nothing(
+    name: str, stop: int, digits: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(name)
+    whole, whole_history = history(run, digits)
+    path = tmp_path / "checkpoint.safetensors"
+    part = train(run, digits, on_epoch=lambda m: m.epoch < stop, checkpoint=path)
+    assert part.metrics.epoch == stop
+    assert timeless(part.metrics) == timeless(whole_history[stop - 1])
+    resumed, resumed_history = history(run, digits, checkpoint=path)
+    assert list(map(timeless, resumed_history)) == list(map(timeless, whole_history[stop:]))
+    assert timeless(resumed.metrics) == timeless(whole.metrics)
+    assert resumed.metrics.train_seconds >= part.metrics.train_seconds
+    assert same_weights(resumed.model, whole.model)
+
+
+class Killed(BaseException):
+    """Ends a training as a signal would: between two epochs, without a last checkpoint."""
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+
+    def kill(metrics: EpochMetrics) -> bool:
+        if metrics.epoch == 3:
+            raise Killed
+        return True
+
+    with pytest.raises(Killed):
+        train(tiny, digits, on_epoch=kill, checkpoint=path, checkpoint_every_s=0.0)
+    resumed, rest = history(tiny, digits, checkpoint=path)
+    assert [metrics.epoch for metrics in rest] == [3, 4]
+    assert same_weights(resumed.model, train(tiny, digits).model)
+
+
+def test_checkpoints_are_written_no_more_often_than_asked(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    existed = []
+
+    def look(_: EpochMetrics) -> bool:
+        existed.append(path.exists())
+        return True
+
+    train(tiny, digits, on_epoch=look, checkpoint=path, checkpoint_every_s=1e9)
+    assert existed == [False] * 4
+    assert path.exists()  # the last epoch writes one in any case
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_text(path: Path) -> None:
+    path.write_text("not a checkpoint")
+
+
+@pytest.mark.parametrize("harm", [truncate, empty, replace_by_text])
+def test_a_broken_checkpoint_is_ignored_and_training_starts_anew(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path, harm: object
+) -> None:
+    run = with_training(tiny, epochs=2)
+    path = tmp_path / "checkpoint.safetensors"
+    train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    assert callable(harm)
+    harm(path)
+    fresh, seen = history(run, digits, checkpoint=path)
+    assert [metrics.epoch for metrics in seen] == [1, 2]
+    assert same_weights(fresh.model, train(run, digits).model)
+    again, nothing_left = history(run, digits, checkpoint=path)  # it was overwritten by a good one
+    assert nothing_left == []
+    assert same_weights(again.model, fresh.model)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"learning_rate": 1e-3}, {"epochs": 3}, {"precision": "bfloat16"}]
+)
+def test_the_checkpoint_of_another_training_is_ignored(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    run = with_training(tiny, epochs=2)
+    path = tmp_path / "checkpoint.safetensors"
+    train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    other = with_training(run, **changes)
+    trained, seen = history(other, digits, checkpoint=path)
+    assert seen[0].epoch == 1
+    assert same_weights(trained.model, train(other, digits).model)
+    assert read_tensors(path)[1]["config_id"] == other.digest()  # and overwritten
+
+
+def test_fields_that_an_operator_ignores_do_not_make_another_training(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path
+) -> None:
+    run = with_training(tiny, epochs=2)
+    path = tmp_path / "checkpoint.safetensors"
+    train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    blocks = list(run.model.blocks)
+    assert blocks[1].operator == "softmax"
+    blocks[1] = blocks[1].replace(conv_kernel=1, mask=None)
+    same = run.replace(model=run.model.replace(blocks=tuple(blocks)))
+    assert [metrics.epoch for metrics in history(same, digits, checkpoint=path)[1]] == [2]
+
+
+@pytest.mark.parametrize(("rate", "clip"), [(1e30, 1.0), (1e18, 1e30)])
+def test_a_training_that_diverges_says_when(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path, rate: float, clip: float
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    run = with_training(tiny, learning_rate=rate, clip_norm=clip, warmup=0.0)
+    with pytest.raises(DivergedError) as caught:
+        train(run, digits, checkpoint=path)
+    error = caught.value
+    assert error.what in {"loss", "gradient norm"}
+    assert (error.epoch, error.step) > (1, 1)  # the first step starts from good weights
+    assert error.epoch <= 4
+    assert 1 <= error.step <= 3
+    assert not math.isfinite(error.value)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert f"at epoch {error.epoch}, step {error.step}" in str(error)
+
+
+def test_masks_empty_then_castling_changes_nothing(tiny: RunConfig, digits: Dataset) -> None:
+    run = with_training(with_mask(tiny, MaskSchedule(end=0.75)), epochs=8)
+    trained, seen = history(run, digits)
+    densities = [metrics.mask_density for metrics in seen]
+    assert {len(density) for density in densities} == {2}  # the softmax block has no branch
+    assert all(low < 0.9 for low in densities[0])
+    assert all(low > 0.0 for low in densities[0])
+    for earlier, later in itertools.pairwise(densities):
+        assert all(b <= a for a, b in zip(earlier, later, strict=True))
+    assert densities[5:] == [(0.0, 0.0)] * 3  # progress 6/8 is the end of the schedule
+    for metrics in seen[5:]:
+        assert metrics.top1 == metrics.top1_branch
+    validation = Pixels.of(digits.validation, digits, CPU)
+    assert accuracy(castle(trained.model), validation) == trained.metrics.top1
+
+
+def test_the_accuracies_are_those_of_the_two_models(tiny: RunConfig, digits: Dataset) -> None:
+    # A mask that stays alive: castled and training model differ, and each is measured as itself.
+    alive = MaskSchedule(shape="constant", start_multiple=0.5)
+    run = with_training(with_mask(tiny, alive), epochs=6, learning_rate=1e-2)
+    trained, seen = history(run, digits)
+    validation = Pixels.of(digits.validation, digits, CPU)
+    assert accuracy(trained.model, validation) == trained.metrics.top1_branch
+    assert accuracy(castle(trained.model), validation) == trained.metrics.top1
+    assert any(metrics.top1 != metrics.top1_branch for metrics in seen)
+    assert min(trained.metrics.mask_density) > 0.0
+
+
+def test_an_empty_branch_is_skipped_in_training_and_validation(
+    tiny: RunConfig, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thresholds = []
+    forward = AuxiliaryBranch.forward
+
+    def counted(
+        branch: AuxiliaryBranch, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        thresholds.append(branch.threshold)
+        return forward(branch, q, k, v)
+
+    monkeypatch.setattr(AuxiliaryBranch, "forward", counted)
+    run = with_mask(tiny, MaskSchedule(end=0.5))
+    train(run, digits)
+    # 2 branches: 3 steps in each of 2 epochs, and one validation at progress 1/4.
+    assert len(thresholds) == 2 * (3 * 2 + 1)
+    assert max(thresholds) < 1.0
+
+
+def final_loss(run: RunConfig, data: Dataset) -> Trained:
+    return train(with_training(run, epochs=2), data)
+
+
+def test_the_weight_of_the_surviving_mass_changes_training(
+    tiny: RunConfig, digits: Dataset
+) -> None:
+    masks = [
+        MaskSchedule(shape="constant", start_multiple=0.5, l1_weight=weight)
+        for weight in (0.0, 0.5, 0.5)
+    ]
+    free, weighed, again = (final_loss(with_mask(tiny, mask), digits) for mask in masks)
+    assert not same_weights(free.model, weighed.model)
+    assert same_weights(weighed.model, again.model)
+    # The penalty is the mean mass times its weight, summed over the two layers: at most 2 x 0.5.
+    assert 0.3 < weighed.metrics.loss - free.metrics.loss < 1.1
+
+
+def test_a_strong_weight_lets_less_survive(tiny: RunConfig, digits: Dataset) -> None:
+    # Cutting entries needs attention flatter than the threshold, here twice uniform attention.
+    densities = []
+    for weight in (0.0, 30.0):
+        mask = MaskSchedule(shape="constant", start_multiple=2.0, l1_weight=weight)
+        run = with_training(with_mask(tiny, mask), epochs=6, learning_rate=1e-2)
+        densities.append(sum(train(run, digits).metrics.mask_density))
+    assert densities[1] < densities[0]
+
+
+def test_training_learns(tiny: RunConfig) -> None:
+    run = with_training(tiny, epochs=5, learning_rate=1e-2)
+    data = load_data(run.data.replace(num_train=600), run.model)
+    trained, seen = history(run, data)
+    assert seen[-1].loss < seen[0].loss - 0.5
+    assert trained.metrics.top1 > 0.5  # chance is 0.1
+    test = load_test(run.data, run.model)
+    assert evaluate(castle(trained.model), test, data) > 0.5
+
+
+def test_the_metrics_of_an_epoch_are_complete(tiny: RunConfig, digits: Dataset) -> None:
+    trained, seen = history(tiny, digits)
+    assert [metrics.epoch for metrics in seen] == [1, 2, 3, 4]
+    assert trained.metrics == seen[-1]
+    assert all(math.isfinite(value) for value in flat(seen))
+    seconds = [metrics.train_seconds for metrics in seen]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0.0
+    rates = [metrics.learning_rate for metrics in seen]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * tiny.train.learning_rate
+
+
+def flat(seen: Iterable[EpochMetrics]) -> list[float]:
+    values = []
+    for metrics in seen:
+        for value in asdict(metrics).values():
+            values.extend(value if isinstance(value, tuple) else (value,))
+    return values
+
+
+def test_a_model_without_branches_has_no_densities(tiny: RunConfig, digits: Dataset) -> None:
+    trained = train(with_training(with_mask(tiny, None), epochs=1), digits)
+    assert trained.metrics.mask_density == ()
+    assert trained.metrics.top1 == trained.metrics.top1_branch
+    assert branches(trained.model) == []
+
+
+def test_pixels_are_normalised_with_the_statistics_of_the_training_images(
+    digits: Dataset,
+) -> None:
+    pixels = Pixels.of(digits.train, digits, CPU).batch(slice(None))
+    assert pixels.shape == (90, 1, 8, 8)
+    assert pixels.dtype == torch.float32
+    assert pixels.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert pixels.std(correction=0).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_accuracy_counts_over_batches(
+    tiny: RunConfig, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = train(with_training(tiny, epochs=1), digits).model.train()
+    pixels = Pixels.of(digits.validation, digits, CPU)
+    with torch.inference_mode():
+        expected = (model.eval()(pixels.batch(slice(None))).argmax(1) == pixels.labels).float()
+    sizes: list[int] = []
+    monkeypatch.setattr("castling.training.loop.EVALUATION_BATCH", 25)
+    assert accuracy(model, pixels, after_batch=sizes.append) == pytest.approx(
+        expected.mean().item()
+    )
+    assert sizes == [25, 25, 10]
+    assert not model.training
+
+
+@pytest.mark.parametrize("batch_size", [1, 89, 90, 91, 1000])
+def test_any_batch_size_trains_every_image_once_an_epoch(
+    tiny: RunConfig, digits: Dataset, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    batch = Pixels.batch
+
+    def noted(pixels: Pixels, chosen: torch.Tensor | slice) -> torch.Tensor:
+        if isinstance(chosen, torch.Tensor):
+            rows.extend(chosen.tolist())
+        return batch(pixels, chosen)
+
+    monkeypatch.setattr(Pixels, "batch", noted)
+    train(with_training(tiny, epochs=1, batch_size=batch_size), digits)
+    assert sorted(rows) == list(range(90))
+    assert rows != sorted(rows)
+
+
+def test_training_takes_images_that_are_all_alike(tiny: RunConfig, digits: Dataset) -> None:
+    # Attention among equal tokens is exactly uniform, and the standard deviation is zero.
+    blank = Split(images=np.zeros((20, 1, 8, 8), np.uint8), labels=np.arange(20) % 10)
+    data = replace(digits, train=blank, validation=blank, mean=(0.0,), std=(1e-6,))
+    trained = train(with_training(tiny, epochs=1), data)
+    assert math.isfinite(trained.metrics.loss)

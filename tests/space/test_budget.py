@@ -1,0 +1,114 @@
+import pytest
+from hypothesis import given, strategies as st
+
+from castling.errors import ConfigError
+from space.budget import SUFFIXES, Budget, format_size, parse_size
+
+
+COUNTS = st.integers(1, 10**15)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1.2M", 1_200_000),
+        ("900k", 900_000),
+        ("900K", 900_000),
+        ("1.3G", 1_300_000_000),
+        ("1g", 10**9),
+        ("2m", 2_000_000),
+        ("0.5k", 500),
+        ("1T", 10**12),
+        (" 7 M ", 7_000_000),
+        ("1253683200", 1_253_683_200),
+        ("1.0", 1),
+        (42, 42),
+    ],
+)
+def test_sizes_are_read_as_written(text: str | int, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "abc", "M", "1.2X", "1e6", "1,000", "1.M", ".5M", "-1", "-2M", "0", "0M",
+        "0.0001k", "1.5", "1.2345k", "nan", "inf", "1 2M", "1.2MM", 0, -1, 1.5, True, False, None,
+    ],
+)  # fmt: skip
+def test_what_is_no_positive_whole_count_is_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match=r"^max_macs: must be a positive count"):
+        parse_size(text, "max_macs")  # type: ignore[arg-type]
+
+
+@given(count=COUNTS)
+def test_plain_numbers_are_themselves(count: int) -> None:
+    assert parse_size(count) == parse_size(str(count)) == count
+
+
+@given(count=st.integers(1, 10**6), suffix=st.sampled_from(sorted(SUFFIXES)))
+def test_a_suffix_multiplies(count: int, suffix: str) -> None:
+    assert parse_size(f"{count}{suffix}") == count * SUFFIXES[suffix]
+
+
+@given(count=COUNTS)
+def test_formatted_sizes_read_back_to_three_digits(count: int) -> None:
+    read = parse_size(format_size(count))
+    assert abs(read - count) <= 0.005 * count
+    assert format_size(read) == format_size(count)
+
+
+@given(count=COUNTS)
+def test_formatted_sizes_have_at_most_three_digits_below_a_thousand_t(count: int) -> None:
+    digits = format_size(min(count, 10**14)).rstrip("kMGT").replace(".", "")
+    assert len(digits) <= 3
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(1, "1"), (999, "999"), (1000, "1.00k"), (1_254_000, "1.25M"), (12_345_678, "12.3M"),
+     (999_999, "1.00M"), (123_456, "123k"), (1_253_683_200, "1.25G"), (10**12, "1.00T")],
+)  # fmt: skip
+def test_sizes_are_written_with_three_digits(count: int, text: str) -> None:
+    assert format_size(count) == text
+
+
+@given(macs=COUNTS, params=COUNTS, max_macs=st.none() | COUNTS, max_params=st.none() | COUNTS)
+def test_a_budget_admits_what_exceeds_no_bound(
+    macs: int, params: int, max_macs: int | None, max_params: int | None
+) -> None:
+    budget = Budget(max_macs=max_macs, max_params=max_params)
+    over = (max_macs is not None and macs > max_macs) or (
+        max_params is not None and params > max_params
+    )
+    assert budget.admits(macs, params) is not over
+    assert (budget.violation(macs, params) > 0.0) is over
+
+
+@given(limit=st.integers(1, 10**18))
+def test_bounds_are_exact_to_the_last_count(limit: int) -> None:
+    budget = Budget(max_macs=limit)
+    assert budget.violation(limit, 1) == 0.0
+    assert budget.violation(limit + 1, 1) > 0.0
+    assert budget.violation(limit - 1, 1) < 0.0
+
+
+def test_the_violation_is_the_largest_relative_overrun() -> None:
+    budget = Budget(max_macs=100, max_params=10)
+    assert budget.violation(150, 10) == 0.5
+    assert budget.violation(150, 20) == 1.0
+    assert budget.violation(50, 9) == pytest.approx(-0.1)
+    assert Budget().violation(10**12, 10**12) < 0.0
+
+
+def test_budgets_take_written_sizes() -> None:
+    assert Budget.from_data({"max_macs": "1.2M", "max_params": 5000}) == Budget(
+        max_macs=1_200_000, max_params=5000
+    )
+
+
+@pytest.mark.parametrize("value", ["a lot", "0", 0, -5, True, 1.5, "1.5", [1]])
+def test_budgets_refuse_what_is_no_size(value: object) -> None:
+    with pytest.raises(ConfigError, match="max_macs") as caught:
+        Budget.from_data({"max_macs": value})
+    assert "\n" not in str(caught.value)

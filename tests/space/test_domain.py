@@ -1,0 +1,128 @@
+from random import Random
+
+import pytest
+from hypothesis import given, strategies as st
+
+from castling.errors import ConfigError
+from space.domain import Choice, Domain, FloatRange, IntRange
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | FINITE
+CHOICES = st.lists(VALUES, min_size=1, max_size=5, unique_by=repr).map(
+    lambda values: Choice(tuple(values))
+)
+INT_RANGES = st.builds(
+    lambda low, num_steps, step: IntRange(low, low + num_steps * step, step),
+    st.integers(),
+    st.integers(0, 20),
+    st.integers(1, 10**6),
+)
+FLOAT_RANGES = st.tuples(FINITE, FINITE).map(lambda ends: FloatRange(min(ends), max(ends)))
+LOG_RANGES = st.lists(st.floats(min_value=1e-300, max_value=1e300), min_size=2, max_size=2).map(
+    lambda ends: FloatRange(min(ends), max(ends), log=True)
+)
+DOMAINS = CHOICES | INT_RANGES | FLOAT_RANGES | LOG_RANGES
+SEEDS = st.integers(0, 2**32)
+
+
+@given(domain=DOMAINS, seed=SEEDS)
+def test_samples_lie_in_the_domain(domain: Domain, seed: int) -> None:
+    rng = Random(seed)
+    assert all(domain.sample(rng) in domain for _ in range(20))
+
+
+@given(domain=DOMAINS)
+def test_extremes_lie_in_the_domain(domain: Domain) -> None:
+    assert all(value in domain for value in domain.extremes())
+
+
+@given(domain=INT_RANGES | FLOAT_RANGES | LOG_RANGES, seed=SEEDS)
+def test_extremes_of_a_range_enclose_its_samples(domain: IntRange | FloatRange, seed: int) -> None:
+    ends = domain.extremes()
+    assert len(set(ends)) == len(ends)
+    assert min(ends) <= domain.sample(Random(seed)) <= max(ends)
+
+
+@given(seed=SEEDS)
+def test_samples_reach_every_value(seed: int) -> None:
+    rng = Random(seed)
+    assert {IntRange(3, 9, 2).sample(rng) for _ in range(200)} == {3, 5, 7, 9}
+    assert {Choice((None, "a")).sample(rng) for _ in range(200)} == {None, "a"}
+
+
+def test_a_logarithmic_range_spreads_over_orders_of_magnitude() -> None:
+    rng = Random(0)
+    domain = FloatRange(1e-4, 1.0, log=True)
+    below_middle = sum(domain.sample(rng) < 1e-2 for _ in range(1000))
+    assert 400 < below_middle < 600
+
+
+def test_real_ends_may_be_written_as_whole_numbers() -> None:
+    for domain in (FloatRange(1, 4), FloatRange(1, 4, log=True), FloatRange(1, 1, log=True)):
+        assert domain.sample(Random(0)) in domain
+        assert all(value in domain for value in domain.extremes())
+
+
+@pytest.mark.parametrize(
+    ("domain", "foreign"),
+    [
+        (Choice((1, 2)), True),  # equal to 1 for Python, another value in YAML
+        (Choice((1, 2)), 1.0),
+        (Choice((True,)), 1),
+        (Choice((1.0,)), 1),
+        (Choice((1.0,)), float("nan")),
+        (Choice(("1",)), 1),
+        (Choice((0,)), None),
+        (Choice((0,)), False),
+        (Choice(("tokens",)), "token"),
+        (IntRange(1, 3), True),
+        (IntRange(1, 3), 2.0),
+        (IntRange(1, 3), "2"),
+        (IntRange(1, 3), None),
+        (IntRange(1, 3), 0),
+        (IntRange(1, 3), 4),
+        (IntRange(3, 9, 2), 4),  # between two steps
+        (FloatRange(0.0, 2.0), 1),
+        (FloatRange(0.0, 2.0), True),
+        (FloatRange(0.0, 2.0), "1.0"),
+        (FloatRange(0.0, 2.0), float("nan")),
+        (FloatRange(0.0, 2.0), float("inf")),
+        (FloatRange(0.0, 2.0), -1e-300),
+        (FloatRange(0.0, 2.0), None),
+    ],
+)
+def test_foreign_values_are_outside(domain: Domain, foreign: object) -> None:
+    assert foreign not in domain
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Choice(()), "choices: must be one or more different values, got []"),
+        (lambda: Choice((1, 2, 1)), "choices: must be one or more different values"),
+        (lambda: Choice((1.0, float("nan"))), "choices: must be one or more different values"),
+        (lambda: IntRange(4, 3), "range: must reach high from low in whole steps"),
+        (lambda: IntRange(1, 4, 2), "range: must reach high from low in whole steps"),
+        (lambda: IntRange(1, 3, 0), "range: must reach high from low in whole steps"),
+        (lambda: IntRange(1, 3, -1), "range: must reach high from low in whole steps"),
+        (lambda: FloatRange(2.0, 1.0), "range: must have low <= high"),
+        (lambda: FloatRange(0.0, 1.0, log=True), "range: must have low <= high, and low > 0"),
+        (lambda: FloatRange(float("nan"), 1.0), "range: must have finite ends"),
+        (lambda: FloatRange(0.0, float("inf")), "range: must have finite ends"),
+        (lambda: FloatRange(-1e308, 1e308), "range: must have finite ends"),
+    ],
+)
+def test_invalid_domains_are_refused_in_one_sentence(make: object, sentence: str) -> None:
+    assert callable(make)
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "domain", [Choice((1, True, 1.0, "1", None)), IntRange(5, 5), FloatRange(0.5, 0.5)]
+)
+def test_the_smallest_domains_are_allowed(domain: Domain) -> None:
+    assert domain.sample(Random(0)) in domain

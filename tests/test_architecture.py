@@ -1,0 +1,221 @@
+"""The rules that hold the packages in shape: who imports whom, what modules say, which words."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+BELOW = {
+    "castling": set[str](),
+    "space": {"castling"},
+    "reports": {"castling", "space"},
+    "search": {"castling", "space", "reports"},
+}
+"""What each package may import besides itself."""
+HOMES = {"ray": {"search"}, "optuna": {"reports", "search"}, "optuna.samplers": {"search"}}
+"""The packages that may import a library."""
+AVOIDED = {
+    "util", "utils", "helper", "helpers", "common", "manager", "managers", "misc", "cfg", "hp",
+}  # fmt: skip
+"""Words that say nothing about what they name."""
+SOURCES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
+NAMED = sorted(
+    path
+    for folder in (*BELOW, "tests", "benchmarks", "examples")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted names that a module imports, anywhere in it, by whatever statement."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__")
+                | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(module)), *_],
+            ):
+                yield module
+            case ast.Attribute(value=ast.Name(id=module), attr=attribute) if module in HOMES:
+                yield f"{module}.{attribute}"  # `import optuna` gives optuna.samplers, too
+
+
+def is_within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def broken_layers(package: str, tree: ast.AST) -> list[str]:
+    """The imports that point against the arrow castling <- space <- reports <- search."""
+    allowed = {package, *BELOW[package]}
+    above = [name for name in BELOW if name not in allowed]
+    return [name for name in imports(tree) if any(is_within(name, other) for other in above)]
+
+
+def foreign_libraries(package: str, tree: ast.AST) -> list[str]:
+    return [
+        name
+        for name in imports(tree)
+        for library, homes in HOMES.items()
+        if is_within(name, library) and package not in homes
+    ]
+
+
+def is_one_sentence(docstring: str | None) -> bool:
+    return (
+        docstring is not None
+        and docstring.endswith(".")
+        and "\n" not in docstring
+        and ". " not in docstring
+    )
+
+
+def own_names(tree: ast.AST) -> Iterator[str]:
+    """The names that a module gives, not those of others that it uses."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.ClassDef(name=name) | ast.arg(arg=name) | ast.alias(asname=str(name)):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+
+
+def avoided_words(names: Iterator[str] | list[str]) -> list[str]:
+    return [name for name in names if name.strip("_").lower() in AVOIDED]
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_every_package_is_walked() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(BELOW)
+    assert len(SOURCES) > 30
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_imports_follow_the_arrow(path: Path) -> None:
+    assert broken_layers(path.relative_to(ROOT).parts[0], parsed(path)) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_ray_and_samplers_appear_only_in_search(path: Path) -> None:
+    assert foreign_libraries(path.relative_to(ROOT).parts[0], parsed(path)) == []
+
+
+def test_search_does_use_ray_and_samplers() -> None:
+    """Otherwise the rule above would guard nothing."""
+    used = {name for path in SOURCES if "search" in path.parts for name in imports(parsed(path))}
+    for library in HOMES:
+        assert any(is_within(name, library) for name in used)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_modules_say_in_one_sentence_what_they_are(path: Path) -> None:
+    assert is_one_sentence(ast.get_docstring(parsed(path)))
+
+
+@pytest.mark.parametrize("path", NAMED, ids=label)
+def test_names_say_something(path: Path) -> None:
+    parts = [Path(part).stem for part in path.relative_to(ROOT).parts]
+    words = [word for part in parts for word in part.split("_")]
+    assert avoided_words(words) == []
+    assert avoided_words(own_names(parsed(path))) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "broken"),
+    [
+        ("castling", "import space", ["space"]),
+        ("castling", "from space.point import Space", ["space.point.Space"]),
+        ("castling", "def f():\n    import search.driver", ["search.driver"]),
+        ("castling", "from importlib import import_module\nimport_module('space')", ["space"]),
+        ("space", "from reports import load", ["reports.load"]),
+        ("space", "if TYPE_CHECKING:\n    from search.config import A", ["search.config.A"]),
+        ("reports", "import search", ["search"]),
+        ("reports", "from space import point\nimport castling.config", []),
+        ("search", "import reports, space, castling", []),
+        ("space", "import spaceship\nfrom searching import x", []),
+    ],
+)
+def test_the_walk_sees_broken_layers(package: str, source: str, broken: list[str]) -> None:
+    assert broken_layers(package, ast.parse(source)) == broken
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "is_foreign"),
+    [
+        ("reports", "import ray", True),
+        ("reports", "from ray import tune", True),
+        ("reports", "import optuna.samplers", True),
+        ("reports", "from optuna import samplers", True),
+        ("reports", "import optuna\noptuna.samplers.TPESampler()", True),
+        ("reports", "from optuna.samplers import TPESampler", True),
+        ("reports", "import optuna\noptuna.load_study()", False),
+        ("reports", "from optuna.storages import RDBStorage", False),
+        ("space", "import optuna", True),
+        ("castling", "from ray.tune import Stopper", True),
+        ("castling", "import raytracing", False),
+        ("search", "from ray.tune import Stopper\nfrom optuna.samplers import X", False),
+    ],
+)
+def test_the_walk_sees_foreign_libraries(package: str, source: str, *, is_foreign: bool) -> None:
+    assert bool(foreign_libraries(package, ast.parse(source))) is is_foreign
+
+
+@pytest.mark.parametrize(
+    "docstring", [None, "", "No full stop", "Two. Sentences.", "One sentence.\n\nAnd more."]
+)
+def test_other_docstrings_are_no_sentence(docstring: str | None) -> None:
+    assert not is_one_sentence(docstring)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def helper(): ...",
+        "class Manager: ...",
+        "cfg = 1",
+        "def f(hp): ...",
+        "self.misc = 1",
+        "import numpy as common",
+        "for _util in (): ...",
+        "lambda utils: 1",
+    ],
+)
+def test_the_walk_sees_words_that_say_nothing(source: str) -> None:
+    assert avoided_words(own_names(ast.parse(source)))
+
+
+def test_words_of_others_and_longer_names_are_allowed() -> None:
+    source = "import other.utils\nother.utils.helper(cfg=1)\ndef context_manager(): ..."
+    assert avoided_words(own_names(ast.parse(source))) == []
+
+
+def loads_torch(module: str) -> bool:
+    program = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 1
+
+
+def test_configs_budgets_and_spaces_need_no_torch() -> None:
+    light = ["castling.config", "castling.errors", "castling.files", "castling.registry"]
+    assert not loads_torch(", ".join(["castling", *light, "space.budget", "space.point"]))
+
+
+def test_operators_do_need_torch() -> None:
+    """Otherwise the test above could not fail."""
+    assert loads_torch("castling.operators")

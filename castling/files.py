@@ -35,3 +35,14 @@ def write_yaml(path: Path, data: Mapping[str, Any], head: str = "") -> None:
     """Replace a YAML file atomically; `head` is written above the data as comments."""
     comment = "".join(f"# {line}\n" for line in head.splitlines())
     write_text(path, comment + yaml.safe_dump(dict(data), sort_keys=False, width=99))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file, on a line of its own even where a crash tore the last one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = f"\n{line}"
+        file.write(f"{line}\n".encode())

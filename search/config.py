@@ -1,6 +1,7 @@
 """What a search is: a recipe in YAML, checked, with the space that it searches."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ from search.samplers import SAMPLERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
-from space.point import Space
+from space.point import BLOCKS, Space
 from space.presets import SPACES
 
 
@@ -78,16 +79,42 @@ class SearchConfig(Config):
         preset = SPACES[self.space]()
         base = with_settings(preset.base, self.set)
         given = {config.target: config.dimension() for config in self.dimensions}
-        kept = [given.pop(dim.target, dim) for dim in preset.dimensions]
-        fixed = [dim for dim in kept if dim.target not in self.set]
+        free = [
+            given.pop(dim.target, dim)
+            for dim in preset.dimensions
+            if dim.target in given or not _is_set(dim.target, self.set)
+        ]
         space = Space(
             name=preset.name,
             base=base,
-            dimensions=(*fixed, *given.values()),
+            dimensions=(*free, *given.values()),
             num_stages=preset.num_stages,
         )
         check_dimensions(space)
+        _check_settings(space, self.set)
         return space
+
+
+FIXED_BY_DATA = ("data.", "model.image_size", "model.channels", "model.num_classes")
+"""Where a target begins that cannot be searched: all trials share one dataset."""
+
+
+def _is_set(target: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a setting fixes a dimension: its own target, or a section around it."""
+    return any(target == path or target.startswith(f"{path}.") for path in settings)
+
+
+def _check_settings(space: Space, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a dimension would silently overrule a setting."""
+    targets = {dimension.target for dimension in space.dimensions}
+    for path in settings:
+        general = re.sub(r"^model\.blocks\.\d+\.", BLOCKS, path)
+        for target in targets:
+            if target in {path, general} or general.startswith(f"{target}."):
+                rule = f"must not be set: {target} is searched"
+                raise ConfigError(
+                    f"set.{path}", rule, fix=f"set {target}, or leave it to the search"
+                )
 
 
 def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -122,6 +149,9 @@ def _set(data: Any, steps: list[str], value: object, path: str) -> None:
 def check_dimensions(space: Space) -> None:
     """Raise ConfigError unless every dimension's target is a field that takes its values."""
     for dimension in space.dimensions:
+        if dimension.target.startswith(FIXED_BY_DATA):
+            rule = "is the data's, the same for all trials, and cannot be searched"
+            raise ConfigError(f"dimensions: {dimension.target}", rule)
         alone = dataclasses.replace(space, dimensions=(dimension,))
         for value in dimension.domain.extremes():
             try:

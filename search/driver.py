@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from castling.errors import RunFolderError
+from castling.errors import ConfigError, RunFolderError
 from castling.training.data import Dataset, load_data
 from reports.records import (
     MANIFEST_FILE,
@@ -232,16 +232,24 @@ def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None:
-        wanted = (config.workers or 1) * config.cpus_per_trial
+    if ray.is_initialized():  # by the caller, who also ends it
+        yield _resources(ray.cluster_resources(), config)
+        return
+    local = address is None
+    wanted = max(os.cpu_count() or 1, (config.workers or 1) * config.cpus_per_trial)
+    try:
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, wanted),
-            include_dashboard=False,
+            address="local" if local else address,
+            num_cpus=wanted if local else None,
+            include_dashboard=False if local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            "address", f"must be a Ray cluster that answers ({reason})", address
+        ) from None
     try:
         yield _resources(ray.cluster_resources(), config)
     finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from castling.config import RunConfig, read_run_config
 from castling.errors import RunFolderError
-from castling.files import write_yaml
+from castling.files import append_line, write_yaml
 from castling.model.storage import CONFIG_FILE
 from castling.training.data import load_data
 from castling.training.loop import train
@@ -41,8 +41,7 @@ def train_config(
     curve, checkpoint = out / CURVE_FILE, out / CHECKPOINT_FILE
 
     def after_epoch(metrics: EpochMetrics) -> bool:
-        with curve.open("a", encoding="utf-8") as file:
-            file.write(metrics.to_line())
+        append_line(curve, metrics.to_line())
         on_epoch(metrics)
         return True
 

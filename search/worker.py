@@ -14,6 +14,7 @@ import torch
 from ray import tune
 
 from castling.config import RunConfig
+from castling.files import append_line
 from castling.model.castle import castle
 from castling.model.storage import save_weights
 from castling.training.data import Dataset
@@ -57,13 +58,11 @@ def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
 
 def _train(run: RunConfig, data: Dataset, folder: Path, trial: int, device: str) -> Outcome:
     curve = curve_path(folder, trial)
-    curve.parent.mkdir(parents=True, exist_ok=True)
     reported_at = time.monotonic()
 
     def on_epoch(metrics: EpochMetrics) -> bool:
         nonlocal reported_at
-        with curve.open("a", encoding="utf-8") as file:
-            file.write(metrics.to_line())
+        append_line(curve, metrics.to_line())
         if time.monotonic() - reported_at >= REPORT_EVERY_S and metrics.epoch < run.train.epochs:
             tune.report({"epoch": metrics.epoch, "top1": metrics.top1, "trial": trial})
             reported_at = time.monotonic()

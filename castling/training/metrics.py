@@ -29,7 +29,7 @@ class EpochMetrics:
 
     def to_line(self) -> str:
         """Return the metrics as one line of JSON."""
-        return json.dumps(asdict(self)) + "\n"
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "EpochMetrics":

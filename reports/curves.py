@@ -1,0 +1,46 @@
+"""The metrics of every epoch of a run's trials, as one DataFrame."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.records import CURVES_FOLDER, Manifest
+
+
+METRICS = ("loss", "top1", "top1_branch", "learning_rate", "images_per_s", "train_seconds")
+
+
+def load_curves(run: str | Path) -> pd.DataFrame:
+    """Return a run's learning curves: a row per trial and epoch, in this order.
+
+    The columns are trial, epoch, the metrics of the training loop, and `mask_density`, a tuple
+    with a number per layer that has an auxiliary branch. Of an epoch that was trained twice, since
+    its trial was interrupted before the next checkpoint, the last is kept; they are equal but for
+    the times. Lines that a crash or a full disk tore are left out.
+
+    Raises:
+        RunFolderError: when the folder is no run.
+    """
+    folder = Path(run)
+    Manifest.read(folder)
+    rows = [
+        {"trial": int(path.stem), **epoch}
+        for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
+        for epoch in _epochs(path)
+    ]
+    frame = pd.DataFrame(rows, columns=["trial", "epoch", *METRICS, "mask_density"])
+    frame = frame.drop_duplicates(["trial", "epoch"], keep="last")
+    dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(METRICS, "float64")
+    return frame.astype(dtypes).sort_values(["trial", "epoch"], ignore_index=True)
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    epochs = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError, KeyError):  # a line that a crash tore
+            epoch = json.loads(line)
+            epochs.append(epoch | {"mask_density": tuple(epoch["mask_density"])})
+    return epochs

@@ -1,0 +1,65 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import reports
+from castling.errors import RunFolderError
+from castling.files import append_line
+from castling.training.metrics import EpochMetrics
+from reports.records import curve_path
+
+
+def epoch(number: int, loss: float = 1.0) -> EpochMetrics:
+    return EpochMetrics(
+        epoch=number,
+        loss=loss,
+        top1=0.5,
+        top1_branch=0.6,
+        mask_density=(0.1, 0.2),
+        learning_rate=1e-3,
+        images_per_s=100.0,
+        train_seconds=float(number),
+    )
+
+
+def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
+    for trial in (10, 2):
+        for number in (1, 2):
+            append_line(curve_path(run, trial), epoch(number).to_line())
+    curves = reports.load_curves(run)
+    assert list(zip(curves.trial, curves.epoch, strict=True)) == [(2, 1), (2, 2), (10, 1), (10, 2)]
+    row = curves.iloc[3].to_dict()
+    assert row == {"trial": 10} | asdict(epoch(2))
+
+
+def test_an_epoch_trained_twice_counts_once(run: Path) -> None:
+    for loss in (1.0, 2.0):
+        append_line(curve_path(run, 0), epoch(1, loss).to_line())
+    assert list(reports.load_curves(run).loss) == [2.0]
+
+
+@pytest.mark.parametrize("torn", ['{"epoch": 2, "lo', "{", "null", "\x00\x00", '{"epoch": 2}'])
+def test_torn_line_is_left_out_and_the_next_one_is_whole(torn: str, run: Path) -> None:
+    path = curve_path(run, 0)
+    append_line(path, epoch(1).to_line())
+    with path.open("a") as file:
+        file.write(torn)
+    assert list(reports.load_curves(run).epoch) == [1]
+    append_line(path, epoch(2).to_line())
+    assert list(reports.load_curves(run).epoch) == [1, 2]
+    assert json.loads(path.read_text().splitlines()[-1])["epoch"] == 2
+
+
+def test_run_without_curves_has_an_empty_typed_frame(run: Path) -> None:
+    curves = reports.load_curves(run)
+    assert curves.empty
+    assert pd.api.types.is_integer_dtype(curves.epoch)
+    assert pd.api.types.is_float_dtype(curves.loss)
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError):
+        reports.load_curves(tmp_path)

@@ -103,3 +103,23 @@ def test_a_dimension_replaces_the_presets() -> None:
 def test_unknown_setting_names_its_path(path: str) -> None:
     with pytest.raises(ConfigError):
         with_settings(RunConfig(), {path: 3})
+
+
+def test_a_setting_around_dimensions_fixes_them_all() -> None:
+    space = SearchConfig(space="digits", set={"model.blocks.*.mask": None}).build_space()
+    assert not any("mask" in name for name in space.domains)
+    assert {block.mask for block in space.base.model.blocks} == {None}
+
+
+@pytest.mark.parametrize("path", ["model.blocks.1.operator", "model.blocks.0.conv_kernel"])
+def test_a_setting_that_a_dimension_would_overrule_is_refused(path: str) -> None:
+    value = "softmax" if path.endswith("operator") else 5
+    with pytest.raises(ConfigError, match="is searched"):
+        SearchConfig(space="digits", set={path: value}).build_space()
+
+
+@pytest.mark.parametrize("target", ["data.num_train", "model.image_size", "model.num_classes"])
+def test_what_the_data_fixes_cannot_be_searched(target: str) -> None:
+    config = SearchConfig.from_data({"dimensions": [{"target": target, "choices": [100, 200]}]})
+    with pytest.raises(ConfigError, match="cannot be searched"):
+        config.build_space()

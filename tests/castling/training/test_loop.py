@@ -4,6 +4,7 @@ import math
 import pickle
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,15 @@ from castling.model.castle import castle
 from castling.model.storage import read_tensors
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.training.data import Dataset, Split, load_data, load_test
-from castling.training.loop import Pixels, Trained, accuracy, evaluate, train
+from castling.training.loop import Pixels, Trained, accuracy, evaluate, train as train_anywhere
 from castling.training.metrics import EpochMetrics
 
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "digits_training.json"
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="bit for bit is promised on a CPU only"
-)
+train = partial(train_anywhere, device="cpu")
+"""Bit for bit is promised on a CPU only."""
 
 
 def with_mask(run: RunConfig, mask: MaskSchedule | None) -> RunConfig:

@@ -74,7 +74,7 @@ def fashion_mnist() -> Space:
             ),
             train=TrainConfig(
                 epochs=8,
-                batch_size=128,
+                batch_size=64,
                 learning_rate=2e-3,
                 augment=AugmentConfig(shift=0.05, flip=True),
             ),

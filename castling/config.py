@@ -129,6 +129,12 @@ class MaskSchedule(Config):
         first = min(1.0, self.start_multiple / num_tokens)
         return first + (1.0 - first) * self._rise(progress)
 
+    def canonical(self) -> "MaskSchedule":
+        """Return the schedule with every field its shape ignores set to the default."""
+        ignored = {"constant": ("start", "end", "num_steps"), "step": ()}
+        names = ignored.get(self.shape, ("num_steps",))
+        return self.replace(**{name: type(self).model_fields[name].default for name in names})
+
     def _rise(self, progress: float) -> float:
         if self.shape == "constant":
             return 0.0
@@ -192,7 +198,8 @@ class BlockConfig(Config):
         from castling.operators import OPERATORS
 
         ignored = OPERATOR_FIELDS - OPERATORS[self.operator].uses
-        return self.replace(**{name: type(self).model_fields[name].default for name in ignored})
+        plain = self.replace(**{name: type(self).model_fields[name].default for name in ignored})
+        return plain.replace(mask=None if plain.mask is None else plain.mask.canonical())
 
 
 def _pair(value: object) -> object:

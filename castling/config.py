@@ -129,6 +129,12 @@ class MaskSchedule(Config):
         first = min(1.0, self.start_multiple / num_tokens)
         return first + (1.0 - first) * self._rise(progress)
 
+    def canonical(self) -> "MaskSchedule":
+        """Return the schedule with every field its shape ignores set to the default."""
+        ignored = {"constant": ("start", "end", "num_steps"), "step": ()}
+        names = ignored.get(self.shape, ("num_steps",))
+        return self.replace(**{name: type(self).model_fields[name].default for name in names})
+
     def _rise(self, progress: float) -> float:
         if self.shape == "constant":
             return 0.0
@@ -145,9 +151,9 @@ class MaskSchedule(Config):
 
 
 OPERATOR_FIELDS = frozenset(
-    {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask", "options"}
+    {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}
 )
-"""The fields of BlockConfig that belong to the operator, which may use or ignore each."""
+"""The fields of BlockConfig that all operators know, and each may use or ignore."""
 
 
 class BlockConfig(Config):
@@ -201,12 +207,11 @@ class BlockConfig(Config):
         from castling.operators import OPERATORS
 
         spec = OPERATORS[self.operator]
-        fields = type(self).model_fields
         plain = {
-            name: fields[name].get_default(call_default_factory=True)
-            for name in OPERATOR_FIELDS - spec.uses
+            name: type(self).model_fields[name].default for name in OPERATOR_FIELDS - spec.uses
         }
-        return self.replace(**plain, options=spec.options(**self.options).to_data())
+        block = self.replace(**plain, options=spec.options(**self.options).to_data())
+        return block.replace(mask=None if block.mask is None else block.mask.canonical())
 
 
 def _pair(value: object) -> object:

@@ -212,8 +212,12 @@ def test_ignored_fields_do_not_make_a_block_another(block: BlockConfig) -> None:
     canonical = block.canonical()
     uses = OPERATORS[block.operator].uses
     for field, info in BlockConfig.model_fields.items():
-        ignored = field in OPERATOR_FIELDS - uses
-        assert getattr(canonical, field) == (info.default if ignored else getattr(block, field))
+        if field in OPERATOR_FIELDS - uses:
+            assert getattr(canonical, field) == info.default
+        elif field == "mask":
+            assert canonical.mask == (block.mask and block.mask.canonical())
+        else:
+            assert getattr(canonical, field) == getattr(block, field)
 
 
 @given(models())
@@ -379,3 +383,22 @@ def test_any_plain_data_is_a_config_or_one_sentence(data: object) -> None:
         one_line(error)
     else:
         assert RunConfig.from_data(run.to_data()) == run
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ({"shape": "constant", "end": 0.5}, {"shape": "constant", "end": 0.9}, True),
+        ({"shape": "linear", "num_steps": 3}, {"shape": "linear", "num_steps": 5}, True),
+        ({"shape": "step", "num_steps": 3}, {"shape": "step", "num_steps": 5}, False),
+        ({"shape": "linear", "end": 0.5}, {"shape": "linear", "end": 0.9}, False),
+    ],
+)
+def test_schedules_that_differ_in_ignored_fields_are_the_same_training(
+    one: dict[str, object], other: dict[str, object], equal: bool
+) -> None:
+    digests = [
+        RunConfig.from_data({"model": {"blocks": [{"mask": mask}]}}).digest()
+        for mask in (one, other)
+    ]
+    assert (digests[0] == digests[1]) == equal

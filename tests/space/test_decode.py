@@ -113,7 +113,7 @@ def test_the_config_holds_the_values_of_the_active_names(name: str, seed: int) -
 
 @pytest.mark.parametrize("name", list(PRESETS))
 @given(seed=SEEDS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_exactly_the_active_names_change_the_digest(name: str, seed: int) -> None:
     space, rng = PRESETS[name], Random(seed)
     point = space.sample(rng)

@@ -154,7 +154,7 @@ def preset_ends(name: str, quantity: Quantity) -> tuple[int, int]:
 @pytest.mark.parametrize("name", list(SPACES))
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_no_point_of_a_preset_lies_beyond_its_ends(
     name: str, quantity: Quantity, seed: int
 ) -> None:
@@ -251,7 +251,7 @@ def test_two_bounds_that_no_point_meets_are_refused_in_one_sentence() -> None:
 
 @pytest.mark.parametrize("name", list(SPACES))
 @given(seed=st.integers(0, 2**32), share=st.floats(0.0, 1.0), quantity=st.sampled_from(QUANTITIES))
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_repaired_points_are_within_the_budget(
     name: str, seed: int, share: float, quantity: Quantity
 ) -> None:

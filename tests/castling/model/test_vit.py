@@ -9,9 +9,10 @@ from hypothesis import given, settings, strategies as st
 from timm.models.vision_transformer import VisionTransformer
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
-from castling.model.vit import CastlingViT, build, token_grid
+from castling.model.vit import CastlingViT, build
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import branches
+from castling.operators.spec import layer_shapes
 
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "params.json"
@@ -87,7 +88,7 @@ def test_with_softmax_everywhere_it_is_the_transformer_of_timm(name: str) -> Non
 
 def test_the_tokens_are_the_patches_row_by_row() -> None:
     config = ModelConfig(image_size=(4, 6), patch_size=2, embed_width=1, pooling="cls")
-    grid = token_grid(config)
+    grid = layer_shapes(config)[0].grid
     assert (grid.height, grid.width, grid.num_prefix, grid.num_tokens) == (2, 3, 1, 7)
     embedding = build(config, seed=0).patch_embed
     torch.nn.init.ones_(embedding.proj.weight)

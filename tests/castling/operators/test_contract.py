@@ -40,7 +40,7 @@ WIDTH = 16
 
 
 def block(name: str) -> BlockConfig:
-    schedule = MaskSchedule(shape="constant", start_multiple=1.0)
+    schedule = MaskSchedule(shape="constant", start_multiple=0.5)
     return BlockConfig(operator=name, num_heads=2, head_size=4, conv_kernel=3, mask=schedule)
 
 
@@ -197,7 +197,7 @@ def test_serves_some_layers_and_says_why_not_the_others(name: str) -> None:
 def test_options_have_defaults_and_no_others_are_taken(name: str) -> None:
     options = OPERATORS[name].options()
     assert block(name).replace(options=options.to_data()).canonical() == block(name).canonical()
-    with pytest.raises(ConfigError, match="options.beauty"):
+    with pytest.raises(ConfigError, match=r"options\.beauty"):
         block(name).replace(options={"beauty": 1})
 
 

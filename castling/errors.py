@@ -110,6 +110,23 @@ class StorageError(CastlingError, OSError):
         )
 
 
+class ClusterError(CastlingError, RuntimeError):
+    """Ray could not be started on this machine."""
+
+    is_bad_input = False
+
+    def __init__(self, folder: str, reason: str) -> None:
+        super().__init__(folder, reason)
+        self.folder, self.reason = folder, reason
+
+    def __str__(self) -> str:
+        """One sentence: the reason, the remedy."""
+        return (
+            f"Ray could not be started on this machine ({self.reason}); when it has memory and "
+            f"time again, go on with: castling search --out {self.folder} --resume"
+        )
+
+
 class CheckpointError(CastlingError, ValueError):
     """A weights file is truncated, foreign or does not fit its config."""
 

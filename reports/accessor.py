@@ -192,7 +192,11 @@ def _known(trials: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _numbers(trials: pd.DataFrame, name: str) -> Points:
-    return _known(trials, name).to_numpy(dtype=np.float64, na_value=np.nan)
+    column = _known(trials, name)
+    try:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise ConfigError(name, "must be a column of numbers", str(column.dtype)) from None
 
 
 def _points(trials: pd.DataFrame, goals: Mapping[str, Direction]) -> Points:

@@ -1,6 +1,7 @@
 """The metrics of every epoch of a run's trials, as one DataFrame."""
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     rows = [
         {"trial": int(path.stem), **epoch}
         for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
+        if re.fullmatch("[0-9]{5,9}", path.stem) and path.is_file()
         for epoch in _epochs(path)
     ]
     frame = pd.DataFrame(rows, columns=["trial", "epoch", *METRICS, "mask_density"])
@@ -38,9 +40,11 @@ def load_curves(run: str | Path) -> pd.DataFrame:
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
-    epochs = []
+    epochs: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, TypeError, KeyError):  # a line that a crash tore
+        with suppress(ValueError, TypeError, KeyError, OverflowError):  # a line that a crash tore
             epoch = json.loads(line)
-            epochs.append(epoch | {"mask_density": tuple(epoch["mask_density"])})
+            metrics = {name: float(epoch[name]) for name in METRICS}
+            density = tuple(epoch["mask_density"])
+            epochs.append({"epoch": int(epoch["epoch"]), **metrics, "mask_density": density})
     return epochs

@@ -130,16 +130,17 @@ def export(
     epochs = int(trials.loc[trials.trial == number, "epochs"].iloc[0])
     if onnx:
         check_onnx()
-    metrics = write_model(
-        model,
-        config,
-        load_data(config.data, config.model),
-        out,
-        trained_by=f"{run.name}, trial {number}",
-        epochs=epochs,
-    )
-    if onnx:
-        write_onnx(model, out)
+    data = load_data(config.data, config.model)
+    try:
+        metrics = write_model(
+            model, config, data, out, trained_by=f"{run.name}, trial {number}", epochs=epochs
+        )
+        if onnx:
+            write_onnx(model, out)
+    except BaseException:
+        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, ONNX_FILE):
+            (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
+        raise
     return metrics
 
 

@@ -1,6 +1,7 @@
 """A run's report: a self-contained HTML page, figures as PNG, the front and the trials as CSV."""
 
 import base64
+import errno
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -36,6 +37,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
 
     Raises:
         RunFolderError: when the folder is no run, has no study, or `out` cannot be written.
+        OSError: when the disk is full.
         RecordError: when the study or a record in it is damaged.
     """
     folder = Path(run)
@@ -54,6 +56,8 @@ def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
         for name, content in files.items():
             write_bytes(target / name, content)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         rule = f"cannot be written to ({error.strerror})"
         raise RunFolderError(str(target), rule, "choose another folder for the report") from None
     return [target / name for name in files]

@@ -27,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console, errors = Console(), Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+console = Console(markup=False, emoji=False)  # a path may hold [/b] or :car:
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
@@ -95,8 +96,10 @@ def search(
         f"front: castling front {folder}, models: castling export {folder}",
         soft_wrap=True,
     )
-    if summary.trained:
-        front(folder)
+    if not summary.trained:
+        errors.print(f"castling: no trial could be trained; castling status {folder} says why")
+        raise typer.Exit(1)
+    front(folder)
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def status(run: RunArgument) -> None:
     counts = trials.state.value_counts()
     console.print(", ".join(f"{counts[state]} {state}" for state in counts.index if counts[state]))
     for row in trials[trials.state == "failed"].itertuples():
-        console.print(f"trial {row.trial} failed: {row.reason}", soft_wrap=True, markup=False)
+        console.print(f"trial {row.trial} failed: {row.reason}", soft_wrap=True)
     console.print(_front_table(trials))
 
 

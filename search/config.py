@@ -58,6 +58,14 @@ class SearchConfig(Config):
     """Proposals refused or replayed in a row before one is repaired, and then given up."""
 
     @model_validator(mode="after")
+    def _no_target_twice(self) -> Self:
+        targets = [dimension.target for dimension in self.dimensions]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise ConfigError("dimensions", "must not repeat a target", target)
+        return self
+
+    @model_validator(mode="after")
     def _known_names(self) -> Self:
         for field, name, known in (
             ("space", self.space, list(SPACES)),

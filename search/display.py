@@ -18,6 +18,7 @@ from space.budget import format_size
 def front_of(records: Sequence[Record]) -> list[Record]:
     """Return the trained records that no other dominates in top1 and MACs, by rising MACs."""
     trained = [record for record in records if record.state == TrialState.TRAINED]
+    trained.sort(key=lambda record: record.trial)  # of equals reports keep the first proposed
     kept = nondominated([[record.top1, record.macs] for record in trained], ("max", "min"))
     front = [record for record, keep in zip(trained, kept, strict=True) if keep]
     return sorted(front, key=lambda record: record.macs)

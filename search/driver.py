@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from castling.errors import ConfigError, RunFolderError
+from castling.errors import ClusterError, ConfigError, RunFolderError
 from castling.training.data import Dataset, load_data
 from reports.records import (
     MANIFEST_FILE,
@@ -29,6 +29,7 @@ from reports.records import (
 from search.config import SearchConfig, read_recipe
 from search.display import Display, Silent, front_of
 from search.run_folder import (
+    check_not_lost,
     check_resumable,
     check_unused,
     locked,
@@ -36,6 +37,7 @@ from search.run_folder import (
     new_manifest,
     open_storage,
     open_study,
+    storage_checked,
 )
 from search.searcher import Resources, StopWhenTold, StudySearcher
 from search.study import SearchStudy
@@ -112,7 +114,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         check_unused(open_storage(folder, storage))
     if manifest is None:
         make_run_folder(folder)
-    with locked(folder):
+    with storage_checked(folder), locked(folder):
         if manifest is None:
             make_run_folder(folder)  # checked again: another driver may have been faster
             manifest = new_manifest(config, space, storage)
@@ -120,8 +122,9 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         else:
             check_resumable(folder, manifest, config, space)
         store = open_storage(folder, manifest.storage)
+        check_not_lost(folder, manifest, store)
         study = open_study(store)
-        with _ray(address, config) as resources:
+        with _ray(folder, address, config) as resources:
             search = _Search(folder, config, resources, display or Silent())
             return search.run(SearchStudy(study, store, config, space, search.on_record), data)
 
@@ -226,12 +229,13 @@ class _Search:
 
 
 @contextmanager
-def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
+def _ray(folder: Path, address: str | None, config: SearchConfig) -> Iterator[Resources]:
     """Start or join Ray, and yield what it gives to the trials."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker: the record says it
     if ray.is_initialized():  # by the caller, who also ends it
         yield _resources(ray.cluster_resources(), config)
         return
@@ -245,8 +249,11 @@ def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - a bare one, where Ray does not start in time
+        ray.shutdown()
         reason = str(error).strip().partition("\n")[0]
+        if local:
+            raise ClusterError(str(folder), reason) from None
         raise ConfigError(
             "address", f"must be a Ray cluster that answers ({reason})", address
         ) from None
@@ -257,7 +264,18 @@ def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
 
 
 def _resources(cluster: Mapping[str, float], config: SearchConfig) -> Resources:
-    """Share what a cluster has among as many trials as fit."""
+    """Share what a cluster has among as many trials as fit.
+
+    Raises:
+        ConfigError: when not even one fits; Ray would wait for ever.
+    """
+    for field, kind, wanted in (
+        ("cpus_per_trial", "CPU", config.cpus_per_trial),
+        ("gpus_per_trial", "GPU", config.gpus_per_trial or 0.0),
+    ):
+        if wanted > cluster.get(kind, 0.0):
+            rule = f"must be at most {cluster.get(kind, 0.0):g}, the {kind}s that Ray has"
+            raise ConfigError(field, rule, wanted)
     fitting = max(1, int(cluster.get("CPU", 1)) // config.cpus_per_trial)
     workers = min(config.workers or fitting, config.trials)
     shared = cluster.get("GPU", 0.0) / workers

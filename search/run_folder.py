@@ -1,5 +1,6 @@
 """A run folder from the writer's side: made, locked against a second driver, reopened, mended."""
 
+import errno
 import os
 import platform
 import subprocess
@@ -11,11 +12,21 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
 
-from castling.errors import ConfigError, RunFolderError, SpaceMismatchError
-from reports.records import STUDY_FILE, STUDY_NAME, Manifest
+from castling.errors import (
+    CastlingError,
+    ConfigError,
+    RecordError,
+    RunFolderError,
+    SpaceMismatchError,
+    StorageError,
+)
+from reports.records import CURVES_FOLDER, STUDY_FILE, STUDY_NAME, Manifest
+from reports.study import MALFORMED, study_place
 from search.config import SearchConfig
 from space.feasible import dearest, point_cost
 from space.point import Space
@@ -27,6 +38,25 @@ PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
 
 FREE_TO_CHANGE = ("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals")
 """Fields of a search that may differ when it is resumed: they change how much, not what."""
+
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+"""What ends the whole search instead of one trial: the fault is the disk's."""
+
+
+@contextmanager
+def storage_checked(run: Path) -> Iterator[None]:
+    """Turn what a full or broken disk or database raises into a StorageError."""
+    try:
+        yield
+    except CastlingError:
+        raise
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        raise StorageError(str(run), str(error.strerror)) from None
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise StorageError(f"the database of {run}", reason) from None
 
 
 @contextmanager
@@ -50,7 +80,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def make_run_folder(run: Path) -> None:
-    """Make an empty run folder; RunFolderError when the place is taken."""
+    """Make an empty run folder; RunFolderError when the place is taken or impossible."""
     if run.exists() and not run.is_dir():
         raise RunFolderError(str(run), "must be a folder, is a file", "choose another --out")
     if run.is_dir() and any(entry.name != LOCK_FILE for entry in run.iterdir()):
@@ -59,7 +89,13 @@ def make_run_folder(run: Path) -> None:
             "is not empty",
             "add --resume to go on with a search, or choose another --out",
         )
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in STORAGE_ERRORS:
+            raise
+        rule = f"cannot be made ({error.strerror})"
+        raise RunFolderError(str(run), rule, "choose another --out") from None
 
 
 def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Manifest:
@@ -96,12 +132,17 @@ def open_storage(run: Path, url: str | None) -> BaseStorage:
 
     Raises:
         ConfigError: when a URL cannot be opened.
+        RecordError: when the journal is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         path = run / STUDY_FILE
         _drop_torn_line(path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_DriverLock(str(path))))
+        try:
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=_DriverLock(str(path))))
+        except MALFORMED as error:
+            reason = f"it is damaged ({type(error).__name__}: {error})"
+            raise RecordError(str(path), reason) from None
     try:
         return RDBStorage(url)
     except Exception as error:  # noqa: BLE001 - SQLAlchemy's and every database driver's own
@@ -115,6 +156,18 @@ def check_unused(storage: BaseStorage) -> None:
         raise ConfigError(
             "storage", "must be a database without a study", fix="give each run its own database"
         )
+
+
+def check_not_lost(run: Path, manifest: Manifest, storage: BaseStorage) -> None:
+    """Raise RunFolderError when trials were trained but their study is gone.
+
+    A run whose driver died before it made the study has trained nothing, and begins anew.
+    """
+    curves = run / CURVES_FOLDER
+    known = any(study.study_name == STUDY_NAME for study in storage.get_all_studies())
+    if not known and curves.is_dir() and any(curves.iterdir()):
+        rule = f"has trained trials, but no study in {study_place(run, manifest)}"
+        raise RunFolderError(str(run), rule, "restore it from a copy, or choose another --out")
 
 
 def open_study(storage: BaseStorage) -> optuna.Study:

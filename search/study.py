@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 
 from castling.config import RunConfig
+from castling.errors import ConfigError
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
 from search.adapters import distributions
 from search.config import SearchConfig
@@ -142,7 +143,11 @@ class SearchStudy:
 
     def _consider(self, trial: Trial) -> Proposal | None:
         """Refuse or replay a proposal, or begin it and return it."""
-        run = decode(self._space, trial.params)
+        try:
+            run = decode(self._space, trial.params)
+        except ConfigError:  # its values contradict one another: no model, so no cost to record
+            self._study.tell(trial, state=OptunaState.FAIL)
+            return None
         spent = cost(run.model)
         budget = self._config.budget
         trial.set_constraint("budget", budget.violation(spent.macs, spent.params))

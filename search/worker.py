@@ -1,6 +1,5 @@
 """What runs in a Ray worker: one trial trained, castled, scored, its curve and weights written."""
 
-import errno
 import json
 import math
 import time
@@ -21,6 +20,7 @@ from castling.training.data import Dataset
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from reports.records import TrialState, curve_path, training_path, weights_path
+from search.run_folder import STORAGE_ERRORS
 from search.study import Outcome
 
 
@@ -29,9 +29,6 @@ OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 
 REPORT_EVERY_S = 1.0
 """Shortest time between two reports of progress; every epoch is in the curve all the same."""
-
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""What ends the whole search instead of one trial: the fault is the disk's."""
 
 
 def train_trial(config: Mapping[str, Any], data: Dataset) -> None:

@@ -1,6 +1,7 @@
 """What a budget leaves of a space: the cheapest point, and points brought back within bounds."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, product
 from operator import itemgetter
@@ -183,10 +184,11 @@ def repaired(
     names = list(space.domains)
     rng.shuffle(names)
     for name in names:
-        run = decode(space, mended)
-        spent = cost(run.model)
-        if budget.admits(spent.macs, spent.params):
-            return mended, run
+        with suppress(ConfigError):  # values may contradict one another
+            run = decode(space, mended)
+            spent = cost(run.model)
+            if budget.admits(spent.macs, spent.params):
+                return mended, run
         mended[name] = anchor[name]
     return mended, decode(space, mended)
 

@@ -16,6 +16,7 @@ EXAMPLES: list[CastlingError] = [
     errors.SpaceMismatchError("runs/a", "space", "5eed", "f00d"),
     errors.RunFolderError("runs/a", "is not empty", "choose another --out"),
     errors.StorageError("runs/a", "No space left on device"),
+    errors.ClusterError("runs/a", "the node timed out during startup"),
     errors.CheckpointError("best/model.safetensors", "it is truncated"),
     errors.DataError("digits", "train has no images", "install the files anew"),
     errors.UncountedOperatorError(iter(["aten::fft"])),
@@ -23,7 +24,7 @@ EXAMPLES: list[CastlingError] = [
     errors.DivergedError("loss", 2, 7, float("inf")),
     errors.RecordError("runs/a/study.journal", "line 3 is cut off"),
 ]
-BUILT_IN = (ValueError, KeyError, ArithmeticError, OSError)
+BUILT_IN = (ValueError, KeyError, ArithmeticError, OSError, RuntimeError)
 
 
 def name(error: CastlingError) -> str:
@@ -92,5 +93,6 @@ def test_what_the_user_cannot_mend_in_the_input_is_not_called_bad_input() -> Non
     # The command line exits with 1 for these and with 2 for the others.
     failures = {name(error) for error in EXAMPLES if not error.is_bad_input}
     assert failures == {
-        "CostMismatchError", "DivergedError", "StorageError", "UncountedOperatorError",
+        "ClusterError", "CostMismatchError", "DivergedError", "StorageError",
+        "UncountedOperatorError",
     }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from castling.files import write_bytes, write_text, write_yaml
+from castling.files import append_line, write_bytes, write_text, write_yaml
 
 
 WRITE_PAST_THE_LIMIT = """
@@ -75,3 +75,11 @@ def test_yaml_keeps_the_order_and_takes_a_head(tmp_path: Path) -> None:
     assert yaml.safe_load(path.read_text()) == data
     lines = path.read_text().splitlines()
     assert lines[:3] == ["# made by a test", "# second line", "zebra:"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_reported_with_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device.*curve\.jsonl"):
+        append_line(path, "line")

@@ -196,7 +196,7 @@ def test_a_missing_column_is_named(trials: pd.DataFrame, column: str) -> None:
         trials.drop(columns=column).pareto.front()
 
 
-@pytest.mark.parametrize("goals", [{}, {"top1": "up"}])
+@pytest.mark.parametrize("goals", [{}, {"top1": "up"}, {"reason": "min"}, {"state": "max"}])
 def test_objectives_are_checked(trials: pd.DataFrame, goals: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         trials.pareto.front(objectives=goals)

@@ -53,6 +53,23 @@ def test_torn_line_is_left_out_and_the_next_one_is_whole(torn: str, run: Path) -
     assert json.loads(path.read_text().splitlines()[-1])["epoch"] == 2
 
 
+def test_files_that_are_no_curves_are_left_out(run: Path) -> None:
+    append_line(curve_path(run, 0), epoch(1).to_line())
+    append_line(curve_path(run, 0).with_name("notes.jsonl"), epoch(2).to_line())
+    curve_path(run, 7).mkdir()
+    assert list(reports.load_curves(run).trial) == [0]
+
+
+@pytest.mark.parametrize("value", ['"high"', "null", "[1]", "1e400"])
+@pytest.mark.parametrize("name", ["epoch", "loss"])
+def test_damaged_value_does_not_hide_the_other_epochs(name: str, value: str, run: Path) -> None:
+    append_line(curve_path(run, 0), epoch(1).to_line())
+    good = json.loads(epoch(2).to_line())
+    line = json.dumps(good | {name: "VALUE"}).replace('"VALUE"', value)
+    append_line(curve_path(run, 0), line)
+    assert next(iter(reports.load_curves(run).epoch)) == 1
+
+
 def test_run_without_curves_has_an_empty_typed_frame(run: Path) -> None:
     curves = reports.load_curves(run)
     assert curves.empty

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,59 @@ def assert_refused(code: int, message: str) -> None:
     assert message.startswith("castling: ")
     assert len(message.strip().splitlines()) == 1
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("name", ["a[/b]c", ":car:", "ü n [red]"])
+def test_odd_paths_are_printed_as_they_are(
+    name: str, castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    code, out, _ = castling("report", small_run, "--out", folder)
+    assert code == 0
+    assert out.splitlines()[0] == str(folder / "index.html")
+    assert str(folder / "none") in castling("front", folder / "none")[2]
+
+
+@pytest.mark.parametrize("line", [b"\xff\n", b"[]\n", b'{"op_code": 99}\n'])
+def test_damaged_study_is_not_resumed(
+    line: bytes, castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    journal = run / "study.journal"
+    damaged = journal.read_bytes() + line
+    journal.write_bytes(damaged)
+    code, _, message = castling("search", "--out", run, "--resume")
+    assert_refused(code, message)
+    assert str(journal) in message
+    assert journal.read_bytes() == damaged
+
+
+def test_run_whose_study_is_lost_is_not_begun_anew(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / "study.journal").unlink()
+    code, _, message = castling("search", "--out", run, "--resume")
+    assert_refused(code, message)
+    assert "restore it" in message
+
+
+def test_out_below_a_file_is_one_sentence(castling: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        assert_refused(*castling("search", "smoke", "--out", out)[::2])
+
+
+def test_search_without_a_trained_trial_has_failed(castling: Command, tmp_path: Path) -> None:
+    options = ("--trials", 1, "--workers", 1, "--set", "train.epochs=1")
+    code, _, message = castling(
+        "search", "smoke", *options, "--set", "train.learning_rate=1e30", "--out", tmp_path / "run"
+    )
+    assert code == 1
+    assert "castling status" in message
+    assert len(message.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["status", "front", "report"])

@@ -88,6 +88,12 @@ def test_bad_dimension_names_itself(dimension: dict[str, object], named: str) ->
         SearchConfig.from_data({"dimensions": [dimension]}).build_space()
 
 
+def test_a_target_declared_twice_is_refused() -> None:
+    warmup = {"target": "train.warmup", "low": 0.0, "high": 0.5}
+    with pytest.raises(ConfigError, match=r"must not repeat a target, got 'train.warmup'"):
+        SearchConfig.from_data({"dimensions": [warmup, warmup | {"high": 0.4}]})
+
+
 def test_a_dimension_replaces_the_presets() -> None:
     config = SearchConfig.from_data(
         {"dimensions": [{"target": "model.blocks.*.num_heads", "choices": [1, 2], "tie": "all"}]}

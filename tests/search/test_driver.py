@@ -12,10 +12,11 @@ import pytest
 import castling
 import reports
 import search
-from castling.errors import RunFolderError, StorageError
+from castling.errors import ClusterError, ConfigError, RunFolderError, StorageError
 from reports.export import evaluate_folder, export
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
-from search.config import read_recipe
+from search.config import SearchConfig, read_recipe
+from search.driver import _resources
 from search.run_folder import new_manifest
 
 
@@ -93,6 +94,18 @@ def wait_for_epochs(run: Path, count: int) -> None:
     raise AssertionError(f"no {count} epochs in {run}")
 
 
+def workers_of(driver: int) -> list[int]:
+    """Return the processes below a driver that train."""
+    table = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args", "--no-headers"], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in table.stdout.splitlines()]
+    below = {driver}
+    for _ in range(4):
+        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+    return [int(pid) for pid, _, name in rows if int(pid) in below and "ImplicitFunc" in name]
+
+
 @pytest.mark.parametrize(
     "how",
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
@@ -139,6 +152,23 @@ def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(tmp_path: Path)
     assert search.run(None, out=run, resume=True).trained == 2
 
 
+@pytest.mark.slow
+def test_killed_worker_fails_its_trial_and_no_other(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with start(
+        run, "smoke", "--trials", "2", "--workers", "1", "--set", "train.epochs=20"
+    ) as driver:
+        wait_for_epochs(run, 2)
+        [worker] = workers_of(driver.pid)
+        os.kill(worker, signal.SIGKILL)
+        _, message = driver.communicate(timeout=120)
+    assert driver.returncode == 0
+    assert "Traceback" not in message
+    trials = reports.load(run)
+    assert sorted(trials.state) == ["failed", "trained"]
+    assert trials[trials.state == "failed"].reason.iloc[0].startswith("the worker died")
+
+
 def test_diverging_trial_is_recorded_as_failed_with_its_reason(tmp_path: Path) -> None:
     settings = {"train.epochs": 2, "train.learning_rate": 1e30}
     summary = search.run("smoke", out=tmp_path / "run", trials=1, workers=1, settings=settings)
@@ -146,6 +176,23 @@ def test_diverging_trial_is_recorded_as_failed_with_its_reason(tmp_path: Path) -
     trials = reports.load(tmp_path / "run")
     assert trials.reason.iloc[0].startswith("DivergedError: ")
     assert trials.pareto.front().empty
+
+
+def test_ray_that_does_not_start_leaves_a_run_that_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/null/none")
+    with pytest.raises(ClusterError, match=f"--out {tmp_path / 'run'} --resume"):
+        search.run("smoke", out=tmp_path / "run", trials=1)
+    assert reports.load(tmp_path / "run").empty
+
+
+def test_a_trial_that_no_machine_has_room_for_is_refused() -> None:
+    machine = {"CPU": 2.0, "GPU": 1.0}
+    for field, rule in (("cpus_per_trial", "at most 2"), ("gpus_per_trial", "at most 1")):
+        with pytest.raises(ConfigError, match=f"{field}: must be {rule}"):
+            _resources(machine, SearchConfig.from_data({field: 3}))
+    assert _resources(machine, SearchConfig(gpus_per_trial=1.0)).gpus_per_trial == 1.0
 
 
 def test_recipe_is_needed_unless_a_run_is_resumed(tmp_path: Path) -> None:

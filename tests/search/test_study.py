@@ -159,6 +159,17 @@ def test_twin_of_a_running_trial_waits_for_it(tmp_path: Path) -> None:
     assert not open_search(tmp_path, small)._running
 
 
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_values_that_contradict_one_another_are_passed_over(sampler: str, tmp_path: Path) -> None:
+    start = {"target": "model.blocks.*.mask.start", "low": 0.0, "high": 0.7}  # end is 0.25 to 0.9
+    data = {"space": "digits", "trials": 25, "sampler": sampler, "dimensions": [start]}
+    search_config = SearchConfig.from_data(data | {"budget": {"max_macs": "600k"}})
+    assert len(exhaust(open_search(tmp_path, search_config))) == 25
+    states = [trial.state for trial in open_storage(tmp_path, None).get_all_trials(0)]
+    assert OptunaState.FAIL in states
+    assert OptunaState.RUNNING not in states
+
+
 def test_failed_trial_is_recorded_and_not_repeated(tmp_path: Path) -> None:
     small = SearchConfig.from_data(TINY)
     records: list[Record] = []

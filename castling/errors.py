@@ -115,15 +115,15 @@ class ClusterError(CastlingError, RuntimeError):
 
     is_bad_input = False
 
-    def __init__(self, folder: str, reason: str) -> None:
-        super().__init__(folder, reason)
-        self.folder, self.reason = folder, reason
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
     def __str__(self) -> str:
         """One sentence: the reason, the remedy."""
         return (
-            f"Ray could not be started on this machine ({self.reason}); when it has memory and "
-            f"time again, go on with: castling search --out {self.folder} --resume"
+            f"Ray could not be started on this machine ({self.reason}); nothing was begun: "
+            "try again when the machine is less busy"
         )
 
 

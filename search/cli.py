@@ -67,6 +67,7 @@ def search(
         raise ConfigError("RECIPE", "is required, unless --out RUN --resume goes on with a run")
     folder = out or Path("runs") / Path(recipe or "").stem
 
+    from reports.records import MANIFEST_FILE
     from search.display import TerminalDisplay
     from search.driver import run
 
@@ -87,7 +88,9 @@ def search(
             display=TerminalDisplay(console),
         )
     except KeyboardInterrupt:
-        errors.print(f"interrupted; go on with: castling search --out {folder} --resume")
+        begun = (folder / MANIFEST_FILE).exists()
+        hint = f"go on with: castling search --out {folder} --resume" if begun else "nothing begun"
+        errors.print(f"interrupted; {hint}")
         raise typer.Exit(INTERRUPTED) from None
     if summary.exhausted:
         console.print("the space has no further candidate within the budget")

@@ -114,19 +114,18 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         check_unused(open_storage(folder, storage))
     if manifest is None:
         make_run_folder(folder)
-    with storage_checked(folder), locked(folder):
+    else:
+        check_resumable(folder, manifest, config, space)
+    with _ray(address, config) as resources, storage_checked(folder), locked(folder):
         if manifest is None:
             make_run_folder(folder)  # checked again: another driver may have been faster
             manifest = new_manifest(config, space, storage)
             manifest.write(folder)
-        else:
-            check_resumable(folder, manifest, config, space)
         store = open_storage(folder, manifest.storage)
         check_not_lost(folder, manifest, store)
-        study = open_study(store)
-        with _ray(folder, address, config) as resources:
-            search = _Search(folder, config, resources, display or Silent())
-            return search.run(SearchStudy(study, store, config, space, search.on_record), data)
+        search = _Search(folder, config, resources, display or Silent())
+        study = SearchStudy(open_study(store), store, config, space, search.on_record)
+        return search.run(study, data)
 
 
 def _overridden(
@@ -229,7 +228,7 @@ class _Search:
 
 
 @contextmanager
-def _ray(folder: Path, address: str | None, config: SearchConfig) -> Iterator[Resources]:
+def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
     """Start or join Ray, and yield what it gives to the trials."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -253,7 +252,7 @@ def _ray(folder: Path, address: str | None, config: SearchConfig) -> Iterator[Re
         ray.shutdown()
         reason = str(error).strip().partition("\n")[0]
         if local:
-            raise ClusterError(str(folder), reason) from None
+            raise ClusterError(reason) from None
         raise ConfigError(
             "address", f"must be a Ray cluster that answers ({reason})", address
         ) from None

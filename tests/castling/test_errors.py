@@ -16,7 +16,7 @@ EXAMPLES: list[CastlingError] = [
     errors.SpaceMismatchError("runs/a", "space", "5eed", "f00d"),
     errors.RunFolderError("runs/a", "is not empty", "choose another --out"),
     errors.StorageError("runs/a", "No space left on device"),
-    errors.ClusterError("runs/a", "the node timed out during startup"),
+    errors.ClusterError("the node timed out during startup"),
     errors.CheckpointError("best/model.safetensors", "it is truncated"),
     errors.DataError("digits", "train has no images", "install the files anew"),
     errors.UncountedOperatorError(iter(["aten::fft"])),

@@ -178,13 +178,19 @@ def test_diverging_trial_is_recorded_as_failed_with_its_reason(tmp_path: Path) -
     assert trials.pareto.front().empty
 
 
-def test_ray_that_does_not_start_leaves_a_run_that_can_go_on(
+def test_ray_that_does_not_start_is_a_failure_that_begins_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/dev/null/none")
-    with pytest.raises(ClusterError, match=f"--out {tmp_path / 'run'} --resume"):
+    with pytest.raises(ClusterError, match="could not be started"):
         search.run("smoke", out=tmp_path / "run", trials=1)
-    assert reports.load(tmp_path / "run").empty
+    assert not any((tmp_path / "run").iterdir())
+
+
+def test_address_of_no_cluster_is_bad_input_that_begins_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="address: must be a Ray cluster that answers"):
+        search.run("smoke", out=tmp_path / "run", trials=1, address="nonsense")
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_trial_that_no_machine_has_room_for_is_refused() -> None:

@@ -10,13 +10,17 @@ from castling.errors import ConfigError
 from castling.model.castle import castle
 from castling.model.vit import build
 from castling.operators import OPERATORS
-from castling.operators.spec import layer_shapes
+from castling.operators.spec import fits_anywhere, layer_shapes
 from space.cost import Cost, block_cost, cost, operator_costs
 from space.decode import decode
 from space.feasible import Quantity, cheapest, dearest
 from space.measure import measure_macs, measure_params
 from space.point import Point, Space
 from space.presets import SPACES
+
+
+EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_anywhere]
+"""The operators that serve every layer; those with rules have tests of their own."""
 
 
 ALIVE = MaskSchedule(start_multiple=0.0)
@@ -35,7 +39,7 @@ def measured(model: ModelConfig) -> Cost:
 
 BLOCK_CONFIGS = st.builds(
     BlockConfig,
-    operator=st.sampled_from(list(OPERATORS)),
+    operator=st.sampled_from(EVERYWHERE),
     num_heads=st.integers(1, 4),
     head_size=st.integers(1, 9),
     conv_kernel=st.sampled_from([1, 3, 5, 7]),
@@ -68,7 +72,7 @@ def test_the_closed_form_is_what_is_measured(model: ModelConfig) -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("form", ["tokens", "grid"])
-@pytest.mark.parametrize("operator", list(OPERATORS))
+@pytest.mark.parametrize("operator", EVERYWHERE)
 def test_every_operator_costs_what_is_measured(operator: str, form: str, pooling: str) -> None:
     """A non-square image, an attention width unlike the embed width, a filter per channel."""
     block = BlockConfig.from_data(

@@ -220,7 +220,7 @@ def test_a_gain_of_minus_one_leaves_the_mean_and_each_head_has_its_own() -> None
 
 def test_rows_of_the_attention_keep_their_sum() -> None:
     """Equal values are passed on unchanged, whatever the gain."""
-    layer = Size(height=3, width=2, heads=3).layer()
+    layer = Size(height=3, width=2, heads=3, size=4, embed=12).layer()
     module = built(layer, torch.float64)
     width = layer.block.attention_width
     with torch.no_grad():

@@ -27,7 +27,7 @@ def decode(space: Space, point: Point) -> RunConfig:
     for dimension in sorted(space.dimensions, key=lambda dim: dim.block_field != "operator"):
         if dimension.is_per_block:
             for layer, block in enumerate(data["model"]["blocks"]):
-                if _is_used(dimension.block_field, block["operator"]):
+                if _is_settable(dimension.block_field, block["operator"]):
                     value = point[space.name_at(dimension, layer, depth)]
                     _put(block, dimension.block_field, value)
         elif dimension.target != DEPTH:
@@ -51,6 +51,11 @@ def active(space: Space, point: Point) -> dict[str, Value]:
             if _is_used(dimension.block_field, operator):
                 names[space.name_at(dimension, layer, depth)] = None
     return {name: point[name] for name in names}
+
+
+def _is_settable(field: str, operator: str) -> bool:
+    """Return whether a block with this operator has the field: options are its own."""
+    return not field.startswith("options.") or _is_used(field, operator)
 
 
 def _is_used(field: str, operator: str) -> bool:

@@ -219,6 +219,9 @@ def test_ignored_fields_do_not_make_a_block_another(block: BlockConfig) -> None:
     for field, info in BlockConfig.model_fields.items():
         if field in OPERATOR_FIELDS - uses:
             assert getattr(canonical, field) == info.default
+        elif field == "options":
+            options = OPERATORS[block.operator].options(**block.options)
+            assert canonical.options == options.to_data()
         elif field == "mask":
             assert canonical.mask == (block.mask and block.mask.canonical())
         else:

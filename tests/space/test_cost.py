@@ -195,13 +195,15 @@ def test_the_table_of_operators_has_the_cost_of_one_layer() -> None:
     table = operator_costs(num_tokens=16, width=12, num_heads=3)
     assert [name for name, _, _ in table] == list(OPERATORS)
     for name, spent, summary in table:
+        assert summary == OPERATORS[name].summary
+        if name not in EVERYWHERE:
+            continue
         block = BlockConfig(operator=name, num_heads=3, head_size=4, mlp_ratio=1.0)
         model = ModelConfig(image_size=(4, 4), patch_size=1, embed_width=12, blocks=(block,))
         mlp_macs, mlp_params, norm_params = 2 * 16 * 12 * 12, 2 * 12 * 12 + 2 * 12, 4 * 12
         whole = block_cost(layer_shapes(model)[0])
         assert spent.macs == whole.macs - mlp_macs
         assert spent.params == whole.params - mlp_params - norm_params
-        assert summary == OPERATORS[name].summary
 
 
 @pytest.mark.parametrize(

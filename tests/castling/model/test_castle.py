@@ -89,7 +89,8 @@ def test_no_trace_of_the_branch_is_left(config: ModelConfig) -> None:
     assert not castled.training
     assert not any(isinstance(module, AuxiliaryBranch) for module in castled.modules())
     assert all(block.mask is None for block in castled.config.blocks)
-    assert not list(castled.named_buffers())
+    buffers = {name.rpartition(".")[2] for name, _ in castled.named_buffers()}
+    assert buffers <= {"projection"}  # performer's random features stay
     names = [name for name, _ in [*castled.named_modules(), *castled.named_parameters()]]
     for name in [*names, *castled.state_dict()]:
         assert "auxiliary" not in name

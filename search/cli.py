@@ -1,5 +1,6 @@
 """The command line `castling`: every command parses, calls one function and prints."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -342,6 +343,7 @@ def samplers() -> None:
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         app()
     except CastlingError as error:

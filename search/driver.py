@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -239,6 +240,8 @@ def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
         yield _resources(ray.cluster_resources(), config)
         return
     local = address is None
+    if address is not None:
+        _check_answers(address)
     wanted = max(os.cpu_count() or 1, (config.workers or 1) * config.cpus_per_trial)
     try:
         ray.init(
@@ -260,6 +263,18 @@ def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
         yield _resources(ray.cluster_resources(), config)
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError when nothing listens at HOST:PORT: Ray would take minutes to say so."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        rule = f"must be a Ray cluster that answers ({error})"
+        raise ConfigError("address", rule, address) from None
 
 
 def _resources(cluster: Mapping[str, float], config: SearchConfig) -> Resources:

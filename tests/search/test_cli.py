@@ -1,5 +1,7 @@
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -320,3 +322,27 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
 def test_operators_at_odd_sizes_are_refused(castling: Command) -> None:
     assert_refused(*castling("operators", "--tokens", "7")[::2])
     assert_refused(*castling("operators", "--heads", "5")[::2])
+
+
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_interrupted_training_goes_on_to_the_same_weights(
+    how: signal.Signals, castling: Command, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    write_yaml(config, RunConfig.from_data({"train": {"epochs": 30}}).to_data())
+    command = [sys.executable, "-m", "search", "train", str(config), "--out", str(tmp_path / "a")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline().startswith("epoch 1:")
+        training.send_signal(how)
+        message = training.communicate(timeout=60)[1]
+    assert training.returncode == 130
+    assert message.startswith("interrupted; go on with: castling train ")
+    assert castling("train", config, "--out", tmp_path / "a", "--resume")[0] == 0
+    assert castling("train", config, "--out", tmp_path / "b")[0] == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]

@@ -187,9 +187,12 @@ def test_ray_that_does_not_start_is_a_failure_that_begins_nothing(
     assert not any((tmp_path / "run").iterdir())
 
 
-def test_address_of_no_cluster_is_bad_input_that_begins_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "127.0.0.1:99999999", "ray://x"])
+def test_address_of_no_cluster_is_bad_input_that_begins_nothing(
+    address: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="address: must be a Ray cluster that answers"):
-        search.run("smoke", out=tmp_path / "run", trials=1, address="nonsense")
+        search.run("smoke", out=tmp_path / "run", trials=1, address=address)
     assert not any((tmp_path / "run").iterdir())
 
 

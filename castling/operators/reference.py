@@ -1,4 +1,4 @@
-"""Linear-angular attention and its parts by definition, in loops over tokens."""
+"""Literal, slow definitions: the oracles that the fast operators are compared with."""
 
 import math
 

@@ -1,1 +1,0 @@
-"""Literal, slow definitions, one file per operator: the oracles of the fast forms."""

@@ -1,10 +1,7 @@
 """The driver: from a recipe to a run folder, trials trained by Ray Tune workers."""
 
-import logging
-import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,10 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray
 from ray import tune
 
-from castling.errors import ClusterError, ConfigError, RunFolderError
+from castling.errors import RunFolderError
 from castling.training.data import Dataset, load_data
 from reports.records import (
     MANIFEST_FILE,
@@ -27,6 +23,7 @@ from reports.records import (
     training_path,
     weights_path,
 )
+from search.cluster import Resources, joined, share
 from search.config import SearchConfig, read_recipe
 from search.display import Display, Silent, front_of
 from search.run_folder import (
@@ -40,7 +37,7 @@ from search.run_folder import (
     open_study,
     storage_checked,
 )
-from search.searcher import Resources, StopWhenTold, StudySearcher
+from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import format_size, parse_size
@@ -100,11 +97,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     """
     folder = Path(out).absolute()
     manifest = Manifest.read(folder) if resume else None
-    if recipe is None:
-        if manifest is None:
-            raise RunFolderError(str(folder), "needs a recipe to start a search", "name one")
-        recipe = SearchConfig.from_data(manifest.recipe, str(folder / MANIFEST_FILE))
-    config = read_recipe(recipe) if isinstance(recipe, str) else recipe
+    config = _resolved(recipe, folder, manifest)
     limits = {"max_macs": max_macs, "max_params": max_params}
     fields = {"trials": trials, "workers": workers, "sampler": sampler, "seed": seed}
     config = _overridden(config, limits, fields, settings or {})
@@ -117,16 +110,31 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         make_run_folder(folder)
     else:
         check_resumable(folder, manifest, config, space)
-    with _ray(address, config) as resources, storage_checked(folder), locked(folder):
+    with storage_checked(folder), locked(folder):
         if manifest is None:
             make_run_folder(folder)  # checked again: another driver may have been faster
-            manifest = new_manifest(config, space, storage)
-            manifest.write(folder)
-        store = open_storage(folder, manifest.storage)
-        check_not_lost(folder, manifest, store)
-        search = _Search(folder, config, resources, display or Silent())
-        study = SearchStudy(open_study(store), store, config, space, search.on_record)
-        return search.run(study, data)
+        else:
+            check_not_lost(folder, manifest, open_storage(folder, manifest.storage))
+        with joined(address, at_least=(config.workers or 1) * config.cpus_per_trial) as cluster:
+            resources = share(cluster, config)
+            if manifest is None:
+                manifest = new_manifest(config, space, storage)
+                manifest.write(folder)
+            store = open_storage(folder, manifest.storage)
+            search = _Search(folder, config, resources, display or Silent())
+            study = SearchStudy(open_study(store), store, config, space, search.on_record)
+            return search.run(study, data)
+
+
+def _resolved(
+    recipe: str | SearchConfig | None, folder: Path, manifest: Manifest | None
+) -> SearchConfig:
+    """Return the search config of a recipe, or that of the run to resume."""
+    if recipe is None:
+        if manifest is None:
+            raise RunFolderError(str(folder), "needs a recipe to start a search", "name one")
+        return SearchConfig.from_data(manifest.recipe, str(folder / MANIFEST_FILE))
+    return read_recipe(recipe) if isinstance(recipe, str) else recipe
 
 
 def _overridden(
@@ -226,81 +234,6 @@ class _Search:
             tuner.fit()
         finally:
             shutil.rmtree(state, ignore_errors=True)
-
-
-@contextmanager
-def _ray(address: str | None, config: SearchConfig) -> Iterator[Resources]:
-    """Start or join Ray, and yield what it gives to the trials."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker: the record says it
-    if ray.is_initialized():  # by the caller, who also ends it
-        yield _resources(ray.cluster_resources(), config)
-        return
-    local = address is None
-    if address is not None:
-        _check_answers(address)
-    wanted = max(os.cpu_count() or 1, (config.workers or 1) * config.cpus_per_trial)
-    try:
-        ray.init(
-            address="local" if local else address,
-            num_cpus=wanted if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # noqa: BLE001 - a bare one, where Ray does not start in time
-        ray.shutdown()
-        reason = str(error).strip().partition("\n")[0]
-        if local:
-            raise ClusterError(reason) from None
-        raise ConfigError(
-            "address", f"must be a Ray cluster that answers ({reason})", address
-        ) from None
-    try:
-        yield _resources(ray.cluster_resources(), config)
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise ConfigError when nothing listens at HOST:PORT: Ray would take minutes to say so."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10.0).close()
-    except (OSError, OverflowError) as error:
-        rule = f"must be a Ray cluster that answers ({error})"
-        raise ConfigError("address", rule, address) from None
-
-
-def _resources(cluster: Mapping[str, float], config: SearchConfig) -> Resources:
-    """Share what a cluster has among as many trials as fit.
-
-    Raises:
-        ConfigError: when not even one fits; Ray would wait for ever.
-    """
-    for field, kind, wanted in (
-        ("cpus_per_trial", "CPU", config.cpus_per_trial),
-        ("gpus_per_trial", "GPU", config.gpus_per_trial or 0.0),
-    ):
-        if wanted > cluster.get(kind, 0.0):
-            rule = f"must be at most {cluster.get(kind, 0.0):g}, the {kind}s that Ray has"
-            raise ConfigError(field, rule, wanted)
-    fitting = max(1, int(cluster.get("CPU", 1)) // config.cpus_per_trial)
-    workers = min(config.workers or fitting, config.trials)
-    shared = cluster.get("GPU", 0.0) / workers
-    return Resources(
-        workers=workers,
-        cpus_per_trial=config.cpus_per_trial,
-        # more than one whole GPU is of no use to a trial; Ray takes fractions below one
-        gpus_per_trial=min(1.0, shared)
-        if config.gpus_per_trial is None
-        else config.gpus_per_trial,
-    )
 
 
 @contextmanager

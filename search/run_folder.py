@@ -81,21 +81,24 @@ def locked(run: Path) -> Iterator[None]:
 
 def make_run_folder(run: Path) -> None:
     """Make an empty run folder; RunFolderError when the place is taken or impossible."""
-    if run.exists() and not run.is_dir():
-        raise RunFolderError(str(run), "must be a folder, is a file", "choose another --out")
-    if run.is_dir() and any(entry.name != LOCK_FILE for entry in run.iterdir()):
-        raise RunFolderError(
-            str(run),
-            "is not empty",
-            "add --resume to go on with a search, or choose another --out",
-        )
     try:
         run.mkdir(parents=True, exist_ok=True)
+        in_use = any(entry.name != LOCK_FILE for entry in run.iterdir())
+    except FileExistsError:
+        raise RunFolderError(
+            str(run), "must be a folder, is a file", "choose another --out"
+        ) from None
     except OSError as error:
         if error.errno in STORAGE_ERRORS:
             raise
         rule = f"cannot be made ({error.strerror})"
         raise RunFolderError(str(run), rule, "choose another --out") from None
+    if in_use:
+        raise RunFolderError(
+            str(run),
+            "is not empty",
+            "add --resume to go on with a search, or choose another --out",
+        )
 
 
 def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Manifest:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,9 @@ from ray.tune.search import Searcher
 
 from castling.errors import StorageError
 from reports.records import TrialState
+from search.cluster import Resources
 from search.study import Outcome, SearchStudy
 from search.worker import OUTCOME, STORAGE_PROBLEM
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What the machine or cluster gives to the trials."""
-
-    workers: int
-    """Trials at a time."""
-    cpus_per_trial: int
-    """CPU cores, and torch threads, of each."""
-    gpus_per_trial: float
-    """GPUs of each; fractions share one, 0 trains on the CPU."""
 
 
 class StudySearcher(Searcher):

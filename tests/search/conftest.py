@@ -1,15 +1,44 @@
-"""One real search on digits, small, whose products many tests look at."""
+"""One Ray for all searches of a test process, and one small real search for many tests."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import ray
+from filelock import FileLock
 
 import search
+from search.cluster import joined
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three trials of two epochs, searched with two real Ray workers."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    search.run("smoke", out=folder, trials=3, workers=2, settings={"train.epochs": 2})
+def _end() -> Iterator[ExitStack]:
+    with ExitStack() as end:
+        yield end
+
+
+@pytest.fixture
+def ray_session(_end: ExitStack) -> None:
+    """Let searches in this process share one Ray: starting it takes longer than a small search."""
+    if not ray.is_initialized():
+        _end.enter_context(joined(None, at_least=2))
+
+
+@pytest.fixture
+def no_ray() -> None:
+    """End the shared Ray, so that a search must start its own."""
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Three trials of two epochs, searched with two real Ray workers, once for all processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "small-run"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            begun = tmp_path_factory.mktemp("small") / "run"
+            search.run("smoke", out=begun, trials=3, workers=2, settings={"train.epochs": 2})
+            begun.rename(folder)
     return folder

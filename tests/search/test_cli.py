@@ -172,7 +172,9 @@ def test_out_below_a_file_is_one_sentence(castling: Command, tmp_path: Path) -> 
         assert_refused(*castling("search", "smoke", "--out", out)[::2])
 
 
-def test_search_without_a_trained_trial_has_failed(castling: Command, tmp_path: Path) -> None:
+def test_search_without_a_trained_trial_has_failed(
+    castling: Command, ray_session: None, tmp_path: Path
+) -> None:
     options = ("--trials", 1, "--workers", 1, "--set", "train.epochs=1")
     code, _, message = castling(
         "search", "smoke", *options, "--set", "train.learning_rate=1e30", "--out", tmp_path / "run"
@@ -331,7 +333,7 @@ def test_interrupted_training_goes_on_to_the_same_weights(
     how: signal.Signals, castling: Command, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
-    write_yaml(config, RunConfig.from_data({"train": {"epochs": 30}}).to_data())
+    write_yaml(config, RunConfig.from_data({"train": {"epochs": 8}}).to_data())
     command = [sys.executable, "-m", "search", "train", str(config), "--out", str(tmp_path / "a")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -15,9 +15,9 @@ import search
 from castling.errors import ClusterError, ConfigError, RunFolderError, StorageError
 from reports.export import evaluate_folder, export
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
+from search.cluster import share
 from search.config import SearchConfig, read_recipe
-from search.driver import _resources
-from search.run_folder import new_manifest
+from search.run_folder import LOCK_FILE, new_manifest, open_storage, open_study
 
 
 pytestmark = pytest.mark.timeout(180)
@@ -61,7 +61,7 @@ def test_exported_model_has_the_recorded_accuracy_and_cost(
 
 
 def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(
-    small_run: Path, tmp_path: Path
+    small_run: Path, ray_session: None, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
@@ -107,41 +107,51 @@ def workers_of(driver: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "how",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+    "signals",
+    [
+        (signal.SIGKILL, signal.SIGINT),
+        pytest.param((signal.SIGTERM, signal.SIGTERM), marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
-    how: signal.Signals, tmp_path: Path
+    signals: tuple[signal.Signals, signal.Signals], ray_session: None, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = ("smoke", "--trials", "4", "--workers", "2", "--set", "train.epochs=12")
-    with start(run, *options) as driver:
-        wait_for_epochs(run, 26)
-        os.kill(driver.pid, how)
-        _, message = driver.communicate(timeout=60)
-    if how == signal.SIGKILL:
-        assert driver.returncode == -how
-    else:
-        assert driver.returncode == 130
-        assert f"castling search --out {run} --resume" in message
-        assert "Traceback" not in message
-    before = reports.load(run)
-    finished = before[before.state == "trained"]
-    assert len(finished) >= 1
+    options: tuple[str, ...] = ("smoke", "--trials", "4", "--set", "train.epochs=12")
+    finished = []
+    for epochs, how in zip((26, 38), signals, strict=True):
+        with start(run, *options, "--workers", "2") as driver:
+            wait_for_epochs(run, epochs)
+            os.kill(driver.pid, how)
+            _, message = driver.communicate(timeout=60)
+        if how == signal.SIGKILL:
+            assert driver.returncode == -how
+        else:
+            assert driver.returncode == 130
+            assert f"castling search --out {run} --resume" in message
+            assert "Traceback" not in message
+        trials = reports.load(run)
+        finished.append(trials[trials.state == "trained"].set_index("trial"))
+        options = ("--resume",)
+    assert 1 <= len(finished[0]) <= len(finished[1]) < 4
     search.run(None, out=run, resume=True)
-    after = reports.load(run)
+    after = reports.load(run).set_index("trial")
     assert (after.state == "trained").all()
     assert len(after) == 4
-    same = after.set_index("trial").loc[list(finished.trial)]
-    assert list(same.finished_at) == list(finished.finished_at)
-    assert list(same.top1) == list(finished.top1)
+    for before in finished:
+        same = after.loc[list(before.index)]
+        assert list(same.finished_at) == list(before.finished_at)
+        assert list(same.top1) == list(before.top1)
 
 
-def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(tmp_path: Path) -> None:
+def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(
+    ray_session: None, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     config = read_recipe("smoke").replace(trials=2, set={"train.epochs": 1})
     run.mkdir()
     new_manifest(config, config.build_space(), None).write(run)
+    open_study(open_storage(run, None))
     (run / CURVES_FOLDER).mkdir()
     for trial in range(4):
         (run / CURVES_FOLDER / f"{trial:05d}.jsonl").symlink_to("/dev/full")
@@ -169,7 +179,9 @@ def test_killed_worker_fails_its_trial_and_no_other(tmp_path: Path) -> None:
     assert trials[trials.state == "failed"].reason.iloc[0].startswith("the worker died")
 
 
-def test_diverging_trial_is_recorded_as_failed_with_its_reason(tmp_path: Path) -> None:
+def test_diverging_trial_is_recorded_as_failed_with_its_reason(
+    ray_session: None, tmp_path: Path
+) -> None:
     settings = {"train.epochs": 2, "train.learning_rate": 1e30}
     summary = search.run("smoke", out=tmp_path / "run", trials=1, workers=1, settings=settings)
     assert (summary.trained, summary.failed) == (0, 1)
@@ -179,29 +191,29 @@ def test_diverging_trial_is_recorded_as_failed_with_its_reason(tmp_path: Path) -
 
 
 def test_ray_that_does_not_start_is_a_failure_that_begins_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/dev/null/none")
     with pytest.raises(ClusterError, match="could not be started"):
         search.run("smoke", out=tmp_path / "run", trials=1)
-    assert not any((tmp_path / "run").iterdir())
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {LOCK_FILE}
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "127.0.0.1:99999999", "ray://x"])
 def test_address_of_no_cluster_is_bad_input_that_begins_nothing(
-    address: str, tmp_path: Path
+    address: str, no_ray: None, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="address: must be a Ray cluster that answers"):
         search.run("smoke", out=tmp_path / "run", trials=1, address=address)
-    assert not any((tmp_path / "run").iterdir())
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {LOCK_FILE}
 
 
 def test_a_trial_that_no_machine_has_room_for_is_refused() -> None:
     machine = {"CPU": 2.0, "GPU": 1.0}
     for field, rule in (("cpus_per_trial", "at most 2"), ("gpus_per_trial", "at most 1")):
         with pytest.raises(ConfigError, match=f"{field}: must be {rule}"):
-            _resources(machine, SearchConfig.from_data({field: 3}))
-    assert _resources(machine, SearchConfig(gpus_per_trial=1.0)).gpus_per_trial == 1.0
+            share(machine, SearchConfig.from_data({field: 3}))
+    assert share(machine, SearchConfig(gpus_per_trial=1.0)).gpus_per_trial == 1.0
 
 
 def test_recipe_is_needed_unless_a_run_is_resumed(tmp_path: Path) -> None:

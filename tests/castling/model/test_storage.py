@@ -73,7 +73,7 @@ def test_a_model_is_rebuilt_from_its_config(model: CastlingViT, tmp_path: Path) 
     castling.save(model, tmp_path)
     rebuilt = castling.build(read_run_config(tmp_path).model, seed=5)
     tensors, metadata = read_tensors(tmp_path / WEIGHTS_FILE)
-    assert metadata == {"format": "castling", "castled": "false"}
+    assert metadata == {"castled": "false"}
     rebuilt.load_state_dict(tensors)
     assert all(branch.is_empty for branch in branches(rebuilt))  # progress is in the file
     assert torch.equal(logits(rebuilt.eval()), logits(model))

@@ -1,0 +1,110 @@
+"""The machine or cluster that trains: Ray started or joined, what it has shared among trials."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from castling.errors import ClusterError, ConfigError
+from search.config import SearchConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the machine or cluster gives to the trials."""
+
+    workers: int
+    """Trials at a time."""
+    cpus_per_trial: int
+    """CPU cores, and torch threads, of each."""
+    gpus_per_trial: float
+    """GPUs of each; fractions share one, 0 trains on the CPU."""
+
+
+@contextmanager
+def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, float]]:
+    """Start Ray here, or join a cluster, and yield what it has, such as {"CPU": 2.0}.
+
+    A Ray that the caller has started is used as it is, and left running.
+
+    Args:
+        address: of a cluster; None starts Ray on this machine.
+        at_least: CPUs that a Ray started here offers, even where the machine has fewer.
+
+    Raises:
+        ClusterError: when Ray does not start here.
+        ConfigError: when no cluster answers at the address.
+    """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker: the record says it
+    if ray.is_initialized():  # by the caller, who also ends it
+        yield ray.cluster_resources()
+        return
+    local = address is None
+    if address is not None:
+        _check_answers(address)
+    try:
+        ray.init(
+            address="local" if local else address,
+            num_cpus=max(os.cpu_count() or 1, at_least) if local else None,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # noqa: BLE001 - a bare one, where Ray does not start in time
+        ray.shutdown()
+        reason = str(error).strip().partition("\n")[0]
+        if local:
+            raise ClusterError(reason) from None
+        raise ConfigError(
+            "address", f"must be a Ray cluster that answers ({reason})", address
+        ) from None
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError when nothing listens at HOST:PORT: Ray would take minutes to say so."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        rule = f"must be a Ray cluster that answers ({error})"
+        raise ConfigError("address", rule, address) from None
+
+
+def share(cluster: Mapping[str, float], config: SearchConfig) -> Resources:
+    """Share what a cluster has among as many trials as fit.
+
+    Raises:
+        ConfigError: when not even one fits; Ray would wait for ever.
+    """
+    for field, kind, wanted in (
+        ("cpus_per_trial", "CPU", config.cpus_per_trial),
+        ("gpus_per_trial", "GPU", config.gpus_per_trial or 0.0),
+    ):
+        if wanted > cluster.get(kind, 0.0):
+            rule = f"must be at most {cluster.get(kind, 0.0):g}, the {kind}s that Ray has"
+            raise ConfigError(field, rule, wanted)
+    fitting = max(1, int(cluster.get("CPU", 1)) // config.cpus_per_trial)
+    workers = min(config.workers or fitting, config.trials)
+    shared = cluster.get("GPU", 0.0) / workers
+    return Resources(
+        workers=workers,
+        cpus_per_trial=config.cpus_per_trial,
+        # more than one whole GPU is of no use to a trial; Ray takes fractions below one
+        gpus_per_trial=min(1.0, shared)
+        if config.gpus_per_trial is None
+        else config.gpus_per_trial,
+    )

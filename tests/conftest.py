@@ -9,7 +9,7 @@ settings.register_profile(
     "ci",
     derandomize=True,
     deadline=None,  # first calls into torch are slow
-    max_examples=50,
+    max_examples=30,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci")

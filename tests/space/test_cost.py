@@ -60,7 +60,7 @@ MODEL_CONFIGS = st.builds(
 
 
 @given(model=MODEL_CONFIGS)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_the_closed_form_is_what_is_measured(model: ModelConfig) -> None:
     assert cost(model) == measured(model)
 

@@ -129,7 +129,7 @@ HIDDEN_BY_FORM = of_two_blocks(
 
 
 @given(space=small_spaces())
-@settings(max_examples=60)
+@settings(max_examples=30)
 @example(space=HIDDEN_CHEAPEST)
 @example(space=HIDDEN_DEAREST)
 @example(space=HIDDEN_BY_FORM)

@@ -153,7 +153,7 @@ class MaskSchedule(Config):
 OPERATOR_FIELDS = frozenset(
     {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}
 )
-"""The fields of BlockConfig that belong to the operator, which may use or ignore each."""
+"""The fields of BlockConfig that all operators know, and each may use or ignore."""
 
 
 class BlockConfig(Config):
@@ -173,6 +173,10 @@ class BlockConfig(Config):
     """One filter per head (as released) or per channel."""
     mask: MaskSchedule | None = MaskSchedule()
     """Schedule of the auxiliary branch; null trains without one."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """What only this operator has: window size, features, ...; `castling operators` lists them."""
+    mlp: Literal["plain", "bidimensional"] = "plain"
+    """bidimensional adds LightViT's channel and spatial gates."""
     mlp_ratio: float = Field(default=4.0, gt=0.0)
     """Hidden width of the MLP as a multiple of the embed width."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -186,6 +190,11 @@ class BlockConfig(Config):
             raise ConfigError("operator", f"must be one of {', '.join(OPERATORS)}", self.operator)
         if self.conv_kernel % 2 == 0:
             raise ConfigError("conv_kernel", "must be odd", self.conv_kernel)
+        try:
+            OPERATORS[self.operator].options(**self.options)
+        except ConfigError as error:
+            rule = f"{error.rule} (options of {self.operator})"
+            raise ConfigError(f"options.{error.field}", rule, error.value, error.fix) from None
         return self
 
     @property
@@ -197,9 +206,12 @@ class BlockConfig(Config):
         """Return the block with every field its operator ignores set to the default."""
         from castling.operators import OPERATORS
 
-        ignored = OPERATOR_FIELDS - OPERATORS[self.operator].uses
-        plain = self.replace(**{name: type(self).model_fields[name].default for name in ignored})
-        return plain.replace(mask=None if plain.mask is None else plain.mask.canonical())
+        spec = OPERATORS[self.operator]
+        plain = {
+            name: type(self).model_fields[name].default for name in OPERATOR_FIELDS - spec.uses
+        }
+        block = self.replace(**plain, options=spec.options(**self.options).to_data())
+        return block.replace(mask=None if block.mask is None else block.mask.canonical())
 
 
 def _pair(value: object) -> object:
@@ -235,6 +247,17 @@ class ModelConfig(Config):
             raise ConfigError(
                 "patch_size", f"must divide the image of {self.image_size} pixels", self.patch_size
             )
+        return self
+
+    @model_validator(mode="after")
+    def _operators_fit(self) -> "ModelConfig":
+        from castling.operators import OPERATORS
+        from castling.operators.spec import layer_shapes
+
+        for layer, shape in enumerate(layer_shapes(self)):
+            rule = OPERATORS[shape.block.operator].check(shape)
+            if rule:
+                raise ConfigError(f"blocks.{layer}.operator", rule, shape.block.operator)
         return self
 
     def castled(self) -> "ModelConfig":

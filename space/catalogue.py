@@ -62,6 +62,12 @@ def catalogue() -> dict[str, Dimension]:
             why="the MLP is over half of the MACs at few tokens",
         ),
         Dimension(
+            target=f"{BLOCKS}mlp",
+            domain=Choice(("plain", "bidimensional")),
+            tie="all",
+            why="gates per channel and token bring global context back after the operator",
+        ),
+        Dimension(
             target=f"{BLOCKS}drop_path",
             domain=FloatRange(0.0, 0.2),
             tie="all",

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
-from castling.model.vit import layer_shape, mlp_width, token_grid
+from castling.model.mlp import MLPS
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.spec import LayerShape
+from castling.operators.spec import LayerShape, layer_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,26 +35,33 @@ class Cost:
 
 def cost(model: ModelConfig) -> Cost:
     """Return the cost of a model, exactly what fvcore counts on it."""
-    total = _embedding(model) + _head(model)
-    for block in model.blocks:
-        total = total + block_cost(model, block)
+    shapes = layer_shapes(model)
+    total = _embedding(model, shapes[0].grid) + _head(model)
+    for shape in shapes:
+        total = total + block_cost(shape)
     return total
 
 
-def block_cost(model: ModelConfig, block: BlockConfig) -> Cost:
-    """Return the cost of one block of a model: operator, MLP and two norms."""
-    width, hidden = model.embed_width, mlp_width(model.embed_width, block)
-    shape, spec = layer_shape(model, block), OPERATORS[block.operator]
-    mlp_macs = 2 * shape.grid.num_tokens * width * hidden
-    return Cost(
-        macs=spec.macs(shape) + mlp_macs,
-        params=spec.params(shape) + 2 * width * hidden + hidden + width + 2 * 2 * width,
-        training_macs=spec.training_macs(shape) + mlp_macs,
+def block_cost(shape: LayerShape) -> Cost:
+    """Return the cost of one block: operator, MLP and two norms."""
+    mlp, norms = MLPS[shape.block.mlp], 2 * 2 * shape.embed_width
+    return operator_cost(shape) + Cost(
+        macs=mlp.macs(shape),
+        params=mlp.params(shape) + norms,
+        training_macs=mlp.macs(shape),
     )
 
 
-def _embedding(model: ModelConfig) -> Cost:
-    grid, width = token_grid(model), model.embed_width
+def operator_cost(shape: LayerShape) -> Cost:
+    """Return the cost of one layer's operator, projections included."""
+    spec = OPERATORS[shape.block.operator]
+    return Cost(
+        macs=spec.macs(shape), params=spec.params(shape), training_macs=spec.training_macs(shape)
+    )
+
+
+def _embedding(model: ModelConfig, grid: TokenGrid) -> Cost:
+    width = model.embed_width
     inputs = model.channels * model.patch_size**2
     macs = grid.height * grid.width * width * inputs
     positions = grid.num_tokens * width
@@ -90,10 +97,5 @@ def operator_costs(num_tokens: int, width: int, num_heads: int) -> list[tuple[st
     for name, spec in OPERATORS.items():
         block = BlockConfig(operator=name, num_heads=num_heads, head_size=width // num_heads)
         shape = LayerShape(block=block, embed_width=width, grid=grid)
-        spent = Cost(
-            macs=spec.macs(shape),
-            params=spec.params(shape),
-            training_macs=spec.training_macs(shape),
-        )
-        costs.append((name, spent, spec.summary))
+        costs.append((name, operator_cost(shape), spec.summary))
     return costs

@@ -24,11 +24,12 @@ def decode(space: Space, point: Point) -> RunConfig:
     data["model"]["blocks"] = [
         _copy(blocks[min(layer, len(blocks) - 1)]) for layer in range(depth)
     ]
-    for dimension in space.dimensions:
+    for dimension in sorted(space.dimensions, key=lambda dim: dim.block_field != "operator"):
         if dimension.is_per_block:
             for layer, block in enumerate(data["model"]["blocks"]):
-                value = point[space.name_at(dimension, layer, depth)]
-                _put(block, dimension.block_field, value)
+                if _is_settable(dimension.block_field, block["operator"]):
+                    value = point[space.name_at(dimension, layer, depth)]
+                    _put(block, dimension.block_field, value)
         elif dimension.target != DEPTH:
             _put(data, dimension.target, point[dimension.target])
     return RunConfig(**data)
@@ -46,11 +47,26 @@ def active(space: Space, point: Point) -> dict[str, Value]:
         if not dimension.is_per_block:
             names[dimension.target] = None
             continue
-        field = dimension.block_field.partition(".")[0]
         for layer, operator in enumerate(operators):
-            if field not in OPERATOR_FIELDS or field in OPERATORS[operator].uses:
+            if _is_used(dimension.block_field, operator):
                 names[space.name_at(dimension, layer, depth)] = None
     return {name: point[name] for name in names}
+
+
+def _is_settable(field: str, operator: str) -> bool:
+    """Return whether a block with this operator has the field: options are its own."""
+    return not field.startswith("options.") or _is_used(field, operator)
+
+
+def _is_used(field: str, operator: str) -> bool:
+    """Return whether a field of a block matters to a block with this operator."""
+    if operator not in OPERATORS:
+        return True  # building the config says what is wrong
+    section, _, name = field.partition(".")
+    spec = OPERATORS[operator]
+    if section == "options":
+        return name in spec.options.model_fields
+    return section not in OPERATOR_FIELDS or section in spec.uses
 
 
 def _put(data: dict[str, Any], path: str, value: Value) -> None:

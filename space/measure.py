@@ -20,14 +20,14 @@ from space.handles import HANDLES
 
 FREE_OPERATORS = frozenset(
     {
-        "aten::abs", "aten::add", "aten::add_", "aten::amax", "aten::clamp_max",
-        "aten::clamp_min", "aten::clone", "aten::cos", "aten::div", "aten::exp",
+        "aten::abs", "aten::add", "aten::add_", "aten::amax", "aten::asin",
+        "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::cos", "aten::div", "aten::exp",
         "aten::expand_as", "aten::gelu", "aten::le", "aten::log", "aten::log_softmax",
         "aten::lt", "aten::mean", "aten::mul", "aten::mul_", "aten::neg", "aten::ones_like",
         "aten::pow", "aten::reciprocal", "aten::repeat", "aten::repeat_interleave",
-        "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::silu", "aten::sin", "aten::softmax",
-        "aten::sqrt", "aten::square", "aten::std", "aten::sub", "aten::sum", "aten::tanh",
-        "aten::unflatten", "aten::var", "aten::where",
+        "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::sign", "aten::silu", "aten::sin",
+        "aten::softmax", "aten::sqrt", "aten::square", "aten::std", "aten::sub", "aten::sum",
+        "aten::tanh", "aten::unflatten", "aten::var", "aten::where",
     }
 )  # fmt: skip
 """Operators without multiply-adds to count: elementwise, reductions, norms, data movement."""

@@ -24,7 +24,7 @@ def _per_layer(ratios: tuple[float, ...], sizes: tuple[int, ...], tie: Tie) -> l
     """Return the choices of every block: operator, convolution, attention width, MLP, mask."""
     known = catalogue()
     return [
-        changed(known[f"{BLOCKS}operator"], known[f"{BLOCKS}operator"].domain, tie),
+        changed(known[f"{BLOCKS}operator"], Choice(("linear_angular", "softmax")), tie),
         changed(known[f"{BLOCKS}conv_kernel"], IntRange(3, 9, 2), tie),
         changed(known[f"{BLOCKS}conv_form"], Choice(("tokens", "grid")), tie),
         changed(known[f"{BLOCKS}num_heads"], IntRange(1, 4), tie),

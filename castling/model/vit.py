@@ -2,38 +2,14 @@
 
 import torch
 from jaxtyping import Float
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
-from castling.config import BlockConfig, ModelConfig
-from castling.operators import OPERATORS, TokenGrid
+from castling.config import ModelConfig
+from castling.model.mlp import MLPS
+from castling.operators import OPERATORS
 from castling.operators.auxiliary import branches
-from castling.operators.spec import LayerShape
-
-
-def token_grid(config: ModelConfig) -> TokenGrid:
-    """Return the tokens of the model: the patches and, where pooling needs it, a class token."""
-    height, width = config.image_size
-    return TokenGrid(
-        height=height // config.patch_size,
-        width=width // config.patch_size,
-        num_prefix=int(config.pooling == "cls"),
-    )
-
-
-def layer_shape(config: ModelConfig, block: BlockConfig) -> LayerShape:
-    """Return the layer that an operator is built for and priced at."""
-    return LayerShape(
-        block=block,
-        embed_width=config.embed_width,
-        grid=token_grid(config),
-        qkv_bias=config.qkv_bias,
-    )
-
-
-def mlp_width(embed_width: int, block: BlockConfig) -> int:
-    """Return the hidden channels of a block's MLP."""
-    return max(1, int(embed_width * block.mlp_ratio))
+from castling.operators.spec import LayerShape, layer_shapes
 
 
 class PatchEmbedding(nn.Module):
@@ -54,13 +30,13 @@ class PatchEmbedding(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + operator(norm(x)), then x + MLP(norm(x))."""
 
-    def __init__(self, config: ModelConfig, block: BlockConfig) -> None:
+    def __init__(self, shape: LayerShape) -> None:
         super().__init__()
-        width = config.embed_width
+        block, width = shape.block, shape.embed_width
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = OPERATORS[block.operator].build(layer_shape(config, block))
+        self.attn = OPERATORS[block.operator].build(shape)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, mlp_width(width, block))
+        self.mlp = MLPS[block.mlp].build(shape)
         self.drop_path = DropPath(block.drop_path) if block.drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "batch token embed"]) -> Float[Tensor, "batch token embed"]:
@@ -79,12 +55,12 @@ class CastlingViT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.embed_width
+        width, shapes = config.embed_width, layer_shapes(config)
         self.patch_embed = PatchEmbedding(config)
         if config.pooling == "cls":
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, token_grid(config).num_tokens, width))
-        self.blocks = nn.ModuleList(Block(config, block) for block in config.blocks)
+        self.pos_embed = nn.Parameter(torch.zeros(1, shapes[0].grid.num_tokens, width))
+        self.blocks = nn.ModuleList(Block(shape) for shape in shapes)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, config.num_classes)
         self._init_weights()

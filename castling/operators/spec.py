@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from castling.config import BlockConfig
+from castling.config import BlockConfig, Config, ModelConfig
 from castling.registry import Registry
 
 
@@ -31,9 +31,50 @@ class LayerShape:
     embed_width: int
     grid: TokenGrid
     qkv_bias: bool = True
+    index: int = 0
+    """Position of the block in the model, 0 for the first."""
+
+
+def layer_shapes(config: ModelConfig) -> list[LayerShape]:
+    """Return a model's layers, as operators are built for and priced at."""
+    height, width = config.image_size
+    grid = TokenGrid(
+        height=height // config.patch_size,
+        width=width // config.patch_size,
+        num_prefix=int(config.pooling == "cls"),
+    )
+    return [
+        LayerShape(
+            block=block,
+            embed_width=config.embed_width,
+            grid=grid,
+            qkv_bias=config.qkv_bias,
+            index=index,
+        )
+        for index, block in enumerate(config.blocks)
+    ]
+
+
+class NoOptions(Config):
+    """The options of an operator that has none."""
 
 
 Formula = Callable[[LayerShape], int]
+"""From a layer to a count, in closed form."""
+Rule = Callable[[LayerShape], str]
+"""From a layer to what must hold for it and does not, or to nothing."""
+
+
+def fits_anywhere(_: LayerShape) -> str:
+    """Return no objection: the rule of operators that serve every layer."""
+    return ""
+
+
+def needs_no_class_token(shape: LayerShape) -> str:
+    """Return the objection of operators that mix a grid and have no place for a class token."""
+    if shape.grid.num_prefix:
+        return "must be one that takes a class token, or the model's pooling must be mean"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +95,10 @@ class OperatorSpec:
     """Parameters of the layer."""
     training_macs: Formula
     """Multiply-accumulates per image of the forward pass while the branch is alive."""
+    options: type[Config] = NoOptions
+    """What only this operator has, as a config whose every field has a default."""
+    check: Rule = fits_anywhere
+    """What a layer must fulfil to be served."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
 

@@ -21,6 +21,11 @@ from castling.config import (
 from castling.errors import ConfigError
 from castling.files import write_yaml
 from castling.operators import OPERATORS
+from castling.operators.spec import fits_anywhere
+
+
+EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_anywhere]
+"""The operators that serve every layer; those with rules have tests of their own."""
 
 
 SHAPES = st.sampled_from(["constant", "linear", "cosine", "step"])
@@ -44,7 +49,7 @@ def schedules(draw: st.DrawFn, shapes: st.SearchStrategy[str] = SHAPES) -> MaskS
 
 BLOCKS = st.builds(
     BlockConfig,
-    operator=st.sampled_from(list(OPERATORS)),
+    operator=st.sampled_from(EVERYWHERE),
     num_heads=st.integers(1, 64),
     head_size=st.integers(1, 256),
     conv_kernel=st.integers(0, 20).map(lambda half: 2 * half + 1),
@@ -214,6 +219,9 @@ def test_ignored_fields_do_not_make_a_block_another(block: BlockConfig) -> None:
     for field, info in BlockConfig.model_fields.items():
         if field in OPERATOR_FIELDS - uses:
             assert getattr(canonical, field) == info.default
+        elif field == "options":
+            options = OPERATORS[block.operator].options(**block.options)
+            assert canonical.options == options.to_data()
         elif field == "mask":
             assert canonical.mask == (block.mask and block.mask.canonical())
         else:

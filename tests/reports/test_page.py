@@ -1,4 +1,6 @@
 import base64
+import errno
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -52,6 +54,20 @@ def test_a_report_is_five_files_in_the_run(run: Path) -> None:
     names = ["index.html", "front.png", "hypervolume.png", "front.csv", "trials.csv"]
     assert files == [run / "report" / name for name in names]
     assert sorted(path.name for path in (run / "report").iterdir()) == sorted(names)
+
+
+def test_a_full_disk_is_not_the_fault_of_the_folder(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            write_report(run, target)
+    assert not isinstance(caught.value, RunFolderError)
+    assert caught.value.filename == str(target / "index.html")
 
 
 def test_a_report_can_be_written_elsewhere_and_again(run: Path, tmp_path: Path) -> None:

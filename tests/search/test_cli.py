@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -300,6 +302,29 @@ def test_full_disk_while_training_is_one_sentence(castling: Command, tmp_path: P
     assert len(message.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "metrics.json"])
+def test_export_that_fails_half_way_can_be_tried_again(
+    name: str,
+    castling: Command,
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, target)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "replace", full)
+        code, _, message = castling("export", small_run, "--out", tmp_path / "best")
+    assert (code, len(message.strip().splitlines())) == (1, 1)
+    assert "No space left on device" in message
+    assert castling("export", small_run, "--out", tmp_path / "best")[0] == 0
+
+
 def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     write_yaml(config, RunConfig.from_data({"train": {"epochs": 2}}).to_data())
@@ -326,6 +351,7 @@ def test_operators_at_odd_sizes_are_refused(castling: Command) -> None:
     assert_refused(*castling("operators", "--heads", "5")[::2])
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

@@ -1,10 +1,12 @@
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from castling.errors import ConfigError, RunFolderError, SpaceMismatchError
+from castling.errors import ConfigError, RunFolderError, SpaceMismatchError, StorageError
 from reports.records import Manifest
 from search.config import SearchConfig
 from search.run_folder import (
@@ -15,6 +17,7 @@ from search.run_folder import (
     new_manifest,
     open_storage,
     open_study,
+    storage_checked,
 )
 
 
@@ -92,6 +95,28 @@ def test_a_database_serves_one_run(tmp_path: Path) -> None:
     open_study(open_storage(tmp_path, url))
     with pytest.raises(ConfigError, match="without a study"):
         check_unused(open_storage(tmp_path, url))
+
+
+def test_a_database_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    open_study(open_storage(tmp_path, f"sqlite:///{path}"))
+    storage = open_storage(tmp_path, f"sqlite:///file:{path}?mode=ro&uri=true")
+    study = open_study(storage)
+    with pytest.raises(StorageError, match="readonly database"), storage_checked(tmp_path):
+        study.ask()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_the_disks_faults_are_storage_errors(code: int, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=os.strerror(code)), storage_checked(tmp_path):
+        raise OSError(code, os.strerror(code))
+
+
+def test_other_faults_are_not_the_disks(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage_checked(tmp_path):
+        (tmp_path / "none").read_text()
+    with pytest.raises(RunFolderError), storage_checked(tmp_path):
+        raise RunFolderError(str(tmp_path), "is mine")
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "foo://bar", "sqlite:////nowhere/at/all.db"])

@@ -10,6 +10,7 @@ from hypothesis import assume, example, given, settings, strategies as st
 from castling.config import BlockConfig, ModelConfig, RunConfig
 from castling.errors import ConfigError, InfeasibleBudgetError
 from castling.operators import OPERATORS
+from castling.operators.spec import fits_anywhere
 from space.budget import Budget
 from space.cost import Cost
 from space.decode import decode
@@ -27,10 +28,14 @@ from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 from space.presets import SPACES
 
 
+EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_anywhere]
+"""The operators that serve every layer; those with rules have tests of their own."""
+
+
 QUANTITIES: tuple[Quantity, ...] = ("macs", "params")
 TIES = st.sampled_from(["each", "stage", "all"])
 BLOCK_DOMAINS: dict[str, st.SearchStrategy[Domain]] = {
-    "operator": st.permutations(list(OPERATORS)).map(lambda names: Choice(tuple(names))),
+    "operator": st.permutations(EVERYWHERE).map(lambda names: Choice(tuple(names))),
     "conv_kernel": st.sampled_from([IntRange(1, 5, 2), IntRange(3, 5, 2), Choice((5, 1))]),
     "conv_form": st.permutations(["tokens", "grid"]).map(lambda forms: Choice(tuple(forms))),
     "conv_filters": st.permutations(["head", "channel"]).map(lambda kinds: Choice(tuple(kinds))),
@@ -41,7 +46,7 @@ BLOCK_DOMAINS: dict[str, st.SearchStrategy[Domain]] = {
 }
 BASE_BLOCKS = st.builds(
     BlockConfig,
-    operator=st.sampled_from(list(OPERATORS)),
+    operator=st.sampled_from(EVERYWHERE),
     num_heads=st.integers(1, 3),
     head_size=st.sampled_from([4, 6, 12]),
     conv_kernel=st.sampled_from([1, 3, 5]),
@@ -311,7 +316,7 @@ def test_blocks_deeper_than_the_base_default_to_its_last() -> None:
         base=RunConfig(model=ModelConfig(blocks=(BlockConfig(num_heads=1), last))),
         dimensions=(
             Dimension(target=DEPTH, domain=IntRange(3, 4)),
-            per_block("operator", Choice(tuple(OPERATORS)), "each"),
+            per_block("operator", Choice(tuple(EVERYWHERE)), "each"),
             per_block("num_heads", IntRange(1, 4), "stage"),
         ),
     )

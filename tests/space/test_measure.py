@@ -13,8 +13,13 @@ from castling.model.castle import castle
 from castling.model.vit import build
 from castling.operators import OPERATORS
 from castling.operators.softmax import SoftmaxAttention
+from castling.operators.spec import fits_anywhere
 from space.cost import cost
 from space.measure import measure_latency_ms, measure_macs, measure_model, measure_params
+
+
+EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_anywhere]
+"""The operators that serve every layer; those with rules have tests of their own."""
 
 
 class Lambda(nn.Module):
@@ -189,7 +194,7 @@ def test_modes_are_restored_after_a_failure() -> None:
     assert broken.training
 
 
-@pytest.mark.parametrize("operator", list(OPERATORS))
+@pytest.mark.parametrize("operator", EVERYWHERE)
 def test_measuring_warns_and_logs_nothing(operator: str, caplog: pytest.LogCaptureFixture) -> None:
     model = build(ModelConfig(blocks=(BlockConfig(operator=operator),)), seed=0)
     with warnings.catch_warnings(record=True) as seen, caplog.at_level(logging.DEBUG):

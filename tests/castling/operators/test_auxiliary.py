@@ -6,8 +6,8 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from castling.config import MaskSchedule
-from castling.operators import reference
 from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.reference import linear_angular as reference
 
 
 def inputs(tokens: int, size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,15 +1,18 @@
 """What every operator must do, run over the registry: a new operator is tested by existing."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule
+from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule, ModelConfig
+from castling.errors import ConfigError
 from castling.operators import OPERATORS, OperatorSpec, TokenGrid
 from castling.operators.auxiliary import branches
 from castling.operators.spec import LayerShape
+from space.measure import measure_macs
 
 
 pytestmark = pytest.mark.parametrize("name", list(OPERATORS))
@@ -18,6 +21,9 @@ GRIDS = [
     TokenGrid(height=1, width=1),
     TokenGrid(height=2, width=3, num_prefix=1),
     TokenGrid(height=5, width=4),
+    TokenGrid(height=8, width=4),
+    TokenGrid(height=4, width=4, num_prefix=1),
+    TokenGrid(height=7, width=7),
 ]
 CHANGES = {
     "num_heads": 3,
@@ -30,13 +36,41 @@ CHANGES = {
 """For every field of the operator a value unlike `BLOCK`'s."""
 
 
+WIDTH = 16
+
+
 def block(name: str) -> BlockConfig:
-    schedule = MaskSchedule(shape="constant", start_multiple=1.0)
+    schedule = MaskSchedule(shape="constant", start_multiple=0.5)
     return BlockConfig(operator=name, num_heads=2, head_size=4, conv_kernel=3, mask=schedule)
 
 
-def layer(config: BlockConfig, grid: TokenGrid = GRIDS[1], *, bias: bool = True) -> LayerShape:
-    return LayerShape(block=config, embed_width=10, grid=grid, qkv_bias=bias)
+def served(name: str) -> list[TokenGrid]:
+    """Return the grids that an operator serves."""
+    spec = OPERATORS[name]
+    return [
+        grid
+        for grid in GRIDS
+        if not spec.check(LayerShape(block=block(name), embed_width=WIDTH, grid=grid))
+    ]
+
+
+def layer(
+    config: BlockConfig, grid: TokenGrid | None = None, *, bias: bool = True, index: int = 0
+) -> LayerShape:
+    """Return a layer; on the first grid of more than a token that its operator serves."""
+    grid = grid or next(each for each in served(config.operator) if each.num_tokens > 1)
+    return LayerShape(block=config, embed_width=WIDTH, grid=grid, qkv_bias=bias, index=index)
+
+
+def model(shape: LayerShape) -> Callable[[], ModelConfig]:
+    """Return what makes a model of one such layer."""
+    return lambda: ModelConfig(
+        image_size=(shape.grid.height, shape.grid.width),
+        patch_size=1,
+        embed_width=WIDTH,
+        pooling="cls" if shape.grid.num_prefix else "mean",
+        blocks=(shape.block,),
+    )
 
 
 def build(shape: LayerShape) -> nn.Module:
@@ -47,7 +81,7 @@ def build(shape: LayerShape) -> nn.Module:
 
 def tokens(grid: TokenGrid, batch: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
-    return torch.randn(batch, grid.num_tokens, 10, generator=generator)
+    return torch.randn(batch, grid.num_tokens, WIDTH, generator=generator)
 
 
 def fingerprint(shape: LayerShape) -> dict[str, torch.Tensor]:
@@ -68,6 +102,11 @@ def test_keeps_the_shape_and_has_the_parameters_it_declares(
     name: str, grid: TokenGrid, bias: bool
 ) -> None:
     shape = layer(block(name), grid, bias=bias)
+    if grid not in served(name):
+        refused = model(shape)
+        with pytest.raises(ConfigError, match=r"blocks\.0\.operator"):
+            refused()
+        return
     module = build(shape)
     x = tokens(grid)
     assert module(x).shape == x.shape
@@ -75,8 +114,9 @@ def test_keeps_the_shape_and_has_the_parameters_it_declares(
 
 
 def test_gradients_reach_the_input_and_every_parameter(name: str) -> None:
-    module = build(layer(block(name)))
-    x = tokens(GRIDS[1]).requires_grad_()
+    shape = layer(block(name))
+    module = build(shape)
+    x = tokens(shape.grid).requires_grad_()
     module(x).square().sum().backward()
     for key, parameter in [("input", x), *module.named_parameters()]:
         assert parameter.grad is not None, key
@@ -85,15 +125,17 @@ def test_gradients_reach_the_input_and_every_parameter(name: str) -> None:
 
 
 def test_images_of_a_batch_do_not_mix(name: str) -> None:
-    module = build(layer(block(name))).double().eval()
-    x = tokens(GRIDS[1]).double()
+    shape = layer(block(name))
+    module = build(shape).double().eval()
+    x = tokens(shape.grid).double()
     alone = torch.cat([module(image[None]) for image in x])
     torch.testing.assert_close(module(x), alone, rtol=1e-12, atol=1e-12)
 
 
 def test_tokens_mix(name: str) -> None:
-    module = build(layer(block(name)))
-    x = tokens(GRIDS[1])
+    shape = layer(block(name))
+    module = build(shape)
+    x = tokens(shape.grid)
     changed = x.clone()
     changed[:, -1] += 1.0
     assert (module(changed) - module(x))[:, 0].abs().max() > 1e-6
@@ -132,15 +174,41 @@ def test_a_layer_without_a_schedule_has_no_branch(name: str) -> None:
 
 
 def test_copies_compute_the_same_and_share_nothing(name: str) -> None:
-    module = build(layer(block(name)))
+    shape = layer(block(name))
+    module = build(shape)
     copied = copy.deepcopy(module)
-    x = tokens(GRIDS[1])
+    x = tokens(shape.grid)
     before = module(x)
     assert torch.equal(copied(x), before)
     with torch.no_grad():
         for parameter in copied.parameters():
             parameter.add_(1.0)
     assert torch.equal(module(x), before)
+
+
+def test_serves_some_layers_and_says_why_not_the_others(name: str) -> None:
+    assert len(served(name)) >= 2
+    for grid in set(GRIDS) - set(served(name)):
+        objection = OPERATORS[name].check(layer(block(name), grid))
+        assert "must" in objection
+        assert "\n" not in objection
+
+
+def test_options_have_defaults_and_no_others_are_taken(name: str) -> None:
+    options = OPERATORS[name].options()
+    assert block(name).replace(options=options.to_data()).canonical() == block(name).canonical()
+    with pytest.raises(ConfigError, match=r"options\.beauty"):
+        block(name).replace(options={"beauty": 1})
+
+
+def test_closed_form_is_what_is_counted(name: str) -> None:
+    for grid in served(name):
+        for index in (0, 1):
+            shape = layer(block(name), grid, index=index)
+            castled = layer(block(name).replace(mask=None), grid, index=index)
+            sizes = (grid.num_tokens, WIDTH)
+            assert measure_macs(build(shape), sizes) == OPERATORS[name].training_macs(shape)
+            assert measure_macs(build(castled), sizes) == OPERATORS[name].macs(shape)
 
 
 def test_describes_itself_in_one_line(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Literal, slow definitions: the oracles that the fast operators are compared with."""
+"""Linear-angular attention and its parts by definition, in loops over tokens."""
 
 import math
 

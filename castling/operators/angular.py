@@ -1,0 +1,88 @@
+"""The exact angular kernel in quadratic time: what linear-angular attention approximates."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from castling.operators.linear_angular import TokenConvolution, normalize_rows
+from castling.operators.spec import OPERATORS, LayerShape, OperatorSpec, quadratic_macs
+
+
+def excess_similarity(cosine: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
+    """Return Sim - 1/2 = 1/2 - arccos(x) / pi = arcsin(x) / pi of cosines x.
+
+    A cosine within rounding of 1 or -1 counts as exactly that. There the derivative is infinite;
+    the angle has its extreme, and no gradient flows.
+    """
+    inside = cosine.abs() < 1.0 - 4.0 * torch.finfo(cosine.dtype).eps
+    angle = torch.where(inside, cosine, 0.0).asin()  # guarded before: 0 x infinity would be NaN
+    return torch.where(inside, angle / math.pi, 0.5 * cosine.sign())
+
+
+class AngularAttention(nn.Module):
+    """Attention by the exact angular kernel (You et al., Castling-ViT, CVPR 2023).
+
+    With Sim(q, k) = 1 - arccos(q.k / |q||k|) / pi, per head:
+
+        y_i = v_i / 2 + sum over j of (Sim(q_i, k_j) - 1/2) v_j
+        y   = y / |y| + DWConv(v)
+
+    Sim - 1/2 = x / pi + O(x^3) in the cosine x. With the first term alone this is
+    `linear_angular`, whose weights load unchanged: only the kernel differs.
+
+    The paper gives the kernel, and builds its linear part only. Left open, and chosen here: the
+    constant 1/2 of the kernel acts on token i alone, as in `linear_angular`, not as a sum over
+    tokens; rows of norm zero have no direction, so that Sim is 1/2 and they add nothing; where
+    q and k are parallel no gradient flows through their cosine. Cosines are taken in at least
+    float32, also under autocast: arccos would turn a rounding of 2^-8 at 1 into 5 degrees.
+
+    Cost per layer, with N tokens, embed width C, attention width A = h d and k taps:
+    4 N C A + 2 N^2 A + k N A MACs (k^2 H W A for the 2-D convolution).
+    """
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        block = shape.block
+        self.num_heads, self.head_size = block.num_heads, block.head_size
+        self.qkv = nn.Linear(shape.embed_width, 3 * block.attention_width, bias=shape.qkv_bias)
+        self.conv = TokenConvolution(shape)
+        self.proj = nn.Linear(block.attention_width, shape.embed_width)
+
+    def forward(
+        self, x: Float[Tensor, "batch token channel"]
+    ) -> Float[Tensor, "batch token channel"]:
+        """Mix tokens; shapes (batch, token, channel) in and out."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = 0.5 * v + excess_similarity(_cosines(q, k)).to(v.dtype) @ v
+        y = normalize_rows(y).transpose(1, 2).flatten(2)
+        return self.proj(y + self.conv(v.transpose(1, 2).flatten(2)))
+
+
+def _cosines(
+    q: Float[Tensor, "batch head token size"], k: Float[Tensor, "batch head token size"]
+) -> Float[Tensor, "batch head token token"]:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        return normalize_rows(q.to(wide)) @ normalize_rows(k.to(wide)).transpose(-2, -1)
+
+
+def _macs(shape: LayerShape) -> int:
+    linear_core = 2 * shape.grid.num_tokens * shape.block.attention_width * shape.block.head_size
+    return OPERATORS["linear_angular"].macs(shape) - linear_core + quadratic_macs(shape)
+
+
+OPERATORS.add(
+    "angular",
+    OperatorSpec(
+        summary="exact angular kernel, quadratic: what linear_angular approximates",
+        source="You et al., Castling-ViT, CVPR 2023",
+        build=AngularAttention,
+        uses=frozenset({"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters"}),
+        macs=_macs,
+        params=OPERATORS["linear_angular"].params,
+        training_macs=_macs,
+    ),
+)

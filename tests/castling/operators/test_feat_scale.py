@@ -1,0 +1,194 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from castling.config import BlockConfig
+from castling.operators import OPERATORS, TokenGrid
+from castling.operators.feat_scale import FeatScale
+from castling.operators.reference import feat_scale as reference
+from castling.operators.softmax import SoftmaxAttention
+from castling.operators.spec import LayerShape
+from space.measure import measure_macs, measure_params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """One awkward layer."""
+
+    height: int
+    width: int
+    prefix: int = 0
+    heads: int = 1
+    size: int = 4
+    bias: bool = True
+    embed: int = 6
+
+    def __str__(self) -> str:
+        """The name of the test."""
+        tokens = f"{self.height}x{self.width}" + ("+cls" if self.prefix else "")
+        return f"{tokens}-h{self.heads}x{self.size}-embed{self.embed}"
+
+    def layer(self) -> LayerShape:
+        return LayerShape(
+            block=BlockConfig(operator="feat_scale", num_heads=self.heads, head_size=self.size),
+            embed_width=self.embed,
+            grid=TokenGrid(height=self.height, width=self.width, num_prefix=self.prefix),
+            qkv_bias=self.bias,
+        )
+
+
+AWKWARD = [
+    Size(height=1, width=1),
+    Size(height=1, width=1, prefix=1, heads=3),
+    Size(height=1, width=7, heads=3, size=1),
+    Size(height=2, width=3, heads=3, size=5, bias=False),
+    Size(height=3, width=2, prefix=1, heads=3, embed=5),
+    Size(height=5, width=3, heads=1, size=7, embed=4),
+]
+
+
+def oracle(module: FeatScale, layer: LayerShape, x: Tensor) -> Tensor:
+    """Compute the layer from the literal definition, image by image and head by head."""
+    weights = dict(module.named_parameters())
+    images = []
+    for image in x:
+        mixed = [reference.softmax_attention(*head) for head in heads_of(weights, layer, image)]
+        y = F.linear(torch.cat(mixed, dim=1), weights["proj.weight"], weights["proj.bias"])
+        images.append(reference.feat_scale(y, weights["mean_gain"], weights["rest_gain"]))
+    return torch.stack(images)
+
+
+def heads_of(weights: dict[str, Tensor], layer: LayerShape, image: Tensor) -> list[list[Tensor]]:
+    """Return q, k and v of every head, each (token, size)."""
+    qkv = F.linear(image, weights["qkv.weight"], weights.get("qkv.bias"))
+    width, size = layer.block.attention_width, layer.block.head_size
+    parts = [part.split(size, dim=1) for part in qkv.split(width, dim=1)]
+    return [list(head) for head in zip(*parts, strict=True)]
+
+
+def built(layer: LayerShape, dtype: torch.dtype) -> FeatScale:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        module = FeatScale(layer).to(dtype)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.7)
+    return module
+
+
+def random_input(layer: LayerShape, dtype: torch.dtype, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(11)
+    shape = (batch, layer.grid.num_tokens, layer.embed_width)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def values_and_gradients(output: Tensor, x: Tensor, module: FeatScale) -> dict[str, Tensor]:
+    """Return the output and the gradients of a random projection of it."""
+    generator = torch.Generator().manual_seed(13)
+    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
+    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    scale = expected.double().abs().max().clamp_min(1e-3)
+    return float(((got.double() - expected.double()).abs().max() / scale).detach())
+
+
+def compare(layer: LayerShape, dtype: torch.dtype, tolerance: float) -> None:
+    """Compare the module in `dtype` with the oracle in float64 on the same rounded numbers."""
+    module = built(layer, dtype)
+    x = random_input(layer, dtype).requires_grad_()
+    exact_module = built(layer, dtype).double()
+    exact_x = x.detach().double().requires_grad_()
+    got = values_and_gradients(module(x), x, module)
+    expected = values_and_gradients(oracle(exact_module, layer, exact_x), exact_x, exact_module)
+    for name, tensor in got.items():
+        assert tensor.dtype == dtype, name
+        assert torch.isfinite(tensor).all(), name
+        assert relative_error(tensor, expected[name]) < tolerance, name
+
+
+@pytest.mark.parametrize("size", AWKWARD, ids=str)
+def test_float64_equals_the_oracle_in_values_and_gradients(size: Size) -> None:
+    compare(size.layer(), torch.float64, 1e-11)
+
+
+@pytest.mark.parametrize("size", AWKWARD, ids=str)
+def test_float32_equals_the_oracle_in_values_and_gradients(size: Size) -> None:
+    compare(size.layer(), torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("size", AWKWARD, ids=str)
+def test_bfloat16_equals_the_oracle_in_values_and_gradients(size: Size) -> None:
+    compare(size.layer(), torch.bfloat16, 8 * torch.finfo(torch.bfloat16).eps)
+
+
+def test_autocast_is_near_float32() -> None:
+    layer = Size(height=4, width=3, heads=3, prefix=1).layer()
+    module = built(layer, torch.float32)
+    x = random_input(layer, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = module(x)
+    assert relative_error(output, module(x)) < 8 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize("size", AWKWARD, ids=str)
+def test_closed_forms_are_what_is_counted(size: Size) -> None:
+    layer, spec = size.layer(), OPERATORS["feat_scale"]
+    module = spec.build(layer)
+    assert spec.macs(layer) == measure_macs(module, (layer.grid.num_tokens, layer.embed_width))
+    assert spec.params(layer) == measure_params(module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("magnitude", [0.0, 1e3])
+def test_zero_and_large_tokens_give_numbers_never_nan(
+    dtype: torch.dtype, magnitude: float
+) -> None:
+    layer = Size(height=2, width=3, heads=3, prefix=1).layer()
+    module = built(layer, dtype)
+    x = (random_input(layer, dtype) * magnitude).requires_grad_()
+    for name, tensor in values_and_gradients(module(x), x, module).items():
+        assert torch.isfinite(tensor).all(), name
+
+
+def test_it_starts_as_softmax_attention() -> None:
+    layer = Size(height=3, width=2, heads=3, prefix=1).layer()
+    module, softmax = FeatScale(layer), SoftmaxAttention(layer)
+    missing, unexpected = module.load_state_dict(softmax.state_dict(), strict=False)
+    assert (missing, unexpected) == (["mean_gain", "rest_gain"], [])
+    x = random_input(layer, torch.float32)
+    assert torch.equal(module(x), softmax(x))
+
+
+def output_with(mean_gain: float, rest_gain: float) -> Tensor:
+    layer = Size(height=3, width=2, heads=3, prefix=1).layer()
+    module = built(layer, torch.float64)
+    with torch.no_grad():
+        module.mean_gain.fill_(mean_gain)
+        module.rest_gain.fill_(rest_gain)
+        return module(random_input(layer, torch.float64))
+
+
+def test_the_gains_act_on_the_mean_and_on_the_rest_and_are_added_once() -> None:
+    plain = output_with(0.0, 0.0)
+    mean = plain.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(output_with(-1.0, 0.0), plain - mean)
+    torch.testing.assert_close(output_with(0.0, -1.0), mean.expand_as(plain))
+    torch.testing.assert_close(output_with(1.0, 1.0), 2.0 * plain)
+    torch.testing.assert_close(output_with(0.0, 2.0), 3.0 * plain - 2.0 * mean)
+
+
+def test_the_gains_are_of_the_embed_channels_and_reach_the_bias_of_the_projection() -> None:
+    layer = Size(height=3, width=2, heads=3, size=5, embed=4).layer()
+    module = built(layer, torch.float64)
+    assert module.mean_gain.shape == module.rest_gain.shape == (4,)
+    with torch.no_grad():
+        module.proj.weight.zero_()
+    output = module(random_input(layer, torch.float64))
+    expected = module.proj.bias * (1.0 + module.mean_gain)
+    torch.testing.assert_close(output, expected.expand_as(output))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from castling.model.castle import castle
+    from castling.model.settle import settle
     from castling.model.storage import load, save
     from castling.model.vit import build
 
@@ -14,9 +15,10 @@ _HOME = {
     "castle": "castling.model.castle",
     "load": "castling.model.storage",
     "save": "castling.model.storage",
+    "settle": "castling.model.settle",
 }
 
-__all__ = ["build", "castle", "load", "save"]
+__all__ = ["build", "castle", "load", "save", "settle"]
 
 
 def __getattr__(name: str) -> Any:

@@ -175,8 +175,8 @@ class BlockConfig(Config):
     """Schedule of the auxiliary branch; null trains without one."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """What only this operator has: window size, features, ...; `castling operators` lists them."""
-    mlp: Literal["plain", "bidimensional"] = "plain"
-    """bidimensional adds LightViT's channel and spatial gates."""
+    mlp: Literal["plain", "bidimensional", "shrinking"] = "plain"
+    """bidimensional has LightViT's channel and spatial gates, shrinking SPViT's hidden gates."""
     mlp_ratio: float = Field(default=4.0, gt=0.0)
     """Hidden width of the MLP as a multiple of the embed width."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -298,9 +298,15 @@ class TrainConfig(Config):
     warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Fraction of the steps over which the learning rate rises linearly from zero."""
     weight_decay: float = Field(default=0.05, ge=0.0)
-    """Decoupled weight decay; biases, norms and position embeddings have none."""
+    """Decoupled weight decay, of the weights of linear layers and convolutions only."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability mass spread over all classes."""
+    gate_target: float = Field(default=0.5, gt=0.0, le=1.0)
+    """MACs that gated layers aim at, as a fraction of theirs with every gate open."""
+    gate_weight: float = Field(default=1.0, ge=0.0)
+    """Weight in the loss of the squared relative distance from that target."""
+    gate_rate: float = Field(default=10.0, gt=0.0)
+    """Learning rate of gates, as a multiple of everything else's: they have few steps to move."""
     clip_norm: float = Field(default=1.0, gt=0.0)
     """Largest gradient norm; larger gradients are scaled down to it."""
     augment: AugmentConfig = AugmentConfig()

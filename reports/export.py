@@ -19,6 +19,7 @@ from castling.errors import (
 )
 from castling.files import write_text, write_yaml
 from castling.model.castle import castle
+from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
 from castling.model.vit import CastlingViT
 from castling.training.data import Dataset, load_data, load_test
@@ -136,7 +137,7 @@ def export(
             model, config, data, out, trained_by=f"{run.name}, trial {number}", epochs=epochs
         )
         if onnx:
-            write_onnx(model, out)
+            write_onnx(load(out), out)
     except BaseException:
         for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, ONNX_FILE):
             (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
@@ -162,12 +163,13 @@ def write_model(
     trained_by: str,
     epochs: int,
 ) -> ModelMetrics:
-    """Castle a model, test it, and write it with its config and metrics.
+    """Settle and castle a model, test it, and write it with its config and metrics.
 
     Raises:
         CostMismatchError: when fvcore's count of the model is not the closed form's.
     """
-    castled = castle(model)
+    config = config.replace(model=settled_config(config.model, model))
+    castled = castle(settle(model))
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
     metrics = ModelMetrics(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # importing matplotlib takes longer than reading a run
 
 INK, MUTED, FAINT, GRID = "#22272e", "#5b6470", "#aab1ba", "#e8ebef"
 FRONT, BUDGET = "#1b62b5", "#c2410c"
+LABEL_WIDTH, LABEL_HEIGHT = 22.0, 10.0
+"""Points that a label keeps from its neighbour."""
 MAX_LABELS = 24
 """A front with more members than this is drawn without their trial numbers."""
 
@@ -121,6 +123,7 @@ def draw_front(data: FrontFigure) -> "Figure":
         _draw_budget(axes, data.max_macs)
         bounds.append(data.max_macs)
     _scale_macs(axes, min(bounds), max(bounds))
+    _draw_labels(axes, data)
     return figure
 
 
@@ -183,9 +186,21 @@ def _draw_staircase(axes: "Axes", data: FrontFigure) -> None:
     axes.plot([macs[-1], end], [top1[-1]] * 2, color=FRONT, lw=1.6, alpha=0.35)
     axes.plot(macs, top1, drawstyle="steps-post", color=FRONT, lw=1.6)
     axes.plot(macs, top1, "o", ms=7, mfc=FRONT, mec="white", mew=1.2)
-    if len(macs) > MAX_LABELS:
+
+
+def _draw_labels(axes: "Axes", data: FrontFigure) -> None:
+    """Write the trials' numbers beside the front, the dearest first; none over another."""
+    if len(data.front) > MAX_LABELS:
         return
-    for dot in data.front:
+    points_per_pixel = 72.0 / axes.figure.get_dpi()
+    written: list[tuple[float, float]] = []
+    for dot in reversed(data.front):
+        x, y = axes.transData.transform((dot.macs, dot.top1)) * points_per_pixel
+        if any(
+            abs(x - left) < LABEL_WIDTH and abs(y - low) < LABEL_HEIGHT for left, low in written
+        ):
+            continue
+        written.append((x, y))
         # nothing lies above and to the left of a member, or it would not be one
         axes.annotate(
             f"#{dot.trial}",

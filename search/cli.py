@@ -209,15 +209,21 @@ def export(
 def train(
     config: ConfigArgument,
     out: OutOption,
+    initial: Annotated[
+        Path | None, typer.Option("--from", help="Folder whose weights to begin with.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out.")] = False,
 ) -> None:
     """Train one config with the full scheme, test it, and write the castled model."""
     from search.train import train_config
 
     try:
-        metrics = train_config(config, out, resume=resume, on_epoch=_print_epoch)
+        metrics = train_config(config, out, resume=resume, initial=initial, on_epoch=_print_epoch)
     except KeyboardInterrupt:
-        errors.print(f"interrupted; go on with: castling train {config} --out {out} --resume")
+        begun = f" --from {initial}" if initial else ""
+        errors.print(
+            f"interrupted; go on with: castling train {config} --out {out}{begun} --resume"
+        )
         raise typer.Exit(INTERRUPTED) from None
     console.print(
         f"top1 {metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "

@@ -6,7 +6,7 @@ from pathlib import Path
 from castling.config import RunConfig, read_run_config
 from castling.errors import RunFolderError
 from castling.files import append_line, write_yaml
-from castling.model.storage import CONFIG_FILE
+from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load_weights
 from castling.training.data import load_data
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
@@ -21,6 +21,7 @@ def train_config(
     out: str | Path,
     *,
     resume: bool = False,
+    initial: str | Path | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
 ) -> ModelMetrics:
     """Train a config with the full scheme and write the castled model, tested.
@@ -29,6 +30,7 @@ def train_config(
         config: a YAML file of a RunConfig, or a folder with a config.yaml.
         out: the folder to write; empty, or with `resume` that of an interrupted training.
         resume: go on from the folder's checkpoint.
+        initial: a folder whose weights to begin with: a model of the same architecture.
         on_epoch: called after every epoch.
 
     Raises:
@@ -37,6 +39,7 @@ def train_config(
     config, out = Path(config), Path(out)
     run = read_run_config(config)
     data = load_data(run.data, run.model)
+    start = None if initial is None else load_weights(run.model, Path(initial) / WEIGHTS_FILE)
     _claim(out, run, resume=resume)
     curve, checkpoint = out / CURVE_FILE, out / CHECKPOINT_FILE
 
@@ -45,7 +48,7 @@ def train_config(
         on_epoch(metrics)
         return True
 
-    trained = train(run, data, on_epoch=after_epoch, checkpoint=checkpoint)
+    trained = train(run, data, initial=start, on_epoch=after_epoch, checkpoint=checkpoint)
     metrics = write_model(
         trained.model, run, data, out, trained_by=str(config), epochs=trained.metrics.epoch
     )

@@ -20,7 +20,7 @@ from space.handles import HANDLES
 
 FREE_OPERATORS = frozenset(
     {
-        "aten::abs", "aten::add", "aten::add_", "aten::amax", "aten::asin",
+        "aten::__or__", "aten::abs", "aten::add", "aten::add_", "aten::amax", "aten::asin",
         "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::cos", "aten::div", "aten::exp",
         "aten::expand_as", "aten::gelu", "aten::le", "aten::log", "aten::log_softmax",
         "aten::lt", "aten::mean", "aten::mul", "aten::mul_", "aten::neg", "aten::ones_like",
@@ -47,8 +47,7 @@ def measure_macs(model: nn.Module, image_shape: Sequence[int]) -> int:
         UncountedOperatorError: when the graph holds an operator that is neither counted nor known
             to be free.
     """
-    parameter = next(model.parameters())
-    image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    image = _zeros(model, 1, *image_shape)
     with _eval_mode(model), _quiet_tracing():
         from fvcore.nn import FlopCountAnalysis  # warns on import
 
@@ -79,8 +78,7 @@ def measure_latency_ms(
         batch: images per pass.
         runs: timed passes, after a tenth as many that warm up.
     """
-    parameter = next(model.parameters())
-    images = torch.zeros(batch, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    images = _zeros(model, batch, *image_shape)
     times = []
     with _eval_mode(model), torch.inference_mode():
         for run in range(-max(2, runs // 10), runs):
@@ -91,6 +89,12 @@ def measure_latency_ms(
             if run >= 0:
                 times.append((time.perf_counter() - started) * 1e3)
     return median(times)
+
+
+def _zeros(model: nn.Module, *shape: int) -> torch.Tensor:
+    """Return zeros where a model's parameters are and of their kind, if it has any."""
+    parameter = next(model.parameters(), torch.zeros(()))
+    return torch.zeros(*shape, device=parameter.device, dtype=parameter.dtype)
 
 
 @contextmanager

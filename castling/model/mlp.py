@@ -1,14 +1,15 @@
-"""The channel mixers of a block: the plain MLP, and LightViT's with channel and spatial gates."""
+"""The channel mixers of a block: the plain MLP, LightViT's gated one, and SPViT's that shrinks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from castling.operators.gates import Gated, Gates
 from castling.operators.spec import Formula, LayerShape
 
 
@@ -54,6 +55,49 @@ class BidimensionalMlp(nn.Module):
         return y * channel * self.spatial_select(both).sigmoid()
 
 
+class ShrinkingMlp(Gated):
+    """SPViT's MLP (He et al., 2021): a gate per hidden unit, which training may shut for good.
+
+    y = W_2 (g * GELU(W_1 x)), g the gates (`Gates`); `settle` removes the units whose gate ends
+    shut, but for the likeliest one where all do. Until then it costs what the plain MLP costs.
+    """
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        hidden = hidden_width(shape)
+        self.mlp = Mlp(shape.embed_width, hidden)
+        self.gates = Gates(hidden)
+        self.most_macs = _plain_macs(shape)
+
+    def forward(
+        self, x: Float[Tensor, "batch token channel"]
+    ) -> Float[Tensor, "batch token channel"]:
+        """Mix channels; shapes (batch, token, channel) in and out."""
+        return self.mlp.fc2(self.mlp.act(self.mlp.fc1(x)) * self._open())
+
+    def _open(self) -> Float[Tensor, " hidden"]:
+        return self.gates() if self.training else self.kept().to(self.gates.t.dtype)
+
+    def expected_macs(self) -> Tensor:
+        """Return the expected MACs per image of the open units."""
+        return self.gates.probabilities().mean() * self.most_macs
+
+    def kept(self) -> Bool[Tensor, " hidden"]:
+        """Return which hidden units stay when the model settles: one at least."""
+        t = self.gates.t
+        return self.gates.decisions() | (t == t.max())
+
+    def settled(self) -> dict[str, Tensor]:
+        """Return the state dict of the plain MLP that has only the units that stay."""
+        kept, state = self.kept(), self.mlp.state_dict()
+        return {
+            "fc1.weight": state["fc1.weight"][kept],
+            "fc1.bias": state["fc1.bias"][kept],
+            "fc2.weight": state["fc2.weight"][:, kept],
+            "fc2.bias": state["fc2.bias"],
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpSpec:
     """A channel mixer: how to build it and what it costs."""
@@ -76,6 +120,10 @@ def _plain_params(shape: LayerShape) -> int:
     return 2 * width * hidden + hidden + width
 
 
+def _shrinking_params(shape: LayerShape) -> int:
+    return _plain_params(shape) + hidden_width(shape)
+
+
 def _gated_macs(shape: LayerShape) -> int:
     tokens, width, gates = shape.grid.num_tokens, shape.embed_width, gate_width(shape)
     return _plain_macs(shape) + 2 * width * gates + tokens * width * gates + 2 * tokens * gates
@@ -90,5 +138,6 @@ def _gated_params(shape: LayerShape) -> int:
 MLPS: Mapping[str, MlpSpec] = {
     "plain": MlpSpec(build=_plain, macs=_plain_macs, params=_plain_params),
     "bidimensional": MlpSpec(build=BidimensionalMlp, macs=_gated_macs, params=_gated_params),
+    "shrinking": MlpSpec(build=ShrinkingMlp, macs=_plain_macs, params=_shrinking_params),
 }
 """By the names that `BlockConfig.mlp` takes."""

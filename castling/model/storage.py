@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -89,3 +90,19 @@ def load_weights(config: ModelConfig, path: Path) -> CastlingViT:
         problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(str(path), f"it holds another model ({problem})") from None
     return castle(model)
+
+
+def begin_with(model: CastlingViT, initial: CastlingViT) -> str:
+    """Copy another model's weights, castled or not, into a training model; return their hash.
+
+    Raises:
+        CheckpointError: when the other is of another architecture.
+    """
+    weights = castle(initial).state_dict()
+    own = castle(model).state_dict()
+    if {name: tensor.shape for name, tensor in weights.items()} != {
+        name: tensor.shape for name, tensor in own.items()
+    }:
+        raise CheckpointError("the initial weights", "they are of another architecture")
+    model.load_state_dict(weights, strict=False)
+    return sha256(pack_tensors({key: value.cpu() for key, value in weights.items()})).hexdigest()

@@ -21,7 +21,53 @@ class SpvitOptions(Config):
     """Whether a class token passes by, as released, though no image token then reaches it."""
 
 
-class BottleneckConvolution(nn.Module):
+class Bottleneck(nn.Module):
+    """The bottleneck convolution itself: scores and batch norm, on weights that another has."""
+
+    def __init__(self, shape: LayerShape, kernel: int) -> None:
+        super().__init__()
+        block, options = shape.block, _options(shape)
+        self.grid, self.kernel, self.alpha = shape.grid, kernel, options.alpha
+        self.num_heads, self.head_size = block.num_heads, block.head_size
+        self.scores = nn.Parameter(torch.ones(self.num_heads, kernel**2))
+        self.norm = nn.BatchNorm2d(self.head_size)
+
+    def convolve(
+        self,
+        x: Float[Tensor, "batch token channel"],
+        v: Float[Tensor, "attention channel"],
+        proj: nn.Linear,
+    ) -> Float[Tensor, "batch token channel"]:
+        """Convolve the grid with the weights of a value and an output projection."""
+        height, width = self.grid.height, self.grid.width
+        prefix, image = x.split([self.grid.num_prefix, height * width], dim=1)
+        image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        shares = self._shares()
+        hidden = F.conv2d(image, self._inward(shares, v), padding=self.kernel // 2)
+        hidden = self.norm(hidden).relu().flatten(2).transpose(1, 2)
+        y = F.linear(hidden, self._outward(shares, proj.weight), proj.bias)
+        return torch.cat([prefix.to(y.dtype), y], dim=1)
+
+    def _shares(self) -> Float[Tensor, "head offset"]:
+        """Return p in at least float32, as dividing by alpha magnifies roundings."""
+        scores = self.scores.to(torch.promote_types(self.scores.dtype, torch.float32))
+        return (scores / self.alpha).softmax(dim=0).to(self.scores.dtype)
+
+    def _inward(
+        self, shares: Float[Tensor, "head offset"], v: Float[Tensor, "attention channel"]
+    ) -> Float[Tensor, "size channel kernel kernel"]:
+        slices = v.unflatten(0, (self.num_heads, self.head_size))
+        kernels = (slices.unsqueeze(-1) * shares[:, None, None]).sum(dim=0)
+        return kernels.unflatten(-1, (self.kernel, self.kernel))
+
+    def _outward(
+        self, shares: Float[Tensor, "head offset"], proj: Float[Tensor, "channel attention"]
+    ) -> Float[Tensor, "channel size"]:
+        slices = proj.unflatten(1, (self.num_heads, self.head_size))
+        return (slices * shares.sum(dim=1)[:, None]).sum(dim=1)
+
+
+class BottleneckConvolution(Bottleneck):
     """A bottleneck convolution made of attention weights, SPViT's candidates below attention.
 
     Source: He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021, and
@@ -52,56 +98,32 @@ class BottleneckConvolution(nn.Module):
     """
 
     def __init__(self, shape: LayerShape, kernel: int) -> None:
-        super().__init__()
-        block, options = shape.block, _options(shape)
-        self.grid, self.kernel, self.alpha = shape.grid, kernel, options.alpha
-        self.num_heads, self.head_size = block.num_heads, block.head_size
-        self.v = nn.Linear(shape.embed_width, block.attention_width, bias=False)
-        self.scores = nn.Parameter(torch.ones(self.num_heads, kernel**2))
-        self.norm = nn.BatchNorm2d(self.head_size)
-        self.proj = nn.Linear(block.attention_width, shape.embed_width)
+        super().__init__(shape, kernel)
+        width = shape.block.attention_width
+        self.v = nn.Linear(shape.embed_width, width, bias=False)
+        self.proj = nn.Linear(width, shape.embed_width)
 
     def forward(
         self, x: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch token channel"]:
         """Convolve the grid; shapes (batch, token, channel) in and out."""
-        height, width = self.grid.height, self.grid.width
-        prefix, image = x.split([self.grid.num_prefix, height * width], dim=1)
-        image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        shares = self._shares()
-        hidden = F.conv2d(image, self._inward(shares), padding=self.kernel // 2)
-        hidden = self.norm(hidden).relu().flatten(2).transpose(1, 2)
-        y = F.linear(hidden, self._outward(shares), self.proj.bias)
-        return torch.cat([prefix.to(y.dtype), y], dim=1)
-
-    def _shares(self) -> Float[Tensor, "head offset"]:
-        """Return p in at least float32, as dividing by alpha magnifies roundings."""
-        scores = self.scores.to(torch.promote_types(self.scores.dtype, torch.float32))
-        return (scores / self.alpha).softmax(dim=0).to(self.scores.dtype)
-
-    def _inward(
-        self, shares: Float[Tensor, "head offset"]
-    ) -> Float[Tensor, "size channel kernel kernel"]:
-        slices = self.v.weight.unflatten(0, (self.num_heads, self.head_size))
-        kernels = (slices.unsqueeze(-1) * shares[:, None, None]).sum(dim=0)
-        return kernels.unflatten(-1, (self.kernel, self.kernel))
-
-    def _outward(self, shares: Float[Tensor, "head offset"]) -> Float[Tensor, "channel size"]:
-        slices = self.proj.weight.unflatten(1, (self.num_heads, self.head_size))
-        return (slices * shares.sum(dim=1)[:, None]).sum(dim=1)
+        return self.convolve(x, self.v.weight, self.proj)
 
 
 def _options(shape: LayerShape) -> SpvitOptions:
     return SpvitOptions.from_data(shape.block.options)
 
 
-def _check(shape: LayerShape) -> str:
+def serves(shape: LayerShape) -> str:
+    """Return the objection to a class token that does not pass by."""
     if shape.grid.num_prefix and not _options(shape).bypass:
         return "must have the option bypass for a class token, or the model's pooling must be mean"
     return ""
 
 
-def _macs(kernel: int) -> Formula:
+def bottleneck_macs(kernel: int) -> Formula:
+    """Return the closed form of a k x k bottleneck convolution."""
+
     def macs(shape: LayerShape) -> int:
         positions = shape.grid.height * shape.grid.width
         return (kernel**2 + 1) * positions * shape.embed_width * shape.block.head_size
@@ -124,11 +146,11 @@ def _spec(kernel: int) -> OperatorSpec:
         source="He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021",
         build=partial(BottleneckConvolution, kernel=kernel),
         uses=frozenset({"num_heads", "head_size"}),
-        macs=_macs(kernel),
+        macs=bottleneck_macs(kernel),
         params=_params(kernel),
-        training_macs=_macs(kernel),
+        training_macs=bottleneck_macs(kernel),
         options=SpvitOptions,
-        check=_check,
+        check=serves,
     )
 
 

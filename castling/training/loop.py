@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from castling.config import RunConfig
+from castling.config import RunConfig, TrainConfig
 from castling.errors import CheckpointError, DivergedError
 from castling.model.castle import castle
+from castling.model.storage import begin_with
 from castling.model.vit import CastlingViT, build
 from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.gates import Gates, cost_penalty, gated
 from castling.training.augment import augment
 from castling.training.checkpoint import load_checkpoint, save_checkpoint
 from castling.training.data import Dataset, Split
@@ -63,10 +66,11 @@ class Trained:
     """Of the last epoch."""
 
 
-def train(
+def train(  # noqa: PLR0913 - what a training may begin from and report to
     run: RunConfig,
     data: Dataset,
     *,
+    initial: CastlingViT | None = None,
     on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 10.0,
@@ -77,6 +81,7 @@ def train(
     Args:
         run: model, training scheme and data.
         data: training and validation images.
+        initial: a model whose weights to begin with, castled or not; by default random ones.
         on_epoch: called after every epoch; returning False stops the training there.
         checkpoint: file to go on from if it holds this training, and to write to. A file that is
             truncated or of another training is ignored and overwritten.
@@ -84,11 +89,12 @@ def train(
         device: torch device to train on; None takes a GPU where there is one.
 
     Raises:
+        CheckpointError: when the initial model is of another architecture.
         DivergedError: when loss or gradient norm is not finite.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng():
-        training = _Training(run, data, place)
+        training = _Training(run, data, place, initial)
         if checkpoint is not None:
             training.resume(checkpoint)
         saved_at, going_on = time.monotonic(), True
@@ -106,16 +112,19 @@ def train(
 class _Training:
     """A training between two epochs: model, optimiser and counters."""
 
-    def __init__(self, run: RunConfig, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, run: RunConfig, data: Dataset, device: torch.device, initial: CastlingViT | None
+    ) -> None:
         self.run, self.digest = run, run.digest()
         self.train_pixels = Pixels.of(data.train, data, device)
         self.validation_pixels = Pixels.of(data.validation, data, device)
-        self.model = build(run.model, seed=run.train.seed).to(device)
+        self.model = build(run.model, seed=run.train.seed)
+        if initial is not None:
+            self.digest += begin_with(self.model, initial)
+        self.model.to(device)
         self.branches = branches(self.model)
-        groups = param_groups_weight_decay(
-            self.model, run.train.weight_decay, no_weight_decay_list=("pos_embed", "cls_token")
-        )
-        self.optimizer = torch.optim.AdamW(groups, lr=run.train.learning_rate, fused=True)
+        self.gated = gated(self.model)
+        self.optimizer = torch.optim.AdamW(_groups(self.model, run.train), lr=0.0, fused=True)
         self.steps_per_epoch = math.ceil(len(data.train) / run.train.batch_size)
         self.num_steps = self.steps_per_epoch * run.train.epochs
         self.metrics: EpochMetrics | None = None
@@ -170,7 +179,7 @@ class _Training:
         config = self.run.train
         step = self.epochs * self.steps_per_epoch + step_of_epoch
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, self.num_steps)
+            group["lr"] = learning_rate(config, step, self.num_steps) * group["rate"]
         self._set_progress(step / self.num_steps)
         rows = rows.to(self.train_pixels.images.device)
         images = augment(self.train_pixels.batch(rows), config.augment, generator)
@@ -180,6 +189,7 @@ class _Training:
             logits.float(), self.train_pixels.labels[rows], label_smoothing=config.label_smoothing
         )
         loss = loss + _mask_penalty(self.branches)
+        loss = loss + config.gate_weight * cost_penalty(self.gated, config.gate_target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -211,6 +221,22 @@ class _Training:
         top1 = accuracy(self.model, self.validation_pixels, after_batch=count)
         total = len(self.validation_pixels.labels)
         return top1, tuple(mass / total for mass in surviving)
+
+
+def _groups(model: CastlingViT, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the optimiser's groups: decayed weights, all that is spared, and the gates."""
+    spared = [name for name, _ in model.named_parameters() if not name.endswith("weight")]
+    gates = {id(part) for gate in model.modules() if isinstance(gate, Gates) for part in [gate.t]}
+    groups: list[dict[str, Any]] = []
+    for group in param_groups_weight_decay(
+        model, config.weight_decay, no_weight_decay_list=spared
+    ):
+        parts = [part for part in group["params"] if id(part) not in gates]
+        groups.append({**group, "params": parts, "rate": 1.0})
+        moved = [part for part in group["params"] if id(part) in gates]
+        if moved:
+            groups.append({**group, "params": moved, "rate": config.gate_rate})
+    return groups
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

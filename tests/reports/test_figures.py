@@ -122,6 +122,21 @@ def test_a_crowded_front_goes_without_numbers() -> None:
     assert not draw_front(data).axes[0].texts
 
 
+def test_numbers_are_not_written_over_one_another() -> None:
+    macs = (40_000, 55_000, 89_000, 92_000, 95_000, 900_000)
+    data = FrontFigure(
+        front=tuple(Dot(i, each, 90.0 + i / 10 if i else 60.0) for i, each in enumerate(macs)),
+        others=(),
+        max_macs=None,
+        hypervolume=None,
+    )
+    figure = draw_front(data)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert 3 <= len(boxes) < 6
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
 def test_figures_of_every_run_become_images(run: Path, record: MakeRecord) -> None:
     trials = reports.load(run)
     for shown in (trials, trials.iloc[:0], tabulate([record(0)])):

@@ -218,9 +218,9 @@ def test_gates_carry_other_tokens_and_plain_does_not() -> None:
     other[:, -1] += 1.0
     reached = {}
     for name, spec in MLPS.items():
-        module = spec.build(layer)
+        module = spec.build(layer).eval()
         reached[name] = bool(((module(other) - module(x))[:, 0].abs() > 1e-7).any())
-    assert reached == {"plain": False, "bidimensional": True}
+    assert reached == {"plain": False, "bidimensional": True, "shrinking": False}
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
@@ -263,5 +263,5 @@ def test_the_cost_of_a_model_counts_the_gates() -> None:
 
 
 def test_an_unknown_mlp_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mlp: must be 'plain' or 'bidimensional'"):
+    with pytest.raises(ConfigError, match="mlp: must be 'plain', 'bidimensional' or 'shrinking'"):
         BlockConfig(mlp="gated")  # type: ignore[arg-type]

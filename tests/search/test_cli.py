@@ -43,7 +43,7 @@ OPTIONS = {
     "front": {"--format"},
     "report": {"--out"},
     "export": {"--out", "--max-macs", "--max-params", "--trial", "--onnx"},
-    "train": {"--out", "--resume"},
+    "train": {"--out", "--from", "--resume"},
     "evaluate": set(),
     "measure": set(),
     "operators": {"--tokens", "--width", "--heads"},
@@ -74,7 +74,7 @@ BAD_RECIPES = {
     "space.yaml": "space: nope\n",
     "field.yaml": "trails: 3\n",
     "type.yaml": "trials: many\n",
-    "operator.yaml": 'dimensions: [{target: "model.blocks.*.operator", choices: [swin]}]\n',
+    "operator.yaml": 'dimensions: [{target: "model.blocks.*.operator", choices: [nope]}]\n',
     "target.yaml": "dimensions: [{target: model.beauty, choices: [1]}]\n",
     "deep.yaml": "a: " + "[" * 3000 + "]" * 3000 + "\n",
     "tag.yaml": "!!python/object/apply:os.system ['true']\n",
@@ -98,7 +98,18 @@ BAD_SEARCHES: dict[str, tuple[object, ...]] = {
     "no trials": ("digits", "--trials", "0"),
     "unknown sampler": ("digits", "--sampler", "nope"),
     "unknown field": ("digits", "--set", "train.epoch=3"),
-    "unknown operator": ("digits", "--set", "model.blocks.*.operator=swin"),
+    "unknown operator": ("digits", "--set", "model.blocks.*.operator=nope"),
+    "operator that does not fit": (
+        "digits", "--set", "model.blocks.*.operator=swin", "--set", "model.pooling=cls",
+    ),
+    "windows that do not divide": (
+        "digits", "--set", "model.blocks.*.operator=swin",
+        "--set", "model.blocks.*.options={window_size: 3}",
+    ),
+    "option of another operator": (
+        "digits", "--set", "model.blocks.*.operator=softmax",
+        "--set", "model.blocks.*.options={window_size: 2}",
+    ),
     "no path": ("digits", "--set", "nonsense"),
     "no YAML": ("digits", "--set", "train.epochs=[1"),
     "missing data": ("fashion-mnist", "--set", "data.path=/nowhere"),
@@ -107,7 +118,7 @@ BAD_SEARCHES: dict[str, tuple[object, ...]] = {
     "foreign data": ("digits", "--set", "model.image_size=[16, 16]"),
     "bad storage": ("digits", "--storage", "foo://bar"),
     "nothing to resume": ("digits", "--resume"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD_SEARCHES)
@@ -323,6 +334,27 @@ def test_export_that_fails_half_way_can_be_tried_again(
     assert (code, len(message.strip().splitlines())) == (1, 1)
     assert "No space left on device" in message
     assert castling("export", small_run, "--out", tmp_path / "best")[0] == 0
+
+
+def test_training_begins_with_given_weights_of_the_same_architecture(
+    castling: Command, tmp_path: Path
+) -> None:
+    config, other = tmp_path / "config.yaml", tmp_path / "other.yaml"
+    small = {"data": {"num_train": 100, "num_validation": 50}}
+    write_yaml(config, RunConfig.from_data({"train": {"epochs": 2}, **small}).to_data())
+    write_yaml(other, RunConfig.from_data({"model": {"embed_width": 24}, **small}).to_data())
+    assert castling("train", config, "--out", tmp_path / "a")[0] == 0
+    code, out, _ = castling("train", config, "--from", tmp_path / "a", "--out", tmp_path / "b")
+    assert code == 0
+    fresh, begun = (
+        json.loads((tmp_path / name / "curve.jsonl").read_text().splitlines()[0])["loss"]
+        for name in "ab"
+    )
+    assert begun < fresh
+    for start in (tmp_path / "a", tmp_path / "none"):
+        refused = castling("train", other, "--from", start, "--out", tmp_path / "c")
+        assert_refused(*refused[::2])
+        assert not (tmp_path / "c").exists()
 
 
 def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def test_recipe_survives_its_own_data() -> None:
 
 
 def test_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match=r"digits, fashion-mnist, smoke.*got 'nope'"):
+    with pytest.raises(
+        UnknownNameError, match=r"digits, fashion-mnist, operators, smoke.*got 'nope'"
+    ):
         read_recipe("nope")
 
 
@@ -73,8 +75,8 @@ def test_bad_recipe_names_its_field(data: dict[str, object], named: str) -> None
     ("dimension", "named"),
     [
         (
-            {"target": "model.blocks.*.operator", "choices": ["swin"]},
-            r"operator: cannot be 'swin'",
+            {"target": "model.blocks.*.operator", "choices": ["nope"]},
+            r"operator: cannot be 'nope'",
         ),
         ({"target": "model.beauty", "choices": [1]}, r"model.beauty: cannot be 1"),
         ({"target": "beauty.model", "choices": [1]}, r"beauty.model: cannot be 1"),

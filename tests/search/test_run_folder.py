@@ -101,9 +101,8 @@ def test_a_database_that_cannot_be_written_is_a_storage_error(tmp_path: Path) ->
     path = tmp_path / "study.db"
     open_study(open_storage(tmp_path, f"sqlite:///{path}"))
     storage = open_storage(tmp_path, f"sqlite:///file:{path}?mode=ro&uri=true")
-    study = open_study(storage)
     with pytest.raises(StorageError, match="readonly database"), storage_checked(tmp_path):
-        study.ask()
+        open_study(storage).ask()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])

@@ -252,7 +252,7 @@ def test_export_evaluate_measure_and_train_go_round(
     assert castling("evaluate", best)[1].count("as recorded") == 2
     macs = json.loads((best / "metrics.json").read_text())["macs"]
     assert castling("measure", best)[1].count(f"{macs:,}") == 2
-    code, out, _ = castling("train", best / "config.yaml", "--out", tmp_path / "again")
+    code, _, _ = castling("train", best / "config.yaml", "--out", tmp_path / "again")
     assert code == 0
     assert out.count("epoch ") == 2
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
@@ -344,7 +344,7 @@ def test_training_begins_with_given_weights_of_the_same_architecture(
     write_yaml(config, RunConfig.from_data({"train": {"epochs": 2}, **small}).to_data())
     write_yaml(other, RunConfig.from_data({"model": {"embed_width": 24}, **small}).to_data())
     assert castling("train", config, "--out", tmp_path / "a")[0] == 0
-    code, out, _ = castling("train", config, "--from", tmp_path / "a", "--out", tmp_path / "b")
+    code, _, _ = castling("train", config, "--from", tmp_path / "a", "--out", tmp_path / "b")
     assert code == 0
     fresh, begun = (
         json.loads((tmp_path / name / "curve.jsonl").read_text().splitlines()[0])["loss"]

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits
-PYTEST := $(BIN)/python -m pytest -n 2 --jaxtyping-packages=castling,beartype.beartype
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --jaxtyping-packages=castling,beartype.beartype
 
 .PHONY: search test test-slow lint types smoke clean
 
@@ -16,8 +16,8 @@ search: $(VENV)/.installed ## The main job: search, report and export the winner
 test: $(VENV)/.installed ## The fast tests, with shapes checked at run time.
 	$(PYTEST)
 
-test-slow: $(VENV)/.installed ## All tests, the slow ones too.
-	$(PYTEST) -m "not gpu"
+test-slow: $(VENV)/.installed ## All tests, the slow ones too, and ten times the examples.
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not gpu"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,15 +1,18 @@
-"""One thread and one hypothesis profile for every test: quick on two cores, equal every time."""
+"""One thread for every test, and hypothesis: quick and equal every time, or thorough."""
+
+import os
 
 import torch
 from hypothesis import HealthCheck, settings
 
 
 torch.set_num_threads(1)
-settings.register_profile(
-    "ci",
-    derandomize=True,
-    deadline=None,  # first calls into torch are slow
-    max_examples=30,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("ci")
+for profile, examples in (("quick", 20), ("thorough", 200)):
+    settings.register_profile(
+        profile,
+        derandomize=profile == "quick",
+        deadline=None,  # first calls into torch are slow
+        max_examples=examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -252,7 +252,7 @@ def test_export_evaluate_measure_and_train_go_round(
     assert castling("evaluate", best)[1].count("as recorded") == 2
     macs = json.loads((best / "metrics.json").read_text())["macs"]
     assert castling("measure", best)[1].count(f"{macs:,}") == 2
-    code, _, _ = castling("train", best / "config.yaml", "--out", tmp_path / "again")
+    code, out, _ = castling("train", best / "config.yaml", "--out", tmp_path / "again")
     assert code == 0
     assert out.count("epoch ") == 2
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())

@@ -109,17 +109,17 @@ def workers_of(driver: int) -> list[int]:
 @pytest.mark.parametrize(
     "signals",
     [
-        (signal.SIGKILL, signal.SIGINT),
-        pytest.param((signal.SIGTERM, signal.SIGTERM), marks=pytest.mark.slow),
+        (signal.SIGKILL,),
+        pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
-    signals: tuple[signal.Signals, signal.Signals], ray_session: None, tmp_path: Path
+    signals: tuple[signal.Signals, ...], ray_session: None, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     options: tuple[str, ...] = ("smoke", "--trials", "4", "--set", "train.epochs=12")
     finished = []
-    for epochs, how in zip((26, 38), signals, strict=True):
+    for epochs, how in zip((26, 38), signals, strict=False):
         with start(run, *options, "--workers", "2") as driver:
             wait_for_epochs(run, epochs)
             os.kill(driver.pid, how)
@@ -133,7 +133,7 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
         trials = reports.load(run)
         finished.append(trials[trials.state == "trained"].set_index("trial"))
         options = ("--resume",)
-    assert 1 <= len(finished[0]) <= len(finished[1]) < 4
+    assert 1 <= len(finished[0]) <= len(finished[-1]) < 4
     search.run(None, out=run, resume=True)
     after = reports.load(run).set_index("trial")
     assert (after.state == "trained").all()

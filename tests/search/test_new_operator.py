@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import reports
+from castling.errors import ConfigError
 from castling.operators import OPERATORS
+from reports.export import evaluate_folder
 
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +28,17 @@ dimensions:
 pytestmark = pytest.mark.timeout(120)
 
 
-def castling(*arguments: str, path: Path) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
-    return subprocess.run(
-        [sys.executable, "-m", "search", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+COMMANDS = """
+import sys
+from search.cli import main
+for words in sys.argv[1].splitlines():
+    sys.argv = ["castling", *words.split("|")]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, sys.argv
+"""
+"""Runs command lines, one after the other, in one process: importing torch takes longest."""
 
 
 @pytest.fixture
@@ -58,15 +62,23 @@ def test_an_operator_in_one_file_is_listed_searched_exported_and_gone(
 ) -> None:
     recipe, run, best = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "best"
     recipe.write_text(RECIPE)
-    assert "average" in castling("operators", path=distribution).stdout
-    searched = castling("search", str(recipe), "--out", str(run), path=distribution)
-    assert searched.returncode == 0, searched.stderr
-    trials = reports.load(run)
-    assert list(trials.state) == ["trained", "trained"]
-    exported = castling("export", str(run), "--out", str(best), path=distribution)
-    assert exported.returncode == 0, exported.stderr
-    assert castling("evaluate", str(best), path=distribution).returncode == 0
-    without = castling("evaluate", str(best), path=tmp_path)
-    assert without.returncode == 2
-    assert "operator: must be one of" in without.stderr
+    lines = ["operators", f"search|{recipe}|--out|{run}", f"export|{run}|--out|{best}"]
+    lines.append(f"evaluate|{best}")
+    with_operator = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(distribution), str(ROOT)]),
+        "COLUMNS": "200",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMANDS, "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        env=with_operator,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "the mean of all values, to every token" in ran.stdout
+    assert ran.stdout.count("as recorded") == 2
+    assert list(reports.load(run).state) == ["trained", "trained"]
     assert "average" not in OPERATORS
+    with pytest.raises(ConfigError, match=r"blocks\.0\.operator: must be one of"):
+        evaluate_folder(best)

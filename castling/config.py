@@ -202,6 +202,13 @@ class BlockConfig(Config):
         """Channels of q, k and v together: num_heads x head_size."""
         return self.num_heads * self.head_size
 
+    def complete(self) -> "BlockConfig":
+        """Return the block with every option of its operator, those left out at their default."""
+        from castling.operators import OPERATORS
+
+        options = OPERATORS[self.operator].options(**self.options)
+        return self.replace(options=options.to_data())
+
     def canonical(self) -> "BlockConfig":
         """Return the block with every field its operator ignores set to the default."""
         from castling.operators import OPERATORS
@@ -210,7 +217,7 @@ class BlockConfig(Config):
         plain = {
             name: type(self).model_fields[name].default for name in OPERATOR_FIELDS - spec.uses
         }
-        block = self.replace(**plain, options=spec.options(**self.options).to_data())
+        block = self.complete().replace(**plain)
         return block.replace(mask=None if block.mask is None else block.mask.canonical())
 
 

@@ -12,16 +12,20 @@ from pydantic import Field, model_validator
 
 from castling.config import Config, Positive, RunConfig, read_yaml
 from castling.errors import ConfigError, InvalidPointError, UnknownNameError
+from castling.operators import OPERATORS
 from reports.records import Objective
 from search.samplers import SAMPLERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
-from space.point import BLOCKS, Space
+from space.domain import Choice
+from space.point import BLOCKS, Dimension, Space
 from space.presets import SPACES
 
 
 RECIPES_FOLDER = "recipes"
+OPTIONS = "options."
+"""Where a block's field begins that only some operators have."""
 
 
 class SearchConfig(Config):
@@ -160,6 +164,9 @@ def check_dimensions(space: Space) -> None:
         if dimension.target.startswith(FIXED_BY_DATA):
             rule = "is the data's, the same for all trials, and cannot be searched"
             raise ConfigError(f"dimensions: {dimension.target}", rule)
+        if dimension.block_field.startswith(OPTIONS):
+            _check_option(space, dimension)
+            continue
         alone = dataclasses.replace(space, dimensions=(dimension,))
         for value in dimension.domain.extremes():
             try:
@@ -168,6 +175,30 @@ def check_dimensions(space: Space) -> None:
                 reason = str(error) if isinstance(error, ConfigError) else "no such field"
                 place = f"dimensions: {dimension.target}"
                 raise ConfigError(place, f"cannot be {value!r} ({reason})") from None
+
+
+def _check_option(space: Space, dimension: Dimension) -> None:
+    """Raise ConfigError unless an operator that may be chosen has the option and takes its values."""
+    name = dimension.block_field.removeprefix(OPTIONS)
+    chosen = [dim.domain for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
+    operators = chosen[0].values if chosen and isinstance(chosen[0], Choice) else ()
+    having = [
+        str(operator)
+        for operator in operators or {block.operator for block in space.base.model.blocks}
+        if name in OPERATORS[str(operator)].options.model_fields
+    ]
+    place = f"dimensions: {dimension.target}"
+    if not having:
+        raise ConfigError(place, "must be an option of an operator that the space may choose")
+    for value in dimension.domain.extremes():
+        problems = []
+        for operator in having:
+            try:
+                OPERATORS[operator].options(**{name: value})
+            except ConfigError as error:
+                problems.append(f"{error}; {operator}")
+        if len(problems) == len(having):
+            raise ConfigError(place, f"cannot be {value!r} ({problems[0]})")
 
 
 def recipe_names() -> list[str]:

@@ -217,7 +217,7 @@ def _base_values(space: Space, _: int) -> Iterator[tuple[str, Value]]:
 
 def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values in every block a point may have, named as at the given depth."""
-    blocks = space.base.to_data()["model"]["blocks"]
+    blocks = [block.complete().to_data() for block in space.base.model.blocks]
     for dimension in space.dimensions:
         for layer in range(space.max_depth if dimension.is_per_block else 0):
             block = blocks[min(layer, len(blocks) - 1)]
@@ -225,7 +225,8 @@ def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
 
 
 def _get(data: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path; None where the path ends early, as in an absent mask."""
     value: Any = data
     for step in path.split("."):
-        value = value[step]
+        value = value.get(step) if isinstance(value, Mapping) else None
     return value

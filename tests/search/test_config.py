@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 import yaml
 
@@ -10,7 +12,9 @@ from search.config import (
     recipe_summaries,
     with_settings,
 )
-from space.feasible import check_feasible
+from space.budget import Budget
+from space.decode import decode
+from space.feasible import cheapest, check_feasible, dearest, default_point, point_cost
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -88,6 +92,43 @@ def test_bad_recipe_names_its_field(data: dict[str, object], named: str) -> None
 def test_bad_dimension_names_itself(dimension: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         SearchConfig.from_data({"dimensions": [dimension]}).build_space()
+
+
+OPERATORS = {"target": "model.blocks.*.operator", "choices": ["swin", "gvt", "softmax"]}
+
+
+@pytest.mark.parametrize(
+    ("dimension", "named"),
+    [
+        ({"target": "model.blocks.*.options.nonsense", "choices": [2]}, "must be an option of"),
+        ({"target": "model.blocks.*.options.alpha", "choices": [0.1]}, "must be an option of"),
+        ({"target": "model.blocks.*.options.pool", "choices": [0]}, r"cannot be 0 \(pool"),
+        ({"target": "model.blocks.*.options.pool", "choices": ["a"]}, r"cannot be 'a' \(pool"),
+    ],
+)
+def test_an_option_that_no_chosen_operator_takes_is_refused(
+    dimension: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        SearchConfig.from_data({"dimensions": [OPERATORS, dimension]}).build_space()
+    assert "\n" not in str(caught.value)
+
+
+def test_options_are_searched_where_their_operator_is_chosen() -> None:
+    windows = {"target": "model.blocks.*.options.window_size", "choices": [2, 4], "tie": "each"}
+    pools = {"target": "model.blocks.*.options.pool", "choices": [1, 2], "tie": "all"}
+    space = SearchConfig.from_data({"dimensions": [OPERATORS, windows, pools]}).build_space()
+    assert default_point(space)["model.blocks.0.options.window_size"] == 2
+    expected = {"swin": {"window_size"}, "gvt": {"pool"}, "softmax": set[str]()}
+    seen = set()
+    for seed in range(30):
+        for block in decode(space, space.sample(Random(seed))).model.blocks:
+            seen.add(block.operator)
+            assert set(block.options) == expected[block.operator]
+    assert seen == set(expected)
+    for find in (cheapest, dearest):
+        assert point_cost(space, find(space, "macs")).macs > 0
+    check_feasible(space, Budget(max_macs=1_200_000))
 
 
 def test_a_target_declared_twice_is_refused() -> None:

@@ -178,7 +178,7 @@ def check_dimensions(space: Space) -> None:
 
 
 def _check_option(space: Space, dimension: Dimension) -> None:
-    """Raise ConfigError unless an operator that may be chosen has the option and takes its values."""
+    """Raise ConfigError unless an operator that may be chosen has the option and its values."""
     name = dimension.block_field.removeprefix(OPTIONS)
     chosen = [dim.domain for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
     operators = chosen[0].values if chosen and isinstance(chosen[0], Choice) else ()

@@ -18,11 +18,15 @@ def _end() -> Iterator[ExitStack]:
         yield end
 
 
+def _share_ray(end: ExitStack) -> None:
+    if not ray.is_initialized():
+        end.enter_context(joined(None, at_least=2))
+
+
 @pytest.fixture
 def ray_session(_end: ExitStack) -> None:
     """Let searches in this process share one Ray: starting it takes longer than a small search."""
-    if not ray.is_initialized():
-        _end.enter_context(joined(None, at_least=2))
+    _share_ray(_end)
 
 
 @pytest.fixture
@@ -32,12 +36,13 @@ def no_ray() -> None:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def small_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str, _end: ExitStack) -> Path:
     """Three trials of two epochs, searched with two real Ray workers, once for all processes."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "small-run"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
+            _share_ray(_end)
             begun = tmp_path_factory.mktemp("small") / "run"
             search.run("smoke", out=begun, trials=3, workers=2, settings={"train.epochs": 2})
             begun.rename(folder)

@@ -107,21 +107,22 @@ def workers_of(driver: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "signals",
+    ("workers", "signals"),
     [
-        (signal.SIGKILL,),
-        pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.slow),
+        (1, (signal.SIGKILL,)),
+        pytest.param(2, (signal.SIGKILL, signal.SIGINT, signal.SIGTERM), marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
-    signals: tuple[signal.Signals, ...], ray_session: None, tmp_path: Path
+    workers: int, signals: tuple[signal.Signals, ...], ray_session: None, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options: tuple[str, ...] = ("smoke", "--trials", "4", "--set", "train.epochs=12")
+    trials = 2 * workers
+    options = ["smoke", "--trials", str(trials), "--set", "train.epochs=12"]
     finished = []
-    for epochs, how in zip((26, 38), signals, strict=False):
-        with start(run, *options, "--workers", "2") as driver:
-            wait_for_epochs(run, epochs)
+    for interruption, how in enumerate(signals):
+        with start(run, *options, "--workers", str(workers)) as driver:
+            wait_for_epochs(run, 12 * workers + 2 + 4 * interruption)
             os.kill(driver.pid, how)
             _, message = driver.communicate(timeout=60)
         if how == signal.SIGKILL:
@@ -130,14 +131,14 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
             assert driver.returncode == 130
             assert f"castling search --out {run} --resume" in message
             assert "Traceback" not in message
-        trials = reports.load(run)
-        finished.append(trials[trials.state == "trained"].set_index("trial"))
-        options = ("--resume",)
-    assert 1 <= len(finished[0]) <= len(finished[-1]) < 4
+        before = reports.load(run)
+        finished.append(before[before.state == "trained"].set_index("trial"))
+        options = ["--resume"]
+    assert 1 <= len(finished[0]) <= len(finished[-1]) < trials
     search.run(None, out=run, resume=True)
     after = reports.load(run).set_index("trial")
     assert (after.state == "trained").all()
-    assert len(after) == 4
+    assert len(after) == trials
     for before in finished:
         same = after.loc[list(before.index)]
         assert list(same.finished_at) == list(before.finished_at)
@@ -148,7 +149,7 @@ def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(
     ray_session: None, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    config = read_recipe("smoke").replace(trials=2, set={"train.epochs": 1})
+    config = read_recipe("smoke").replace(trials=2, workers=1, set={"train.epochs": 1})
     run.mkdir()
     new_manifest(config, config.build_space(), None).write(run)
     open_study(open_storage(run, None))

@@ -15,7 +15,8 @@ from torch import nn
 from castling.config import MaskSchedule, RunConfig
 from castling.errors import DivergedError
 from castling.model.castle import castle
-from castling.model.storage import read_tensors
+from castling.model.storage import load, read_tensors, save
+from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.training.data import Dataset, Split, load_data, load_test
 from castling.training.loop import Pixels, Trained, accuracy, evaluate, train as train_anywhere
@@ -104,6 +105,26 @@ def test_stopping_after_any_epoch_and_going_on_changes_nothing(
     assert timeless(resumed.metrics) == timeless(whole.metrics)
     assert resumed.metrics.train_seconds >= part.metrics.train_seconds
     assert same_weights(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize("operator", list(OPERATORS))
+def test_every_operator_goes_on_bit_for_bit(
+    operator: str, tiny: RunConfig, digits: Dataset, tmp_path: Path
+) -> None:
+    """Whatever an operator holds besides parameters is in the checkpoint, and in a saved model."""
+    blocks = tuple(
+        block.replace(operator=operator, mlp="shrinking", options={})
+        for block in tiny.model.blocks
+    )
+    run = with_training(tiny.replace(model=tiny.model.replace(blocks=blocks)), epochs=2)
+    whole, (first, _) = history(run, digits)
+    path = tmp_path / "checkpoint.safetensors"
+    part = train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    assert timeless(part.metrics) == timeless(first)
+    resumed, _ = history(run, digits, checkpoint=path)
+    assert same_weights(resumed.model, whole.model)
+    save(whole.model, tmp_path)
+    assert evaluate(load(tmp_path), digits.validation, digits) == whole.metrics.top1
 
 
 class Killed(BaseException):

@@ -83,12 +83,16 @@ def start(run: Path, *options: str) -> "subprocess.Popen[str]":
     )
 
 
+def num_epochs(run: Path) -> int:
+    """Count the epochs that the workers have written."""
+    return sum(len(path.read_text().splitlines()) for path in (run / CURVES_FOLDER).glob("*"))
+
+
 def wait_for_epochs(run: Path, count: int) -> None:
     """Wait until the workers have written so many epochs."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        lines = [len(path.read_text().splitlines()) for path in (run / CURVES_FOLDER).glob("*")]
-        if sum(lines) >= count:
+        if num_epochs(run) >= count:
             return
         time.sleep(0.2)
     raise AssertionError(f"no {count} epochs in {run}")
@@ -120,9 +124,10 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
     trials = 2 * workers
     options = ["smoke", "--trials", str(trials), "--set", "train.epochs=12"]
     finished = []
-    for interruption, how in enumerate(signals):
+    for how in signals:
+        enough = max(12 * workers, num_epochs(run)) + 2
         with start(run, *options, "--workers", str(workers)) as driver:
-            wait_for_epochs(run, 12 * workers + 2 + 4 * interruption)
+            wait_for_epochs(run, enough)
             os.kill(driver.pid, how)
             _, message = driver.communicate(timeout=60)
         if how == signal.SIGKILL:

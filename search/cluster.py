@@ -13,6 +13,10 @@ from castling.errors import ClusterError, ConfigError
 from search.config import SearchConfig
 
 
+TOKEN_HINT = "set RAY_AUTH_MODE=token where the cluster asks for its token"
+"""A plain `ray start` asks for one, and Ray's own message does not say so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What the machine or cluster gives to the trials."""
@@ -63,9 +67,8 @@ def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, f
         reason = str(error).strip().partition("\n")[0]
         if local:
             raise ClusterError(reason) from None
-        raise ConfigError(
-            "address", f"must be a Ray cluster that answers ({reason})", address
-        ) from None
+        rule = f"must be a Ray cluster that answers ({reason})"
+        raise ConfigError("address", rule, address, TOKEN_HINT) from None
     try:
         yield ray.cluster_resources()
     finally:

@@ -1,5 +1,7 @@
 """Gates that training opens and shuts: hard Bernoulli draws with a straight-through gradient."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,15 +41,15 @@ class Gates(nn.Module):
         return self.t > 0.0
 
 
-class Gated(nn.Module):
+class Gated(nn.Module, ABC):
     """A module with gates, whose cost a training can push towards a target."""
 
     most_macs: int
     """MACs per image with every gate open."""
 
+    @abstractmethod
     def expected_macs(self) -> Tensor:
         """Return the expected MACs per image of what the gates would leave, with its gradient."""
-        raise NotImplementedError
 
 
 def gated(model: nn.Module) -> list[Gated]:

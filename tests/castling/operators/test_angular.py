@@ -1,9 +1,17 @@
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle_comparison import (
+    compare_with_oracle,
+    heads_of,
+    random_input,
+    relative_error,
+    values_and_gradients,
+)
 from torch import Tensor
 
 from castling.config import BlockConfig
@@ -93,14 +101,6 @@ def oracle_convolution(taps: Tensor, layer: LayerShape, values: Tensor) -> Tenso
     )
 
 
-def heads_of(weights: dict[str, Tensor], layer: LayerShape, image: Tensor) -> list[list[Tensor]]:
-    """Return q, k and v of every head, each (token, size)."""
-    qkv = F.linear(image, weights["qkv.weight"], weights.get("qkv.bias"))
-    width, size = layer.block.attention_width, layer.block.head_size
-    parts = [part.split(size, dim=1) for part in qkv.split(width, dim=1)]
-    return [list(head) for head in zip(*parts, strict=True)]
-
-
 def built(layer: LayerShape, dtype: torch.dtype) -> AngularAttention:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -110,38 +110,7 @@ def built(layer: LayerShape, dtype: torch.dtype) -> AngularAttention:
     return module
 
 
-def random_input(layer: LayerShape, dtype: torch.dtype, batch: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(11)
-    shape = (batch, layer.grid.num_tokens, layer.embed_width)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def values_and_gradients(output: Tensor, x: Tensor, module: AngularAttention) -> dict[str, Tensor]:
-    """Return the output and the gradients of a random projection of it."""
-    generator = torch.Generator().manual_seed(13)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
-    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
-
-
-def relative_error(got: Tensor, expected: Tensor) -> float:
-    scale = expected.double().abs().max().clamp_min(1e-3)
-    return float(((got.double() - expected.double()).abs().max() / scale).detach())
-
-
-def compare(layer: LayerShape, dtype: torch.dtype, tolerance: float) -> None:
-    """Compare the module in `dtype` with the oracle in float64 on the same rounded numbers."""
-    module = built(layer, dtype)
-    x = random_input(layer, dtype).requires_grad_()
-    exact_module = built(layer, dtype).double()
-    exact_x = x.detach().double().requires_grad_()
-    got = values_and_gradients(module(x), x, module)
-    expected = values_and_gradients(oracle(exact_module, layer, exact_x), exact_x, exact_module)
-    for name, tensor in got.items():
-        assert tensor.dtype == dtype, name
-        assert torch.isfinite(tensor).all(), name
-        assert relative_error(tensor, expected[name]) < tolerance, name
+compare = partial(compare_with_oracle, built, oracle)
 
 
 @pytest.mark.parametrize("size", AWKWARD, ids=str)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle_comparison import heads_of, random_input, values_and_gradients
 from torch import Tensor
 
 from castling.config import BlockConfig
@@ -71,14 +72,6 @@ def oracle(module: AttnScale, layer: LayerShape, x: Tensor) -> Tensor:
     return F.linear(torch.stack(images), weights["proj.weight"], weights["proj.bias"])
 
 
-def heads_of(weights: dict[str, Tensor], layer: LayerShape, image: Tensor) -> list[list[Tensor]]:
-    """Return q, k and v of every head, each (token, size)."""
-    qkv = F.linear(image, weights["qkv.weight"], weights.get("qkv.bias"))
-    width, size = layer.block.attention_width, layer.block.head_size
-    parts = [part.split(size, dim=1) for part in qkv.split(width, dim=1)]
-    return [list(head) for head in zip(*parts, strict=True)]
-
-
 def built(layer: LayerShape, dtype: torch.dtype) -> AttnScale:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -86,21 +79,6 @@ def built(layer: LayerShape, dtype: torch.dtype) -> AttnScale:
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.7)
     return module
-
-
-def random_input(layer: LayerShape, dtype: torch.dtype, batch: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(11)
-    shape = (batch, layer.grid.num_tokens, layer.embed_width)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def values_and_gradients(output: Tensor, x: Tensor, module: AttnScale) -> dict[str, Tensor]:
-    """Return the output and the gradients of a random projection of it."""
-    generator = torch.Generator().manual_seed(13)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
-    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
 
 
 def relative_error(got: Tensor, expected: Tensor, smallest_scale: float = 1e-3) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle_comparison import random_input, relative_error, values_and_gradients
 from torch import Tensor, nn
 
 from castling.config import BlockConfig, ModelConfig
@@ -79,26 +80,6 @@ def built(layer: LayerShape, dtype: torch.dtype) -> FCViTMixer:
             fan_in = max(1, parameter[0].numel())
             nn.init.normal_(parameter, std=1.0 / math.sqrt(fan_in))
     return module
-
-
-def random_input(layer: LayerShape, dtype: torch.dtype, batch: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(11)
-    shape = (batch, layer.grid.num_tokens, layer.embed_width)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def values_and_gradients(output: Tensor, x: Tensor, module: nn.Module) -> dict[str, Tensor]:
-    """Return the output and the gradients of a random projection of it."""
-    generator = torch.Generator().manual_seed(13)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
-    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
-
-
-def relative_error(got: Tensor, expected: Tensor) -> float:
-    scale = expected.double().abs().max().clamp_min(1e-3)
-    return float(((got.double() - expected.double()).abs().max() / scale).detach())
 
 
 def both(layer: LayerShape, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from oracle_comparison import values_and_gradients
 from torch import Tensor
 
 from castling.config import BlockConfig, ModelConfig
@@ -92,15 +93,6 @@ def oracle(module: GraphAttention, size: Size, x: Tensor) -> Tensor:
         ]
         images.append(module.proj(torch.cat(heads, dim=1)))
     return torch.stack(images)
-
-
-def values_and_gradients(output: Tensor, x: Tensor, module: GraphAttention) -> dict[str, Tensor]:
-    """Return the output and the gradients of a random projection of it."""
-    generator = torch.Generator().manual_seed(13)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
-    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
 
 
 def compare(size: Size, x: Tensor, tolerance: float) -> None:

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from oracle_comparison import values_and_gradients
 from torch import Tensor
 
 from castling.config import BlockConfig, ModelConfig
@@ -98,17 +99,6 @@ def oracle(module: BottleneckConvolution, size: Size, x: Tensor) -> Tensor:
     hidden = reference.batch_norm(hidden, statistics, norm.weight, norm.bias).clamp_min(0.0)
     y = torch.stack([torch.stack([back @ row for row in image]) for image in hidden])
     return torch.cat([x[:, : size.prefix], y + module.proj.bias], dim=1)
-
-
-def values_and_gradients(
-    output: Tensor, x: Tensor, module: BottleneckConvolution
-) -> dict[str, Tensor]:
-    """Return the output and the gradients of a random projection of it."""
-    generator = torch.Generator().manual_seed(13)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
-    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
 
 
 def compare(size: Size, dtype: torch.dtype, tolerance: float, *, training: bool) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracle_comparison import random_input, values_and_gradients
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -92,21 +93,6 @@ def built(layer: LayerShape, dtype: torch.dtype) -> TaylorAttention:
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.7)
     return module
-
-
-def random_input(layer: LayerShape, dtype: torch.dtype, batch: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(11)
-    shape = (batch, layer.grid.num_tokens, layer.embed_width)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def values_and_gradients(output: Tensor, x: Tensor, module: TaylorAttention) -> dict[str, Tensor]:
-    """Return the output and the gradients of a random projection of it."""
-    generator = torch.Generator().manual_seed(13)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    gradients = torch.autograd.grad((output * probe).sum(), [x, *parameters])
-    return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
 
 
 def compare(layer: LayerShape, dtype: torch.dtype, tolerance: float) -> None:

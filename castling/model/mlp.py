@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,10 +88,11 @@ class ShrinkingMlp(Gated):
         t = self.gates.t
         return self.gates.decisions() | (t == t.max())
 
-    def settled(self) -> dict[str, Tensor]:
-        """Return the state dict of the plain MLP that has only the units that stay."""
+    def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the plain MLP that has only the units that stay: its fields and state dict."""
         kept, state = self.kept(), self.mlp.state_dict()
-        return {
+        ratio = (int(kept.sum()) + 0.5) / state["fc1.weight"].shape[1]  # rounded down to the units
+        return {"mlp": "plain", "mlp_ratio": ratio}, {
             "fc1.weight": state["fc1.weight"][kept],
             "fc1.bias": state["fc1.bias"][kept],
             "fc2.weight": state["fc2.weight"][:, kept],

@@ -1,10 +1,10 @@
 """Gated layers settle: each becomes the operator or the narrower MLP that its gates decide for."""
 
-from castling.config import BlockConfig, ModelConfig
-from castling.model.mlp import ShrinkingMlp
-from castling.model.vit import Block, CastlingViT, build
-from castling.operators.gates import gated
-from castling.operators.spvit_gated import GatedSinglePath
+from collections.abc import Iterator
+
+from castling.config import ModelConfig
+from castling.model.vit import CastlingViT, build
+from castling.operators.gates import Gated, gated
 
 
 def settle(model: CastlingViT) -> CastlingViT:
@@ -15,38 +15,28 @@ def settle(model: CastlingViT) -> CastlingViT:
     if not gated(model):
         return model
     parameter = next(model.parameters())
-    config = settled_config(model.config, model)
-    settled = build(config, seed=0).to(parameter.device, parameter.dtype)
+    settled = build(settled_config(model.config, model), seed=0)
+    settled.to(parameter.device, parameter.dtype)
     weights = model.state_dict()
-    for index, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        for name, part in (("attn", block.attn), ("mlp", block.mlp)):
-            if not isinstance(part, GatedSinglePath | ShrinkingMlp):
-                continue
-            prefix = f"blocks.{index}.{name}."
-            weights = {key: value for key, value in weights.items() if not key.startswith(prefix)}
-            state = part.settled()[1] if isinstance(part, GatedSinglePath) else part.settled()
-            weights |= {f"{prefix}{key}": value for key, value in state.items()}
+    for layer, name, part in _gated_parts(model):
+        prefix = f"blocks.{layer}.{name}."
+        weights = {key: value for key, value in weights.items() if not key.startswith(prefix)}
+        weights |= {f"{prefix}{key}": value for key, value in part.settled()[1].items()}
     settled.load_state_dict(weights)
     return settled.train(model.training)
 
 
 def settled_config(config: ModelConfig, model: CastlingViT) -> ModelConfig:
     """Return a config with the gated parts of its blocks as a model's gates decide."""
-    blocks = [
-        _settled_block(block, layer, config.embed_width)
-        for block, layer in zip(config.blocks, model.blocks, strict=True)
-        if isinstance(layer, Block)
-    ]
+    blocks = list(config.blocks)
+    for layer, _, part in _gated_parts(model):
+        blocks[layer] = blocks[layer].replace(**part.settled()[0])
     return config.replace(blocks=tuple(blocks))
 
 
-def _settled_block(block: BlockConfig, layer: Block, width: int) -> BlockConfig:
-    if isinstance(layer.attn, GatedSinglePath):
-        operator = layer.attn.settled()[0]
-        options = block.options if operator.startswith("spvit") else {}
-        block = block.replace(operator=operator, options=options)
-    if isinstance(layer.mlp, ShrinkingMlp):
-        kept = int(layer.mlp.kept().sum())
-        block = block.replace(mlp="plain", mlp_ratio=(kept + 0.5) / width)
-    return block
+def _gated_parts(model: CastlingViT) -> Iterator[tuple[int, str, Gated]]:
+    """Yield layer, name in the block and module of everything with gates."""
+    for layer, block in enumerate(model.blocks):
+        for name, part in block.named_children():
+            if isinstance(part, Gated):
+                yield layer, name, part

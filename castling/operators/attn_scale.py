@@ -9,9 +9,8 @@ from castling.operators.spec import (
     OPERATORS,
     LayerShape,
     OperatorSpec,
-    projection_macs,
+    attention_macs,
     projection_params,
-    quadratic_macs,
 )
 
 
@@ -54,10 +53,6 @@ class AttnScale(nn.Module):
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
-def _macs(shape: LayerShape) -> int:
-    return projection_macs(shape) + quadratic_macs(shape)
-
-
 def _params(shape: LayerShape) -> int:
     return projection_params(shape) + shape.block.num_heads
 
@@ -69,8 +64,8 @@ OPERATORS.add(
         source="Wang et al., Anti-Oversmoothing in Deep Vision Transformers, ICLR 2022",
         build=AttnScale,
         uses=frozenset({"num_heads", "head_size"}),
-        macs=_macs,
+        macs=attention_macs,
         params=_params,
-        training_macs=_macs,
+        training_macs=attention_macs,
     ),
 )

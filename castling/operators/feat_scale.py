@@ -9,9 +9,8 @@ from castling.operators.spec import (
     OPERATORS,
     LayerShape,
     OperatorSpec,
-    projection_macs,
+    attention_macs,
     projection_params,
-    quadratic_macs,
 )
 
 
@@ -55,10 +54,6 @@ class FeatScale(nn.Module):
         return y + mean_gain * mean + rest_gain * (y - mean)
 
 
-def _macs(shape: LayerShape) -> int:
-    return projection_macs(shape) + quadratic_macs(shape)
-
-
 def _params(shape: LayerShape) -> int:
     return projection_params(shape) + 2 * shape.embed_width
 
@@ -70,8 +65,8 @@ OPERATORS.add(
         source="Wang et al., Anti-Oversmoothing in Deep Vision Transformers, ICLR 2022",
         build=FeatScale,
         uses=frozenset({"num_heads", "head_size"}),
-        macs=_macs,
+        macs=attention_macs,
         params=_params,
-        training_macs=_macs,
+        training_macs=attention_macs,
     ),
 )

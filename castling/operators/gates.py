@@ -1,6 +1,7 @@
 """Gates that training opens and shuts: hard Bernoulli draws with a straight-through gradient."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,6 +51,10 @@ class Gated(nn.Module, ABC):
     @abstractmethod
     def expected_macs(self) -> Tensor:
         """Return the expected MACs per image of what the gates would leave, with its gradient."""
+
+    @abstractmethod
+    def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what replaces this module: fields of its BlockConfig, and a state dict."""
 
 
 def gated(model: nn.Module) -> list[Gated]:

@@ -8,9 +8,8 @@ from castling.operators.spec import (
     OPERATORS,
     LayerShape,
     OperatorSpec,
-    projection_macs,
+    attention_macs,
     projection_params,
-    quadratic_macs,
 )
 
 
@@ -39,10 +38,6 @@ class SoftmaxAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-def _macs(shape: LayerShape) -> int:
-    return projection_macs(shape) + quadratic_macs(shape)
-
-
 OPERATORS.add(
     "softmax",
     OperatorSpec(
@@ -50,8 +45,8 @@ OPERATORS.add(
         source="Vaswani et al., Attention Is All You Need, 2017",
         build=SoftmaxAttention,
         uses=frozenset({"num_heads", "head_size"}),
-        macs=_macs,
+        macs=attention_macs,
         params=projection_params,
-        training_macs=_macs,
+        training_macs=attention_macs,
     ),
 )

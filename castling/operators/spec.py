@@ -121,3 +121,8 @@ def projection_params(shape: LayerShape) -> int:
 def quadratic_macs(shape: LayerShape) -> int:
     """Return the MACs of q k^T and its product with v, 2 N^2 A."""
     return 2 * shape.grid.num_tokens**2 * shape.block.attention_width
+
+
+def attention_macs(shape: LayerShape) -> int:
+    """Return the MACs of softmax attention, projections included: 4 N C A + 2 N^2 A."""
+    return projection_macs(shape) + quadratic_macs(shape)

@@ -1,6 +1,7 @@
 """SPViT's single path: attention that may shrink to a convolution or nothing while it trains."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,9 +13,8 @@ from castling.operators.spec import (
     OPERATORS,
     LayerShape,
     OperatorSpec,
-    projection_macs,
+    attention_macs,
     projection_params,
-    quadratic_macs,
 )
 from castling.operators.spvit import Bottleneck, SpvitOptions, bottleneck_macs, serves
 
@@ -47,7 +47,8 @@ class GatedSinglePath(SoftmaxAttention, Gated):
         super().__init__(shape)
         self.conv1, self.conv3 = Bottleneck(shape, 1), Bottleneck(shape, 3)
         self.gates = Gates(len(CANDIDATES) - 1)
-        costs = [0, bottleneck_macs(1)(shape), bottleneck_macs(3)(shape), _macs(shape)]
+        self._options = dict(shape.block.options)
+        costs = [0, bottleneck_macs(1)(shape), bottleneck_macs(3)(shape), attention_macs(shape)]
         self.most_macs = costs[-1]
         self._extra_macs = [dear - cheap for cheap, dear in pairwise(costs)]
 
@@ -81,28 +82,24 @@ class GatedSinglePath(SoftmaxAttention, Gated):
         """Return the number of the candidate that the gates decide for, in `CANDIDATES`."""
         return int(self.gates.decisions().long().cumprod(dim=0).sum())
 
-    def settled(self) -> tuple[str, dict[str, Tensor]]:
-        """Return the name of the chosen operator, and its state dict with these weights."""
-        number = self.choice()
-        state = self.state_dict()
-        proj = {name: state[name] for name in ("proj.weight", "proj.bias")}
+    def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the chosen operator: its fields and, with these weights, its state dict."""
+        number, state = self.choice(), self.state_dict()
+        fields = {"operator": CANDIDATES[number], "options": {}}
         if number == 0:
-            return CANDIDATES[number], {}
+            return fields, {}
+        proj = {name: state[name] for name in ("proj.weight", "proj.bias")}
         if number == len(CANDIDATES) - 1:
             qkv = {name: tensor for name, tensor in state.items() if name.startswith("qkv.")}
-            return CANDIDATES[number], qkv | proj
+            return fields, qkv | proj
         prefix = ("conv1.", "conv3.")[number - 1]
         own = {
             name.removeprefix(prefix): tensor
             for name, tensor in state.items()
             if name.startswith(prefix)
         }
-        values = state["qkv.weight"][2 * self.num_heads * self.head_size :]
-        return CANDIDATES[number], own | proj | {"v.weight": values}
-
-
-def _macs(shape: LayerShape) -> int:
-    return projection_macs(shape) + quadratic_macs(shape)
+        values = {"v.weight": state["qkv.weight"][2 * self.num_heads * self.head_size :]}
+        return {**fields, "options": self._options}, own | proj | values
 
 
 def _params(shape: LayerShape) -> int:
@@ -118,9 +115,9 @@ OPERATORS.add(
         source="He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021",
         build=GatedSinglePath,
         uses=frozenset({"num_heads", "head_size"}),
-        macs=_macs,
+        macs=attention_macs,
         params=_params,
-        training_macs=_macs,
+        training_macs=attention_macs,
         options=SpvitOptions,
         check=serves,
         searchable=False,

@@ -44,7 +44,8 @@ def test_the_first_shut_gate_decides_and_the_chosen_operator_computes_the_same(
     logits: tuple[float, float, float], prefix: int
 ) -> None:
     module = gated(logits, prefix=prefix).eval()
-    name, state = module.settled()
+    fields, state = module.settled()
+    name = fields["operator"]
     assert name == CANDIDATES[next((i for i, t in enumerate(logits) if t < 0), 3)]
     chosen = OPERATORS[name].build(layer(name, prefix=prefix))
     chosen.load_state_dict(state)
@@ -57,7 +58,8 @@ def test_training_computes_the_drawn_candidate(logits: tuple[float, float, float
     """With logits so extreme the draw is the decision; batch norms use the batch in both."""
     certain = tuple(100.0 * t for t in logits)
     module = gated((certain[0], certain[1], certain[2]))
-    name, state = module.settled()
+    fields, state = module.settled()
+    name = fields["operator"]
     chosen = OPERATORS[name].build(layer(name))
     chosen.load_state_dict(state)
     x = tokens()

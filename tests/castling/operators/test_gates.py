@@ -13,6 +13,9 @@ class Part(Gated):
     def expected_macs(self) -> torch.Tensor:
         return self.expected
 
+    def settled(self) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+        return {}, {}
+
 
 def test_gates_are_open_as_often_as_their_probability() -> None:
     torch.manual_seed(0)

@@ -5,20 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from castling.model.castle import castle
+    from castling.model.backbone import castle_backbone
+    from castling.model.build import build
+    from castling.model.castle import castle, set_progress
     from castling.model.settle import settle
     from castling.model.storage import load, save
-    from castling.model.vit import build
 
 _HOME = {
-    "build": "castling.model.vit",
+    "build": "castling.model.build",
     "castle": "castling.model.castle",
+    "castle_backbone": "castling.model.backbone",
+    "set_progress": "castling.model.castle",
     "load": "castling.model.storage",
     "save": "castling.model.storage",
     "settle": "castling.model.settle",
 }
 
-__all__ = ["build", "castle", "load", "save", "settle"]
+__all__ = ["build", "castle", "castle_backbone", "load", "save", "set_progress", "settle"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import (
@@ -153,18 +153,16 @@ class MaskSchedule(Config):
 OPERATOR_FIELDS = frozenset(
     {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}
 )
-"""The fields of BlockConfig that all operators know, and each may use or ignore."""
+"""The fields of a layer that all operators know, and each may use or ignore."""
+
+L = TypeVar("L", bound="LayerChoice")
 
 
-class BlockConfig(Config):
-    """One transformer block: its operator, attention width, MLP and training-only branch."""
+class LayerChoice(Config):
+    """What is chosen for one attention layer: operator, convolution, training-only branch."""
 
     operator: str = "linear_angular"
     """Token mixer, a name of `castling operators`."""
-    num_heads: int = Field(default=3, ge=1)
-    """Attention heads; the attention width is num_heads x head_size, free of the embed width."""
-    head_size: int = Field(default=16, ge=1)
-    """Channels per head."""
     conv_kernel: int = Field(default=9, ge=1)
     """Taps of the depthwise convolution on the values, odd."""
     conv_form: Literal["tokens", "grid"] = "tokens"
@@ -175,16 +173,10 @@ class BlockConfig(Config):
     """Schedule of the auxiliary branch; null trains without one."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """What only this operator has: window size, features, ...; `castling operators` lists them."""
-    mlp: Literal["plain", "bidimensional", "shrinking"] = "plain"
-    """bidimensional has LightViT's channel and spatial gates, shrinking SPViT's hidden gates."""
-    mlp_ratio: float = Field(default=4.0, gt=0.0)
-    """Hidden width of the MLP as a multiple of the embed width."""
-    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Probability of skipping the block's residual branches for a sample in training."""
 
     @model_validator(mode="after")
-    def _buildable(self) -> "BlockConfig":
-        from castling.operators import OPERATORS  # imports torch, hence only once a block is made
+    def _buildable(self) -> "LayerChoice":
+        from castling.operators import OPERATORS  # imports torch, hence only once a layer is made
 
         if self.operator not in OPERATORS:
             raise ConfigError("operator", f"must be one of {', '.join(OPERATORS)}", self.operator)
@@ -197,31 +189,45 @@ class BlockConfig(Config):
             raise ConfigError(f"options.{error.field}", rule, error.value, error.fix) from None
         return self
 
-    @property
-    def attention_width(self) -> int:
-        """Channels of q, k and v together: num_heads x head_size."""
-        return self.num_heads * self.head_size
-
-    def complete(self) -> "BlockConfig":
-        """Return the block with every option of its operator, those left out at their default."""
+    def complete(self: L) -> L:
+        """Return the layer with every option of its operator, those left out at their default."""
         from castling.operators import OPERATORS
 
         options = OPERATORS[self.operator].options(**self.options)
         return self.replace(options=options.to_data())
 
-    def canonical(self) -> "BlockConfig":
-        """Return the block with every field its operator ignores set to the default."""
+    def canonical(self: L) -> L:
+        """Return the layer with every field its operator ignores set to the default."""
         from castling.operators import OPERATORS
 
-        spec = OPERATORS[self.operator]
-        plain = {
-            name: type(self).model_fields[name].default for name in OPERATOR_FIELDS - spec.uses
-        }
-        block = self.complete().replace(**plain)
-        return block.replace(mask=None if block.mask is None else block.mask.canonical())
+        fields = type(self).model_fields
+        ignored = (OPERATOR_FIELDS - OPERATORS[self.operator].uses) & fields.keys()
+        layer = self.complete().replace(**{name: fields[name].default for name in ignored})
+        return layer.replace(mask=None if layer.mask is None else layer.mask.canonical())
 
 
-def _pair(value: object) -> object:
+class BlockConfig(LayerChoice):
+    """One block of a CastlingViT: its layer's choice, attention width and MLP."""
+
+    num_heads: int = Field(default=3, ge=1)
+    """Attention heads; the attention width is num_heads x head_size, free of the embed width."""
+    head_size: int = Field(default=16, ge=1)
+    """Channels per head."""
+    mlp: Literal["plain", "bidimensional", "shrinking"] = "plain"
+    """bidimensional has LightViT's channel and spatial gates, shrinking SPViT's hidden gates."""
+    mlp_ratio: float = Field(default=4.0, gt=0.0)
+    """Hidden width of the MLP as a multiple of the embed width."""
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Probability of skipping the block's residual branches for a sample in training."""
+
+    @property
+    def attention_width(self) -> int:
+        """Channels of q, k and v together: num_heads x head_size."""
+        return self.num_heads * self.head_size
+
+
+def pair(value: object) -> object:
+    """Return a number twice, as height and width; anything else as it is."""
     return (value, value) if type(value) is int else value
 
 
@@ -231,7 +237,7 @@ Positive = Annotated[int, Field(ge=1)]
 class ModelConfig(Config):
     """A CastlingViT: everything needed to build it."""
 
-    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(_pair)] = (8, 8)
+    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(pair)] = (8, 8)
     """Height and width in pixels; one number means a square."""
     channels: Positive = 1
     """Image channels."""
@@ -274,6 +280,50 @@ class ModelConfig(Config):
     def canonical(self) -> "ModelConfig":
         """Return the config with every ignored field at its default: equal models become equal."""
         return self.replace(blocks=tuple(block.canonical() for block in self.blocks))
+
+
+class BackboneConfig(Config):
+    """A model of timm, its attention layers castled in place: everything needed to build it."""
+
+    backbone: str
+    """timm's name of the architecture: deit_tiny_patch16_224, levit_128, swin_tiny..."""
+    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(pair)] = (224, 224)
+    """Height and width in pixels; one number means a square."""
+    channels: Positive = 3
+    """Image channels."""
+    num_classes: Positive = 1000
+    """Classes."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
+    blocks: tuple[LayerChoice, ...] = Field(min_length=1)
+    """The choice of every attention layer, first to last; softmax leaves timm's layer as it is."""
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> "BackboneConfig":
+        from castling.model.hosts.anatomy import anatomy_of
+
+        anatomy_of(self).check(self.blocks)
+        return self
+
+    def castled(self) -> "BackboneConfig":
+        """Return the config of the inference model: no layer has a training-only branch."""
+        return self.replace(blocks=tuple(layer.replace(mask=None) for layer in self.blocks))
+
+    def canonical(self) -> "BackboneConfig":
+        """Return the config with every ignored field at its default: equal models become equal."""
+        return self.replace(blocks=tuple(layer.canonical() for layer in self.blocks))
+
+
+Architecture: TypeAlias = ModelConfig | BackboneConfig
+"""The config of a model: of a CastlingViT, or of one of timm's."""
+
+
+def _architecture(value: object) -> object:
+    """Build the config of a model, which of the two its fields tell."""
+    if isinstance(value, ModelConfig | BackboneConfig):
+        return value
+    kind = BackboneConfig if isinstance(value, dict) and "backbone" in value else ModelConfig
+    return kind.from_data(value)
 
 
 class AugmentConfig(Config):
@@ -342,7 +392,10 @@ class DataConfig(Config):
 class RunConfig(Config):
     """One complete training: model, training scheme, data."""
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: Annotated[Architecture, BeforeValidator(_architecture)] = Field(
+        default_factory=ModelConfig
+    )
+    """A CastlingViT, or with the field `backbone` a model of timm."""
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import pandas as pd
+from torch import nn
 
 from castling.config import RunConfig, read_run_config
 from castling.errors import (
@@ -18,10 +19,10 @@ from castling.errors import (
     RunFolderError,
 )
 from castling.files import write_text, write_yaml
+from castling.model.build import config_of
 from castling.model.castle import castle
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
-from castling.model.vit import CastlingViT
 from castling.training.data import Dataset, load_data, load_test
 from castling.training.loop import evaluate
 from reports.frame import load as load_trials, load_config
@@ -155,7 +156,7 @@ def _check_empty(out: Path) -> None:
 
 
 def write_model(
-    model: CastlingViT,
+    model: nn.Module,
     config: RunConfig,
     data: Dataset,
     out: Path,
@@ -231,15 +232,16 @@ def check_onnx() -> None:
         ) from None
 
 
-def write_onnx(model: CastlingViT, out: Path) -> None:
+def write_onnx(model: nn.Module, out: Path) -> None:
     """Write model.onnx with a free batch axis, and check that it gives the model's logits."""
     import numpy as np
     import onnxruntime
     import torch
 
-    height, width = model.config.image_size
+    config = config_of(model)
+    height, width = config.image_size
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, model.config.channels, height, width, generator=generator)
+    images = torch.randn(2, config.channels, height, width, generator=generator)
     program = torch.onnx.export(
         model,
         (images,),

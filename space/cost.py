@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from castling.config import BlockConfig, ModelConfig
+from castling.config import Architecture, BackboneConfig, BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.hosts.anatomy import anatomy_of
 from castling.model.mlp import MLPS
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.spec import LayerShape, layer_shapes
@@ -33,8 +34,26 @@ class Cost:
         )
 
 
-def cost(model: ModelConfig) -> Cost:
+def cost(model: Architecture) -> Cost:
     """Return the cost of a model, exactly what fvcore counts on it."""
+    return _backbone_cost(model) if isinstance(model, BackboneConfig) else _vit_cost(model)
+
+
+def _backbone_cost(model: BackboneConfig) -> Cost:
+    """Return the layers' closed forms and, counted once per backbone, all that never changes."""
+    anatomy = anatomy_of(model)
+    fixed = anatomy.fixed_macs
+    total = Cost(macs=fixed, params=anatomy.fixed_params, training_macs=fixed)
+    for layer, choice in zip(anatomy.layers, model.blocks, strict=True):
+        total = total + Cost(
+            macs=layer.macs(choice),
+            params=layer.params(choice),
+            training_macs=layer.training_macs(choice),
+        )
+    return total
+
+
+def _vit_cost(model: ModelConfig) -> Cost:
     shapes = layer_shapes(model)
     total = _embedding(model, shapes[0].grid) + _head(model)
     for shape in shapes:

@@ -11,23 +11,25 @@ from statistics import median
 import torch
 from torch import nn
 
-from castling.config import ModelConfig
+from castling.config import Architecture
 from castling.errors import UncountedOperatorError
+from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.vit import build
 from space.handles import HANDLES
 
 
 FREE_OPERATORS = frozenset(
     {
         "aten::__or__", "aten::abs", "aten::add", "aten::add_", "aten::amax", "aten::asin",
-        "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::cos", "aten::div", "aten::exp",
-        "aten::expand_as", "aten::gelu", "aten::le", "aten::log", "aten::log_softmax",
-        "aten::lt", "aten::mean", "aten::mul", "aten::mul_", "aten::neg", "aten::ones_like",
-        "aten::pow", "aten::reciprocal", "aten::repeat", "aten::repeat_interleave",
-        "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::sign", "aten::silu", "aten::sin",
-        "aten::softmax", "aten::sqrt", "aten::square", "aten::std", "aten::sub", "aten::sum",
-        "aten::tanh", "aten::unflatten", "aten::var", "aten::where",
+        "aten::avg_pool2d", "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::cos",
+        "aten::div", "aten::exp",
+        "aten::expand_as", "aten::gelu", "aten::hardswish", "aten::index_select", "aten::le",
+        "aten::log", "aten::log_softmax", "aten::lt", "aten::max_pool2d", "aten::mean",
+        "aten::mul", "aten::mul_", "aten::neg", "aten::ones_like", "aten::pad", "aten::pow",
+        "aten::reciprocal", "aten::repeat", "aten::repeat_interleave", "aten::reshape_as",
+        "aten::roll", "aten::rsqrt", "aten::rsub", "aten::sigmoid", "aten::sign", "aten::silu",
+        "aten::sin", "aten::softmax", "aten::sqrt", "aten::square", "aten::std", "aten::sub",
+        "aten::sum", "aten::tanh", "aten::unflatten", "aten::var", "aten::where",
     }
 )  # fmt: skip
 """Operators without multiply-adds to count: elementwise, reductions, norms, data movement."""
@@ -138,7 +140,7 @@ class Measurement:
     """Median milliseconds of the castled model on one image, on this machine."""
 
 
-def measure_model(config: ModelConfig) -> Measurement:
+def measure_model(config: Architecture) -> Measurement:
     """Build a model and measure it, castled and with its branches."""
     training = build(config, seed=0)
     castled = castle(training)

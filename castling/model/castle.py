@@ -1,22 +1,42 @@
 """The switch: from the training model to the inference model, without the auxiliary branch."""
 
-from castling.model.vit import CastlingViT, build
+import copy
+from typing import TypeVar
+
+from torch import nn
+
 from castling.operators.auxiliary import branches
 
 
-def castle(model: CastlingViT) -> CastlingViT:
+M = TypeVar("M", bound=nn.Module)
+
+
+def castle(model: M) -> M:
     """Return the inference model of a training model: in eval mode, no branch left.
 
-    Weights are copied; parameters and graph hold no trace of the auxiliary branch. Once the
-    training model's masks are empty, its logits in eval mode are the castled model's, bit for bit.
+    The model is copied, and what works in training only is removed: parameters and graph hold no
+    trace of it. Once the training model's masks are empty, its logits in eval mode are the castled
+    model's, bit for bit.
     """
-    parameter = next(model.parameters())
-    castled = build(model.config.castled(), seed=0).to(parameter.device, parameter.dtype)
-    weights = model.state_dict()
-    castled.load_state_dict({name: weights[name] for name in castled.state_dict()})
+    for branch in branches(model):
+        branch.surviving_mass = None  # of the last step's graph, which cannot be copied
+    castled = copy.deepcopy(model)
+    for part in castled.modules():
+        for name in getattr(part, "training_only", ("auxiliary",)):
+            if hasattr(part, name):
+                delattr(part, name)
+    config = getattr(castled, "config", None)
+    if config is not None:
+        castled.config = config.castled()
     return castled.eval()
 
 
-def is_castled(model: CastlingViT) -> bool:
+def is_castled(model: nn.Module) -> bool:
     """Return whether the model has no training-only branch."""
     return not branches(model)
+
+
+def set_progress(model: nn.Module, progress: float) -> None:
+    """Move every layer's mask schedule to a fraction of training, 0 to 1."""
+    for branch in branches(model):
+        branch.set_progress(progress)

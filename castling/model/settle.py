@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
-from castling.config import ModelConfig
-from castling.model.vit import CastlingViT, build
+from torch import nn
+
+from castling.config import Architecture, ModelConfig
+from castling.model.build import build, config_of
 from castling.operators.gates import Gated, gated
 
 
-def settle(model: CastlingViT) -> CastlingViT:
+def settle(model: nn.Module) -> nn.Module:
     """Return the model without gates: the same logits in eval mode, at the cost that was chosen.
 
     Weights are copied, training-only branches stay. A model without gates is returned as it is.
@@ -15,7 +17,7 @@ def settle(model: CastlingViT) -> CastlingViT:
     if not gated(model):
         return model
     parameter = next(model.parameters())
-    settled = build(settled_config(model.config, model), seed=0)
+    settled = build(settled_config(config_of(model), model), seed=0)
     settled.to(parameter.device, parameter.dtype)
     weights = model.state_dict()
     for layer, name, part in _gated_parts(model):
@@ -26,17 +28,19 @@ def settle(model: CastlingViT) -> CastlingViT:
     return settled.train(model.training)
 
 
-def settled_config(config: ModelConfig, model: CastlingViT) -> ModelConfig:
+def settled_config(config: Architecture, model: nn.Module) -> Architecture:
     """Return a config with the gated parts of its blocks as a model's gates decide."""
+    if not isinstance(config, ModelConfig):
+        return config  # a backbone takes no gated operator
     blocks = list(config.blocks)
     for layer, _, part in _gated_parts(model):
         blocks[layer] = blocks[layer].replace(**part.settled()[0])
     return config.replace(blocks=tuple(blocks))
 
 
-def _gated_parts(model: CastlingViT) -> Iterator[tuple[int, str, Gated]]:
+def _gated_parts(model: nn.Module) -> Iterator[tuple[int, str, Gated]]:
     """Yield layer, name in the block and module of everything with gates."""
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.get_submodule("blocks").children()):
         for name, part in block.named_children():
             if isinstance(part, Gated):
                 yield layer, name, part

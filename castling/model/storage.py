@@ -8,13 +8,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors, save as pack_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from castling.config import ModelConfig, RunConfig, read_run_config
+from castling.config import Architecture, LayerChoice, RunConfig, read_run_config
 from castling.errors import CheckpointError
 from castling.files import write_bytes, write_yaml
+from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
-from castling.model.vit import CastlingViT, build
 
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
@@ -44,21 +44,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header.get("__metadata__", {})
 
 
-def save(model: CastlingViT, folder: str | Path, run: RunConfig | None = None) -> None:
+def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> None:
     """Write a model's config and weights to a folder.
 
     Args:
         model: training or castled model.
         folder: made if missing.
         run: the training config to keep beside the weights; by default one with only the model.
+
+    Raises:
+        ConfigError: when the model has no config: timm cannot build it anew.
     """
     folder = Path(folder)
-    run = RunConfig(model=model.config) if run is None else run
+    if run is None:
+        run = RunConfig(model=config_of(model))
     save_weights(model, folder / WEIGHTS_FILE)
     write_yaml(folder / CONFIG_FILE, run.to_data())
 
 
-def save_weights(model: CastlingViT, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's weights atomically, with a note whether they are castled.
 
     Equal weights are equal bytes: the note is one entry, as safetensors shuffles several.
@@ -67,7 +71,7 @@ def save_weights(model: CastlingViT, path: Path) -> None:
     write_tensors(path, model.state_dict(), {"castled": castled})
 
 
-def load(folder: str | Path) -> CastlingViT:
+def load(folder: str | Path) -> nn.Module:
     """Return the castled model of a folder, in eval mode, on the CPU.
 
     Raises:
@@ -78,7 +82,7 @@ def load(folder: str | Path) -> CastlingViT:
     return load_weights(read_run_config(folder).model, folder / WEIGHTS_FILE)
 
 
-def load_weights(config: ModelConfig, path: Path) -> CastlingViT:
+def load_weights(config: Architecture, path: Path) -> nn.Module:
     """Return the castled model of a config and its weights; CheckpointError if they disagree."""
     tensors, metadata = read_tensors(path)
     if metadata.get("castled") != "false":
@@ -92,17 +96,29 @@ def load_weights(config: ModelConfig, path: Path) -> CastlingViT:
     return castle(model)
 
 
-def begin_with(model: CastlingViT, initial: CastlingViT) -> str:
-    """Copy another model's weights, castled or not, into a training model; return their hash.
+def begin_with(model: nn.Module, initial: nn.Module) -> str:
+    """Copy another model's weights into a training model; return their hash.
+
+    The two may differ in the choices of their attention layers: what a layer has under the same
+    name in both is kept, as the projections of a softmax layer that castles.
 
     Raises:
         CheckpointError: when the other is of another architecture.
     """
-    weights = castle(initial).state_dict()
-    own = castle(model).state_dict()
-    if {name: tensor.shape for name, tensor in weights.items()} != {
-        name: tensor.shape for name, tensor in own.items()
-    }:
+    if _skeleton(config_of(model)) != _skeleton(config_of(initial)):
         raise CheckpointError("the initial weights", "they are of another architecture")
+    own, given = model.state_dict(), initial.state_dict()
+    weights = {
+        name: tensor
+        for name, tensor in given.items()
+        if name in own and own[name].shape == tensor.shape and not name.endswith(".progress")
+    }
     model.load_state_dict(weights, strict=False)
     return sha256(pack_tensors({key: value.cpu() for key, value in weights.items()})).hexdigest()
+
+
+def _skeleton(config: Architecture) -> Architecture:
+    """Return the config with every layer's choice at the default."""
+    default = {name: field.default for name, field in LayerChoice.model_fields.items()}
+    default |= {"operator": "softmax", "options": {}}
+    return config.replace(blocks=tuple(block.replace(**default) for block in config.blocks))

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import register_model
+from torch import nn
 
 from castling.config import read_run_config
 from castling.errors import ConfigError
+from castling.model.build import build
 from castling.model.storage import load
-from castling.model.vit import CastlingViT, build
 
 
 @register_model
@@ -16,7 +17,7 @@ def castling_vit(
     pretrained: bool = False,  # noqa: FBT001, FBT002 - timm's signature
     config: str | Path | None = None,
     **timm_options: Any,
-) -> CastlingViT:
+) -> nn.Module:
     """Return the castled model of a folder, with its weights if pretrained, else ready to train.
 
     Args:

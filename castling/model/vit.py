@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from castling.config import ModelConfig
 from castling.model.mlp import MLPS
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import branches
 from castling.operators.spec import LayerShape, layer_shapes
 
 
@@ -88,22 +87,3 @@ class CastlingViT(nn.Module):
             x = block(x)
         x = self.norm(x)
         return self.head(x[:, 0] if self.config.pooling == "cls" else x.mean(dim=1))
-
-    def set_progress(self, progress: float) -> None:
-        """Move every layer's mask schedule to a fraction of training, 0 to 1."""
-        for branch in branches(self):
-            branch.set_progress(progress)
-
-
-def build(config: ModelConfig, *, seed: int | None = None) -> CastlingViT:
-    """Build the training model of a config, in training mode.
-
-    Args:
-        config: the model.
-        seed: seed of the initial weights; None draws from torch's global generator.
-    """
-    if seed is None:
-        return CastlingViT(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CastlingViT(config)

@@ -47,7 +47,7 @@ class AngularAttention(nn.Module):
         block = shape.block
         self.num_heads, self.head_size = block.num_heads, block.head_size
         self.qkv = nn.Linear(shape.embed_width, 3 * block.attention_width, bias=shape.qkv_bias)
-        self.conv = TokenConvolution(shape)
+        self.conv = TokenConvolution(block, shape.grid, block.num_heads, block.head_size)
         self.proj = nn.Linear(block.attention_width, shape.embed_width)
 
     def forward(

@@ -42,12 +42,14 @@ class AuxiliaryBranch(nn.Module):
 
     def forward(
         self,
-        q: Float[Tensor, "batch head token size"],
-        k: Float[Tensor, "batch head token size"],
-        v: Float[Tensor, "batch head token size"],
-    ) -> Float[Tensor, "batch head token size"]:
-        """Return S v for un-normalised q, k, v, all (batch, head, token, head channel)."""
-        attention = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+        q: Float[Tensor, "batch head query size"],
+        k: Float[Tensor, "batch head key size"],
+        v: Float[Tensor, "batch head key value"],
+        bias: Float[Tensor, "... query key"] | None = None,
+    ) -> Float[Tensor, "batch head query value"]:
+        """Return S v for un-normalised q, k, v, per head; `bias` is added before the softmax."""
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        attention = (logits if bias is None else logits + bias).softmax(dim=-1)
         survives = attention > self.threshold
         surviving = attention * survives
         if self.training:
@@ -62,6 +64,17 @@ class AuxiliaryBranch(nn.Module):
 def _read_threshold(branch: nn.Module, _: object) -> None:
     assert isinstance(branch, AuxiliaryBranch)
     branch.set_progress(branch.progress.item())
+
+
+def masked_attention(
+    layer: nn.Module,
+    q: Float[Tensor, "batch head query size"],
+    k: Float[Tensor, "batch head key size"],
+    v: Float[Tensor, "batch head key value"],
+) -> Float[Tensor, "batch head query value"] | None:
+    """Return what a layer's branch `auxiliary` adds; None without one, or once it is empty."""
+    branch = getattr(layer, "auxiliary", None)
+    return None if branch is None or branch.is_empty else branch(q, k, v)
 
 
 def branches(model: nn.Module) -> list[AuxiliaryBranch]:

@@ -4,14 +4,19 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from castling.operators.auxiliary import AuxiliaryBranch
+from castling.config import LayerChoice
+from castling.operators.auxiliary import AuxiliaryBranch, masked_attention
 from castling.operators.spec import (
     OPERATORS,
+    CoreShape,
+    CoreSpec,
     LayerShape,
     OperatorSpec,
+    TokenGrid,
+    core_shape,
     projection_macs,
     projection_params,
     quadratic_macs,
@@ -42,12 +47,13 @@ class TokenConvolution(nn.Module):
     Costs k N A MACs (tokens) or k^2 H W A (grid).
     """
 
-    def __init__(self, shape: LayerShape) -> None:
+    def __init__(
+        self, choice: LayerChoice, grid: TokenGrid, num_heads: int, head_size: int
+    ) -> None:
         super().__init__()
-        block = shape.block
-        self.grid, self.on_grid = shape.grid, block.conv_form == "grid"
-        self.kernel, self.width = block.conv_kernel, block.attention_width
-        num_filters = block.num_heads if block.conv_filters == "head" else self.width
+        self.grid, self.on_grid = grid, choice.conv_form == "grid"
+        self.kernel, self.width = choice.conv_kernel, num_heads * head_size
+        num_filters = num_heads if choice.conv_filters == "head" else self.width
         size = (self.kernel, self.kernel if self.on_grid else 1)
         self.weight = nn.Parameter(torch.empty(num_filters, 1, *size))
         bound = 1.0 / math.sqrt(size[0] * size[1])
@@ -73,6 +79,27 @@ class TokenConvolution(nn.Module):
         return mixed.permute(0, 2, 3, 1)
 
 
+def linear_angular(
+    q: Float[Tensor, "batch head query size"],
+    k: Float[Tensor, "batch head key size"],
+    v: Float[Tensor, "batch head key value"],
+    own: Float[Tensor, "batch head query value"],
+    added: Float[Tensor, "batch head query value"] | None,
+) -> Float[Tensor, "batch head query value"]:
+    """Return y / |y| of y = own / 2 + qn (kn^T v) / pi + added.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values of the keys.
+        own: each query's own value, v itself where queries and keys are the same tokens.
+        added: what the masked branch adds while training.
+    """
+    context = normalize_rows(k).transpose(-2, -1) @ v
+    y = 0.5 * own + (normalize_rows(q) @ context) * (1.0 / math.pi)
+    return normalize_rows(y if added is None else y + added)
+
+
 class LinearAngularAttention(nn.Module):
     """Linear-angular attention (You et al., Castling-ViT, CVPR 2023), as released.
 
@@ -95,7 +122,7 @@ class LinearAngularAttention(nn.Module):
         block = shape.block
         self.num_heads, self.head_size = block.num_heads, block.head_size
         self.qkv = nn.Linear(shape.embed_width, 3 * block.attention_width, bias=shape.qkv_bias)
-        self.conv = TokenConvolution(shape)
+        self.conv = TokenConvolution(block, shape.grid, block.num_heads, block.head_size)
         self.proj = nn.Linear(block.attention_width, shape.embed_width)
         if block.mask is not None:
             self.auxiliary = AuxiliaryBranch(block.mask, shape.grid.num_tokens)
@@ -105,42 +132,105 @@ class LinearAngularAttention(nn.Module):
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
-        q, k, v = qkv.unbind(2)
-        y = self._mix(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        y = normalize_rows(y).transpose(1, 2).flatten(2)
-        return self.proj(y + self.conv(v.flatten(2)))
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+        y = linear_angular(q, k, v, v, masked_attention(self, q, k, v)).transpose(1, 2)
+        return self.proj(y.flatten(2) + self.conv(v.transpose(1, 2).flatten(2)))
 
-    def _mix(
+
+class LinearAngularCore(nn.Module):
+    """Linear-angular attention between an attention's own projections; queries may be fewer.
+
+    As `LinearAngularAttention`, with v at the query's place in the identity and the convolution.
+    The paper leaves attention between different grids open (LeViT's downsampling, MViTv2's pooled
+    keys): here a query's own value is that of the key at its place on the layer's input grid, or
+    of the next one above and to the left of it.
+
+    Cost, with N queries, M keys, heads h, sizes d and e of key and value, and k taps:
+    (N + M) h d e + k N h e MACs.
+    """
+
+    def __init__(self, shape: CoreShape) -> None:
+        super().__init__()
+        self.own = OwnValues(shape)
+        self.conv = TokenConvolution(
+            shape.choice, shape.queries, shape.num_heads, shape.value_size
+        )
+
+    def forward(
         self,
-        q: Float[Tensor, "batch head token size"],
-        k: Float[Tensor, "batch head token size"],
-        v: Float[Tensor, "batch head token size"],
-    ) -> Float[Tensor, "batch head token size"]:
-        context = normalize_rows(k).transpose(-2, -1) @ v
-        y = 0.5 * v + (normalize_rows(q) @ context) * (1.0 / math.pi)
-        branch = getattr(self, "auxiliary", None)
-        if branch is None or branch.is_empty:
-            return y
-        return y + branch(q, k, v)
+        q: Float[Tensor, "batch head query size"],
+        k: Float[Tensor, "batch head key size"],
+        v: Float[Tensor, "batch head key value"],
+        added: Float[Tensor, "batch head query value"] | None,
+    ) -> Float[Tensor, "batch head query value"]:
+        """Mix values by queries and keys, each per head."""
+        own = self.own(v)
+        local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
+        return linear_angular(q, k, v, own, added) + local.transpose(1, 2)
 
 
-def _conv_taps(shape: LayerShape) -> int:
-    kernel = shape.block.conv_kernel
-    return kernel**2 if shape.block.conv_form == "grid" else kernel
+class OwnValues(nn.Module):
+    """The value of the key at each query's place; the values themselves on one common grid."""
+
+    places: Tensor | None
+
+    def __init__(self, shape: CoreShape) -> None:
+        super().__init__()
+        same = shape.queries == shape.keys and shape.query_stride == shape.key_stride
+        self.register_buffer("places", None if same else _places(shape), persistent=False)
+
+    def forward(
+        self, v: Float[Tensor, "batch head key value"]
+    ) -> Float[Tensor, "batch head query value"]:
+        """Take the values of some keys, or of some keys often."""
+        return v if self.places is None else v.index_select(2, self.places)
+
+
+def _places(shape: CoreShape) -> Int[Tensor, " query"]:
+    """Return the index of the key at each query's place; class tokens keep their own."""
+
+    def along(queries: int, keys: int) -> Tensor:
+        steps = torch.arange(queries) * shape.query_stride // shape.key_stride
+        return steps.clamp_max(keys - 1)
+
+    keys, queries = shape.keys, shape.queries
+    rows, columns = along(queries.height, keys.height), along(queries.width, keys.width)
+    image = (rows[:, None] * keys.width + columns).flatten() + keys.num_prefix
+    return torch.cat([torch.arange(queries.num_prefix), image])
+
+
+def _conv_taps(choice: LayerChoice) -> int:
+    return choice.conv_kernel**2 if choice.conv_form == "grid" else choice.conv_kernel
+
+
+def conv_macs(choice: LayerChoice, grid: TokenGrid, width: int) -> int:
+    """Return the MACs of the convolution on values of `width` channels: taps x tokens x width."""
+    convolved = grid.height * grid.width if choice.conv_form == "grid" else grid.num_tokens
+    return _conv_taps(choice) * convolved * width
+
+
+def conv_params(choice: LayerChoice, num_heads: int, head_size: int) -> int:
+    """Return the parameters of the convolution: taps x filters."""
+    num_filters = num_heads if choice.conv_filters == "head" else num_heads * head_size
+    return num_filters * _conv_taps(choice)
+
+
+def _core_macs(shape: CoreShape) -> int:
+    width = shape.num_heads * shape.value_size
+    products = (shape.queries.num_tokens + shape.keys.num_tokens) * shape.key_size * width
+    return products + conv_macs(shape.choice, shape.queries, width)
+
+
+def _core_params(shape: CoreShape) -> int:
+    return conv_params(shape.choice, shape.num_heads, shape.value_size)
 
 
 def _macs(shape: LayerShape) -> int:
-    block, grid = shape.block, shape.grid
-    on_grid = block.conv_form == "grid"
-    convolved = grid.height * grid.width if on_grid else grid.num_tokens
-    core = 2 * grid.num_tokens * block.attention_width * block.head_size
-    return projection_macs(shape) + core + _conv_taps(shape) * convolved * block.attention_width
+    return projection_macs(shape) + _core_macs(core_shape(shape))
 
 
 def _params(shape: LayerShape) -> int:
-    block = shape.block
-    num_filters = block.num_heads if block.conv_filters == "head" else block.attention_width
-    return projection_params(shape) + num_filters * _conv_taps(shape)
+    return projection_params(shape) + _core_params(core_shape(shape))
 
 
 def _training_macs(shape: LayerShape) -> int:
@@ -159,5 +249,6 @@ OPERATORS.add(
         macs=_macs,
         params=_params,
         training_macs=_training_macs,
+        core=CoreSpec(build=LinearAngularCore, macs=_core_macs, params=_core_params),
     ),
 )

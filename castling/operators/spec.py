@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from castling.config import BlockConfig, Config, ModelConfig
+from castling.config import BlockConfig, Config, LayerChoice, ModelConfig
 from castling.registry import Registry
 
 
@@ -35,6 +35,25 @@ class LayerShape:
     """Position of the block in the model, 0 for the first."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreShape:
+    """What an attention with projections of its own leaves to an operator: q, k and v per head.
+
+    Query i stands at i x `query_stride` of the layer's input grid, key j at j x `key_stride`.
+    """
+
+    choice: LayerChoice
+    num_heads: int
+    key_size: int
+    """Channels of q and k per head."""
+    value_size: int
+    """Channels of v per head."""
+    queries: TokenGrid
+    keys: TokenGrid
+    query_stride: int = 1
+    key_stride: int = 1
+
+
 def layer_shapes(config: ModelConfig) -> list[LayerShape]:
     """Return a model's layers, as operators are built for and priced at."""
     height, width = config.image_size
@@ -53,6 +72,18 @@ def layer_shapes(config: ModelConfig) -> list[LayerShape]:
         )
         for index, block in enumerate(config.blocks)
     ]
+
+
+def core_shape(shape: LayerShape) -> CoreShape:
+    """Return what a whole layer of the registry's operators leaves between its projections."""
+    return CoreShape(
+        choice=shape.block,
+        num_heads=shape.block.num_heads,
+        key_size=shape.block.head_size,
+        value_size=shape.block.head_size,
+        queries=shape.grid,
+        keys=shape.grid,
+    )
 
 
 class NoOptions(Config):
@@ -78,6 +109,21 @@ def needs_no_class_token(shape: LayerShape) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSpec:
+    """What stands between the projections of an operator, for attentions that keep their own.
+
+    Built modules map q (batch, head, query, key size), k (batch, head, key, key size) and
+    v (batch, head, key, value size), and in training what the masked branch adds (batch, head,
+    query, value size) or None, to (batch, head, query, value size).
+    """
+
+    build: Callable[[CoreShape], nn.Module]
+    macs: Callable[[CoreShape], int]
+    """Multiply-accumulates per image, without the branch."""
+    params: Callable[[CoreShape], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorSpec:
     """An operator's entry in the registry; costs are of the whole layer, projections included."""
 
@@ -99,6 +145,8 @@ class OperatorSpec:
     """What only this operator has, as a config whose every field has a default."""
     check: Rule = fits_anywhere
     """What a layer must fulfil to be served."""
+    core: CoreSpec | None = None
+    """What serves attentions that keep their own projections; None serves whole layers only."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
 

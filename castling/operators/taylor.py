@@ -5,11 +5,14 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from castling.operators.auxiliary import AuxiliaryBranch
+from castling.operators.auxiliary import AuxiliaryBranch, masked_attention
 from castling.operators.spec import (
     OPERATORS,
+    CoreShape,
+    CoreSpec,
     LayerShape,
     OperatorSpec,
+    core_shape,
     projection_macs,
     projection_params,
     quadratic_macs,
@@ -54,28 +57,48 @@ class TaylorAttention(nn.Module):
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(self._mix(q, k, v).transpose(1, 2).flatten(2))
+        y = taylor(q, k, v, masked_attention(self, q, k, v))
+        return self.proj(y.transpose(1, 2).flatten(2))
 
-    def _mix(
+
+def taylor(
+    q: Float[Tensor, "batch head query size"],
+    k: Float[Tensor, "batch head key size"],
+    v: Float[Tensor, "batch head key value"],
+    added: Float[Tensor, "batch head query value"] | None,
+) -> Float[Tensor, "batch head query value"]:
+    """Return mean(v) + q (kc^T v) / (M sqrt(d)) + added, M keys of size d, per head."""
+    centred = k - k.mean(dim=-2, keepdim=True)
+    context = centred.transpose(-2, -1) @ v
+    denominator = k.shape[-2] * math.sqrt(k.shape[-1])
+    y = v.mean(dim=-2, keepdim=True) + (q @ context) / denominator
+    return y if added is None else y + added
+
+
+class TaylorCore(nn.Module):
+    """`taylor` between an attention's own projections; (N + M) h d e MACs for N queries."""
+
+    def __init__(self, _: CoreShape) -> None:
+        super().__init__()
+
+    def forward(
         self,
-        q: Float[Tensor, "batch head token size"],
-        k: Float[Tensor, "batch head token size"],
-        v: Float[Tensor, "batch head token size"],
-    ) -> Float[Tensor, "batch head token size"]:
-        centred = k - k.mean(dim=-2, keepdim=True)
-        context = centred.transpose(-2, -1) @ v
-        denominator = k.shape[-2] * math.sqrt(self.head_size)
-        y = v.mean(dim=-2, keepdim=True) + (q @ context) / denominator
-        branch = getattr(self, "auxiliary", None)
-        if branch is None or branch.is_empty:
-            return y
-        return y + branch(q, k, v)
+        q: Float[Tensor, "batch head query size"],
+        k: Float[Tensor, "batch head key size"],
+        v: Float[Tensor, "batch head key value"],
+        added: Float[Tensor, "batch head query value"] | None,
+    ) -> Float[Tensor, "batch head query value"]:
+        """Mix values by queries and keys, each per head."""
+        return taylor(q, k, v, added)
+
+
+def _core_macs(shape: CoreShape) -> int:
+    num_tokens = shape.queries.num_tokens + shape.keys.num_tokens
+    return num_tokens * shape.num_heads * shape.key_size * shape.value_size
 
 
 def _macs(shape: LayerShape) -> int:
-    block = shape.block
-    core = 2 * shape.grid.num_tokens * block.attention_width * block.head_size
-    return projection_macs(shape) + core
+    return projection_macs(shape) + _core_macs(core_shape(shape))
 
 
 def _training_macs(shape: LayerShape) -> int:
@@ -92,5 +115,6 @@ OPERATORS.add(
         macs=_macs,
         params=projection_params,
         training_macs=_training_macs,
+        core=CoreSpec(build=TaylorCore, macs=_core_macs, params=lambda _: 0),
     ),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from castling.config import DataConfig, ModelConfig
+from castling.config import Architecture, DataConfig
 from castling.errors import ConfigError, DataError
 
 
@@ -64,7 +64,7 @@ class _Source:
     validation: Split | None = None
 
 
-def load_data(config: DataConfig, model: ModelConfig) -> Dataset:
+def load_data(config: DataConfig, model: Architecture) -> Dataset:
     """Return the training and validation images of a dataset, checked against the model.
 
     Raises:
@@ -91,12 +91,12 @@ def load_data(config: DataConfig, model: ModelConfig) -> Dataset:
     )
 
 
-def load_test(config: DataConfig, model: ModelConfig) -> Split:
+def load_test(config: DataConfig, model: Architecture) -> Split:
     """Return the test images: only for a model that is exported, never during a search."""
     return _source(config, model).test
 
 
-def _source(config: DataConfig, model: ModelConfig) -> _Source:
+def _source(config: DataConfig, model: Architecture) -> _Source:
     name, _, folder = config.name.partition(":")
     if name not in _LOADERS or (name == "folder") != bool(folder):
         raise ConfigError("data.name", "must be digits, fashion-mnist or folder:PATH", config.name)
@@ -105,7 +105,7 @@ def _source(config: DataConfig, model: ModelConfig) -> _Source:
     return source
 
 
-def _check_model(source: _Source, model: ModelConfig, name: str) -> None:
+def _check_model(source: _Source, model: Architecture, name: str) -> None:
     channels, *size = source.test.images.shape[1:]
     for field, needed, got in (
         ("model.image_size", tuple(size), model.image_size),
@@ -152,7 +152,7 @@ def _subset(split: Split, size: int, field: str, config: DataConfig) -> Split:
     return _split(split, size, config)[1]
 
 
-def _digits(config: DataConfig, _: ModelConfig) -> _Source:
+def _digits(config: DataConfig, _: Architecture) -> _Source:
     """Return scikit-learn's 1,797 digits of 8 x 8 pixels; a fifth of them is the test split."""
     from sklearn.datasets import load_digits
 
@@ -165,7 +165,7 @@ def _digits(config: DataConfig, _: ModelConfig) -> _Source:
     )
 
 
-def _fashion_mnist(config: DataConfig, _: ModelConfig) -> _Source:
+def _fashion_mnist(config: DataConfig, _: Architecture) -> _Source:
     """Return Zalando's 60,000 + 10,000 images of 28 x 28 pixels from the four IDX files."""
     folder = FASHION_MNIST_FOLDER if config.path is None else config.path
     names = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot"
@@ -214,7 +214,7 @@ def _read_idx(folder: Path, stem: str, num_axes: int) -> NDArray[np.uint8]:
         ) from None
 
 
-def _folder(config: DataConfig, model: ModelConfig) -> _Source:
+def _folder(config: DataConfig, model: Architecture) -> _Source:
     """Return images of class folders through timm, decoded and resized to the model's image size.
 
     PATH holds train/ and test/ (and perhaps validation/) of class folders; or class folders, of
@@ -258,7 +258,7 @@ def _folder(config: DataConfig, model: ModelConfig) -> _Source:
 
 
 def _read_folder(
-    folder: Path, config: DataConfig, model: ModelConfig
+    folder: Path, config: DataConfig, model: Architecture
 ) -> tuple[Split, tuple[str, ...]]:
     from PIL import Image
     from timm.data.readers.reader_image_folder import find_images_and_targets
@@ -296,7 +296,7 @@ def _read_folder(
     )
 
 
-_LOADERS: Mapping[str, Callable[[DataConfig, ModelConfig], _Source]] = {
+_LOADERS: Mapping[str, Callable[[DataConfig, Architecture], _Source]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "folder": _folder,

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 
 from castling.config import RunConfig, TrainConfig
 from castling.errors import CheckpointError, DivergedError
-from castling.model.castle import castle
+from castling.model.build import build
+from castling.model.castle import castle, set_progress
 from castling.model.storage import begin_with
-from castling.model.vit import CastlingViT, build
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.operators.gates import Gates, cost_penalty, gated
 from castling.training.augment import augment
@@ -60,7 +60,7 @@ class Pixels:
 class Trained:
     """A training that ended, or was stopped by its caller."""
 
-    model: CastlingViT
+    model: nn.Module
     """The model, branches still in place."""
     metrics: EpochMetrics
     """Of the last epoch."""
@@ -70,7 +70,7 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
     run: RunConfig,
     data: Dataset,
     *,
-    initial: CastlingViT | None = None,
+    initial: nn.Module | None = None,
     on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 10.0,
@@ -113,7 +113,7 @@ class _Training:
     """A training between two epochs: model, optimiser and counters."""
 
     def __init__(
-        self, run: RunConfig, data: Dataset, device: torch.device, initial: CastlingViT | None
+        self, run: RunConfig, data: Dataset, device: torch.device, initial: nn.Module | None
     ) -> None:
         self.run, self.digest = run, run.digest()
         self.train_pixels = Pixels.of(data.train, data, device)
@@ -160,7 +160,7 @@ class _Training:
         trained = time.perf_counter() - started
         spent = 0.0 if self.metrics is None else self.metrics.train_seconds
         epochs = self.epochs + 1
-        self._set_progress(epochs / self.run.train.epochs)
+        set_progress(self.model, epochs / self.run.train.epochs)
         top1_branch, density = self._validate_with_branches()
         top1 = top1_branch if self._all_empty() else self._validate_castled()
         self.metrics = EpochMetrics(
@@ -180,7 +180,7 @@ class _Training:
         step = self.epochs * self.steps_per_epoch + step_of_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, self.num_steps) * group["rate"]
-        self._set_progress(step / self.num_steps)
+        set_progress(self.model, step / self.num_steps)
         rows = rows.to(self.train_pixels.images.device)
         images = augment(self.train_pixels.batch(rows), config.augment, generator)
         with _autocast(config.precision, images.device):
@@ -199,10 +199,6 @@ class _Training:
                 raise DivergedError(what, self.epochs + 1, step_of_epoch + 1, number)
         self.optimizer.step()
         return value
-
-    def _set_progress(self, progress: float) -> None:
-        for branch in self.branches:
-            branch.set_progress(progress)
 
     def _all_empty(self) -> bool:
         return all(branch.is_empty for branch in self.branches)
@@ -223,7 +219,7 @@ class _Training:
         return top1, tuple(mass / total for mass in surviving)
 
 
-def _groups(model: CastlingViT, config: TrainConfig) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Return the optimiser's groups: decayed weights, all that is spared, and the gates."""
     spared = [name for name, _ in model.named_parameters() if not name.endswith("weight")]
     gates = {id(part) for gate in model.modules() if isinstance(gate, Gates) for part in [gate.t]}
@@ -260,7 +256,7 @@ def _mask_penalty(layers: list[AuxiliaryBranch]) -> Tensor | float:
 
 @torch.inference_mode()
 def accuracy(
-    model: CastlingViT, pixels: Pixels, after_batch: Callable[[int], None] = lambda _: None
+    model: nn.Module, pixels: Pixels, after_batch: Callable[[int], None] = lambda _: None
 ) -> float:
     """Return the fraction of images whose highest logit is their class.
 
@@ -279,7 +275,7 @@ def accuracy(
     return correct / len(pixels.labels)
 
 
-def evaluate(model: CastlingViT, split: Split, data: Dataset) -> float:
+def evaluate(model: nn.Module, split: Split, data: Dataset) -> float:
     """Return a model's accuracy on a split, normalised with the dataset's statistics."""
     device = next(model.parameters()).device
     return accuracy(model, Pixels.of(split, data, device))

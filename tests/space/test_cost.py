@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
+from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.vit import build
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
 from space.cost import Cost, block_cost, cost, operator_costs

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import UncountedOperatorError
+from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.vit import build
 from castling.operators import OPERATORS
 from castling.operators.softmax import SoftmaxAttention
 from castling.operators.spec import fits_anywhere

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from castling.config import ModelConfig
-from castling.model.vit import build
+from castling.model.build import build
 from castling.training.data import load_data
 from space.decode import decode
 from space.domain import IntRange

@@ -7,8 +7,9 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
-from castling.model.castle import castle, is_castled
-from castling.model.vit import CastlingViT, build
+from castling.model.build import build
+from castling.model.castle import castle, is_castled, set_progress
+from castling.model.vit import CastlingViT
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.operators.spec import fits_anywhere
@@ -75,7 +76,7 @@ def logits(model: CastlingViT) -> Tensor:
 @settings(max_examples=100)
 def test_once_the_masks_are_empty_the_logits_stay_bit_for_bit(config: ModelConfig) -> None:
     model = trained(config)
-    model.set_progress(1.0)
+    set_progress(model, 1.0)
     castled = castle(model)
     assert torch.equal(logits(castled), logits(model.eval()))
 
@@ -116,7 +117,7 @@ def test_castling_twice_is_castling_once(config: ModelConfig, training: bool) ->
 @settings(max_examples=30)
 def test_the_training_model_is_untouched(config: ModelConfig, training: bool) -> None:
     model = trained(config).train(training)
-    model.set_progress(0.25)
+    set_progress(model, 0.25)
     before = copy.deepcopy(model.state_dict())
     thresholds = [branch.threshold for branch in branches(model)]
     castled = castle(model)
@@ -135,7 +136,7 @@ def test_the_training_model_is_untouched(config: ModelConfig, training: bool) ->
 def test_while_a_mask_is_not_empty_the_logits_change(pooling: str) -> None:
     # What makes the bit-for-bit test above worth something: the branch does count.
     model = trained(ModelConfig(pooling=pooling, blocks=(BlockConfig(mask=ALIVE),) * 2))
-    model.set_progress(1.0)
+    set_progress(model, 1.0)
     assert not any(branch.is_empty for branch in branches(model))
     assert (logits(castle(model)) - logits(model.eval())).abs().max() > 1e-3
 
@@ -143,7 +144,7 @@ def test_while_a_mask_is_not_empty_the_logits_change(pooling: str) -> None:
 def test_one_mask_alive_in_one_layer_is_enough_to_change_the_logits() -> None:
     blocks = (BlockConfig(), BlockConfig(mask=ALIVE), BlockConfig(operator="softmax"))
     model = trained(ModelConfig(blocks=blocks)).eval()
-    model.set_progress(1.0)
+    set_progress(model, 1.0)
     assert [branch.is_empty for branch in branches(model)] == [True, False]
     assert not torch.equal(logits(castle(model)), logits(model))
     branches(model)[1].threshold = 1.0
@@ -167,7 +168,7 @@ def test_the_graph_of_a_castled_model_has_no_softmax(form: str) -> None:
     assert "aten::matmul" in graph
     assert not [name for name in graph if "softmax" in name or "attention" in name]
     # An empty mask skips the branch in the training model as well.
-    model.set_progress(1.0)
+    set_progress(model, 1.0)
     for branch in branches(model):
         branch.threshold = 1.0
     assert operators_in_graph(model) == graph
@@ -195,5 +196,5 @@ def test_operators_without_a_branch_castle_too() -> None:
     spec = replace(OPERATORS["softmax"], summary="a stand-in")
     with OPERATORS.temporarily("stand_in", spec):
         model = trained(ModelConfig(blocks=(BlockConfig(operator="stand_in"), BlockConfig())))
-        model.set_progress(1.0)
+        set_progress(model, 1.0)
         assert torch.equal(logits(castle(model)), logits(model.eval()))

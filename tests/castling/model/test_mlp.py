@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.build import build
 from castling.model.mlp import MLPS, BidimensionalMlp, gate_width, hidden_width
-from castling.model.vit import build
 from castling.operators import TokenGrid
 from castling.operators.spec import LayerShape
 from space.cost import cost

@@ -3,10 +3,11 @@ import torch
 
 import castling
 from castling.config import BlockConfig, ModelConfig, RunConfig, TrainConfig
+from castling.model.build import build
 from castling.model.castle import castle
 from castling.model.mlp import ShrinkingMlp
 from castling.model.settle import settle
-from castling.model.vit import CastlingViT, build
+from castling.model.vit import CastlingViT
 from castling.operators.gates import gated
 from castling.operators.spvit_gated import GatedSinglePath
 from castling.training.data import load_data

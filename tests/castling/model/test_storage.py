@@ -10,7 +10,7 @@ from torch import nn
 import castling
 from castling.config import BlockConfig, DataConfig, ModelConfig, RunConfig, read_run_config
 from castling.errors import CastlingError, CheckpointError, ConfigError
-from castling.model.castle import castle, is_castled
+from castling.model.castle import castle, is_castled, set_progress
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load_weights, read_tensors
 from castling.model.vit import CastlingViT
 from castling.operators.auxiliary import branches
@@ -35,7 +35,7 @@ def model() -> CastlingViT:
     built = castling.build(CONFIG, seed=0)
     for parameter in built.parameters():
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
-    built.set_progress(1.0)
+    set_progress(built, 1.0)
     return built.eval()
 
 

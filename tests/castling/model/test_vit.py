@@ -9,7 +9,9 @@ from hypothesis import given, settings, strategies as st
 from timm.models.vision_transformer import VisionTransformer
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
-from castling.model.vit import CastlingViT, build
+from castling.model.build import build
+from castling.model.castle import set_progress
+from castling.model.vit import CastlingViT
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import branches
 from castling.operators.spec import fits_anywhere, layer_shapes
@@ -135,7 +137,7 @@ def test_progress_moves_every_schedule() -> None:
         BlockConfig(mask=None),
     )
     model = build(ModelConfig(blocks=blocks), seed=0)
-    model.set_progress(0.75)
+    set_progress(model, 0.75)
     assert [branch.is_empty for branch in branches(model)] == [True, False]
     assert branches(model)[1].threshold == pytest.approx(1 / 16 + 15 / 16 * 0.75)
 
@@ -143,7 +145,7 @@ def test_progress_moves_every_schedule() -> None:
 def test_a_deep_copy_is_independent() -> None:
     model = build(ModelConfig(), seed=0)
     copied = copy.deepcopy(model)
-    copied.set_progress(1.0)
+    set_progress(copied, 1.0)
     assert not branches(model)[0].is_empty
     assert branches(copied)[0].is_empty
 

@@ -10,8 +10,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.vit import build
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.performer import PerformerAttention, orthogonal_rows
 from castling.operators.reference import performer as reference

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.build import build as build_model
 from castling.model.castle import castle
-from castling.model.vit import build as build_model
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.reference import spvit as reference
 from castling.operators.spec import LayerShape

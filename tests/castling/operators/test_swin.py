@@ -17,7 +17,7 @@ from torch import Tensor
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
-from castling.model.vit import build
+from castling.model.build import build
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.reference import swin as reference
 from castling.operators.spec import LayerShape

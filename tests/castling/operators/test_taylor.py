@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
-from castling.model.castle import castle, is_castled
-from castling.model.vit import build
+from castling.model.build import build
+from castling.model.castle import castle, is_castled, set_progress
 from castling.operators import TokenGrid
 from castling.operators.reference import linear_angular as branch_reference, taylor as reference
 from castling.operators.spec import LayerShape
-from castling.operators.taylor import TaylorAttention
+from castling.operators.taylor import TaylorAttention, taylor
 
 
 VECTORS = Path(__file__).parents[2] / "data"
@@ -154,8 +154,7 @@ def test_equals_the_vector_of_the_published_formula() -> None:
         q, k, v, out = (
             torch.from_numpy(recorded[name]) for name in ("in.q", "in.k", "in.v", "out")
         )
-    module = built(Size(height=5, width=8, heads=3, size=16).layer(), torch.float64)
-    torch.testing.assert_close(module._mix(q, k, v), out, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(taylor(q, k, v, None), out, rtol=1e-9, atol=1e-12)
 
 
 def qkv_of(layer: LayerShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,17 +170,17 @@ def test_is_softmax_attention_to_first_order() -> None:
     errors = []
     for scale in (1e-2, 5e-3):
         exact = torch.nn.functional.scaled_dot_product_attention(scale * q, k, v)
-        errors.append((built(layer, torch.float64)._mix(scale * q, k, v) - exact).abs().max())
+        errors.append((taylor(scale * q, k, v, None) - exact).abs().max())
     assert errors[0] < 1e-3
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)  # the error is of second order
 
 
 def test_weights_sum_to_one_and_a_common_shift_of_the_keys_changes_nothing() -> None:
     layer = Size(height=3, width=3, heads=3).layer()
-    module, (q, k, v) = built(layer, torch.float64), qkv_of(layer)
+    q, k, v = qkv_of(layer)
     constant = v[:, :, :1].expand_as(v)
-    torch.testing.assert_close(module._mix(q, k, constant), constant)
-    torch.testing.assert_close(module._mix(q, k + 3.0, v), module._mix(q, k, v))
+    torch.testing.assert_close(taylor(q, k, constant, None), constant)
+    torch.testing.assert_close(taylor(q, k + 3.0, v, None), taylor(q, k, v, None))
 
 
 def test_an_empty_mask_skips_the_branch() -> None:
@@ -206,5 +205,5 @@ def test_castling_drops_the_branch_and_an_empty_one_changes_nothing(pooling: str
     assert not is_castled(model)
     assert is_castled(castle(model))
     assert (castle(model)(images) - model(images)).abs().max() > 1e-4
-    model.set_progress(1.0)
+    set_progress(model, 1.0)
     assert torch.equal(castle(model)(images), model(images))

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from castling.config import ModelConfig
 from castling.errors import CheckpointError
+from castling.model.build import build
+from castling.model.castle import set_progress
 from castling.model.storage import read_tensors
-from castling.model.vit import CastlingViT, build
+from castling.model.vit import CastlingViT
 from castling.operators.auxiliary import branches
 from castling.training.checkpoint import load_checkpoint, save_checkpoint
 from castling.training.metrics import EpochMetrics
@@ -60,7 +62,7 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 @pytest.fixture
 def state() -> State:
     model, optimizer = started(0, steps=3)
-    model.set_progress(0.4)
+    set_progress(model, 0.4)
     return model, optimizer
 
 

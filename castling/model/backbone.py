@@ -1,0 +1,223 @@
+"""timm's models castled in place: DeiT, LeViT, MViTv2, Swin and what else has known attention."""
+
+import copy
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from castling.config import BackboneConfig, LayerChoice, pair
+from castling.errors import CheckpointError, ConfigError
+from castling.model.hosts.anatomy import Anatomy, anatomy, anatomy_of, create, examine
+from castling.model.hosts.spec import STOCK
+
+
+Choice = str | Mapping[str, Any] | LayerChoice
+"""An operator's name, or the fields of a LayerChoice, or one."""
+
+WEIGHT_OPTIONS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""What timm's `create_model` takes to find weights; a config does not keep it."""
+
+
+def castle_backbone(
+    backbone: str | nn.Module,
+    choice: Choice | Sequence[Choice],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Return a model of timm whose attention layers follow the given choices.
+
+    Layers are swapped in place, with every weight of timm's that the choice can use under the name
+    that timm gives it. A layer whose choice is `softmax` is not touched: a model of such layers is
+    timm's, bit for bit. The model trains as any other; `castling.set_progress` moves the masks,
+    `castling.castle` drops the branches, `castling.save` writes what timm can build anew.
+
+    Args:
+        backbone: timm's name of an architecture, or a model of timm, which is changed.
+        choice: one for all attention layers, or one per layer, first to last.
+        image_size: pixels, height and width or a square's side; by default the model's own.
+        weights: a checkpoint of timm's, .safetensors or .pth, to begin with. A classifier of other
+            classes is left at random, as timm does it.
+        options: of `timm.create_model`, for a name: pretrained, num_classes, drop_path_rate...
+
+    Raises:
+        ConfigError: when there is no such model, none of its attention can castle, the number of
+            choices is not that of the layers, or a layer cannot take its choice.
+        CheckpointError: when the weights are missing, truncated or of another model.
+    """
+    if isinstance(backbone, nn.Module):
+        if options or weights is not None:
+            given = sorted(options) + ["weights"] * (weights is not None)
+            raise ConfigError("options", "must be left out for a model that is built", given)
+        return _castle_module(backbone, choice, image_size)
+    finding = {name: options.pop(name) for name in WEIGHT_OPTIONS if name in options}
+    config = backbone_config(backbone, choice, image_size=image_size, **options)
+    return build_backbone(config, weights=weights, **finding)
+
+
+def backbone_config(
+    backbone: str,
+    choice: Choice | Sequence[Choice],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> BackboneConfig:
+    """Return the config of a castled model of timm; arguments as of `castle_backbone`."""
+    own = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    channels, *size = own.input_size if own else (3, 224, 224)
+    given = image_size or options.pop("img_size", None) or tuple(size)
+    fields = {
+        "backbone": backbone,
+        "image_size": pair(given),
+        "channels": options.pop("in_chans", channels),
+        "num_classes": options.pop("num_classes", own.num_classes if own else 1000),
+        "options": options,
+    }
+    return BackboneConfig(**fields, blocks=layer_choices(choice, anatomy(**fields)))
+
+
+def build_backbone(
+    config: BackboneConfig, *, weights: str | Path | None = None, **finding: Any
+) -> nn.Module:
+    """Return the training model of a config, in training mode; see `castle_backbone`."""
+    if weights is not None:
+        finding |= _weights_from(Path(weights), config.backbone)
+    try:
+        model = create(
+            config.backbone,
+            img_size=config.image_size,
+            in_chans=config.channels,
+            num_classes=config.num_classes,
+            **config.options,
+            **finding,
+        )
+    except ConfigError as error:
+        if weights is None:
+            raise
+        raise CheckpointError(str(weights), f"it holds another model ({error.rule})") from None
+    return _swapped(model, anatomy_of(config), config.blocks, config)
+
+
+def stock_config(config: BackboneConfig) -> BackboneConfig:
+    """Return the config of timm's own model: softmax in every layer."""
+    return config.replace(blocks=tuple(LayerChoice(operator=STOCK) for _ in config.blocks))
+
+
+def layer_choices(choice: Choice | Sequence[Choice], anatomy: Anatomy) -> tuple[LayerChoice, ...]:
+    """Return one choice per attention layer; a single one is for all."""
+    if isinstance(choice, str | Mapping | LayerChoice):
+        return (_layer_choice(choice),) * len(anatomy.layers)
+    return tuple(_layer_choice(one) for one in choice)
+
+
+def _layer_choice(choice: Choice) -> LayerChoice:
+    if isinstance(choice, str):
+        return LayerChoice(operator=choice)
+    return LayerChoice.from_data(choice) if isinstance(choice, Mapping) else choice
+
+
+def _castle_module(
+    model: nn.Module,
+    choice: Choice | Sequence[Choice],
+    image_size: int | tuple[int, int] | None,
+) -> nn.Module:
+    name = type(model).__name__
+    shape = _image_shape(model, image_size)
+    anatomy = examine(copy.deepcopy(model).to("meta"), name, shape)
+    choices = layer_choices(choice, anatomy)
+    anatomy.check(choices)
+    return _swapped(model, anatomy, choices, _config_of(model, shape, choices))
+
+
+def _swapped(
+    model: nn.Module,
+    anatomy: Anatomy,
+    choices: Sequence[LayerChoice],
+    config: BackboneConfig | None,
+) -> nn.Module:
+    for layer, choice in zip(anatomy.layers, choices, strict=True):
+        if choice.operator != STOCK:
+            stock = model.get_submodule(layer.name)
+            model.set_submodule(layer.name, layer.castled(stock, choice))
+    if config is not None:
+        vars(model)["config"] = config  # torch types every attribute as tensor or module
+    return model
+
+
+def _image_shape(
+    model: nn.Module, image_size: int | tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """Return (channel, height, width) of the images that a model is for."""
+    own = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = own.get("input_size", (3, 224, 224))
+    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    if convolutions:
+        channels = convolutions[0].in_channels
+    patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    given = image_size or patches or size
+    height, width = (given, given) if isinstance(given, int) else given
+    return channels, height, width
+
+
+def _config_of(
+    model: nn.Module, shape: tuple[int, int, int], choices: Sequence[LayerChoice]
+) -> BackboneConfig | None:
+    """Return the config that builds a model anew, or None where timm's defaults build another."""
+    own = getattr(model, "pretrained_cfg", None) or {}
+    try:
+        config = BackboneConfig(
+            backbone=own.get("architecture", ""),
+            image_size=shape[1:],
+            channels=shape[0],
+            num_classes=getattr(model, "num_classes", 0),
+            blocks=tuple(choices),
+        )
+        with torch.device("meta"):
+            anew = create(
+                config.backbone, img_size=shape[1:], in_chans=shape[0],
+                num_classes=config.num_classes,
+            )  # fmt: skip
+    except (ConfigError, KeyError):
+        return None
+    return config if _shapes(anew) == _shapes(model) else None
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _weights_from(path: Path, backbone: str) -> dict[str, Any]:
+    """Return the options with which timm begins with a checkpoint, adapting what it can."""
+    own = timm.get_pretrained_cfg(backbone)
+    tensors = read_timm_checkpoint(path)
+    overlay: dict[str, Any] = {"state_dict": tensors, "custom_load": False}
+    classifiers: Any = own.classifier if own else None
+    for name in (classifiers,) if isinstance(classifiers, str) else classifiers or ():
+        if f"{name}.weight" in tensors:
+            overlay["num_classes"] = tensors[f"{name}.weight"].shape[0]
+    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+
+
+def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint as timm writes it; nothing in it is executed.
+
+    Raises:
+        CheckpointError: when the file is missing, truncated or of another kind.
+    """
+    if not path.is_file():
+        raise CheckpointError(str(path), "there is no such file")
+    try:
+        tensors = load_state_dict(str(path), device="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.PickleError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(str(path), f"it is truncated or no checkpoint ({reason})") from None
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(str(path), "it is no checkpoint of a model")
+    return tensors

@@ -1,0 +1,36 @@
+"""From a config to its training model: a CastlingViT, or timm's with its layers castled."""
+
+import torch
+from torch import nn
+
+from castling.config import Architecture, ModelConfig
+from castling.errors import ConfigError
+from castling.model.backbone import build_backbone
+from castling.model.vit import CastlingViT
+
+
+def build(config: Architecture, *, seed: int | None = None) -> nn.Module:
+    """Build the training model of a config, in training mode; `model.config` is the config.
+
+    Args:
+        config: the model.
+        seed: seed of the initial weights; None draws from torch's global generator.
+    """
+    if seed is None:
+        return CastlingViT(config) if isinstance(config, ModelConfig) else build_backbone(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config)
+
+
+def config_of(model: nn.Module) -> Architecture:
+    """Return the config that a model was built from.
+
+    Raises:
+        ConfigError: when it has none: it was not built by castling, nor by timm's defaults.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, Architecture):
+        rule = "must be built from a config or from the name of one of timm's models"
+        raise ConfigError("model", rule, type(model).__name__)
+    return config

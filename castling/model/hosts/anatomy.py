@@ -1,0 +1,244 @@
+"""The anatomy of a timm model: its attention layers in order, and what everything else costs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from castling.config import BackboneConfig, LayerChoice
+from castling.errors import ConfigError, UnknownNameError
+from castling.model.hosts.spec import HOSTS, AttentionLayer, Call, Host, num_params
+from castling.operators import OPERATORS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """A model's attention layers, first to last, and the cost of all the rest."""
+
+    backbone: str
+    """What errors call the model."""
+    layers: tuple[AttentionLayer, ...]
+    fixed_macs: int
+    """Multiply-accumulates per image outside the attention layers."""
+    fixed_params: int
+    """Parameters outside the attention layers."""
+    refused: Mapping[str, str]
+    """Attention that stays as it is: its path in the model, and why."""
+
+    def check(self, choices: Sequence[LayerChoice]) -> None:
+        """Raise ConfigError unless there is a choice for every layer that the layer can take."""
+        if len(choices) != len(self.layers):
+            raise ConfigError(
+                "blocks",
+                f"must have one choice for each of the {len(self.layers)} attention layers of "
+                f"{self.backbone}",
+                len(choices),
+            )
+        for index, (layer, choice) in enumerate(zip(self.layers, choices, strict=True)):
+            rule = layer.objection(choice)
+            if not OPERATORS[choice.operator].searchable:
+                rule = "must be one that needs no settling, in a backbone"
+            if rule:
+                raise ConfigError(f"blocks.{index}.operator", rule, choice.operator)
+
+
+def anatomy_of(config: BackboneConfig) -> Anatomy:
+    """Return the anatomy of a config's model; see `anatomy`."""
+    return anatomy(
+        config.backbone, config.image_size, config.channels, config.num_classes, config.options
+    )
+
+
+def anatomy(
+    backbone: str,
+    image_size: tuple[int, int],
+    channels: int,
+    num_classes: int,
+    options: Mapping[str, Any],
+) -> Anatomy:
+    """Return the anatomy of a model of timm, which is built without weights, once per process.
+
+    Raises:
+        ConfigError: when timm has no such model, or it has no attention that can castle, or the
+            image size or an option does not fit it.
+    """
+    try:
+        key = json.dumps(dict(options), sort_keys=True)
+    except TypeError:
+        raise ConfigError("options", "must be plain data, as YAML holds it", options) from None
+    return _anatomy(backbone, image_size, channels, num_classes, key)
+
+
+@lru_cache(maxsize=64)
+def _anatomy(
+    backbone: str, image_size: tuple[int, int], channels: int, num_classes: int, options: str
+) -> Anatomy:
+    with torch.device("meta"):
+        model = create(
+            backbone,
+            img_size=image_size,
+            in_chans=channels,
+            num_classes=num_classes,
+            **json.loads(options),
+        )
+    return examine(model, backbone, (channels, *image_size))
+
+
+def create(backbone: str, **options: Any) -> nn.Module:
+    """Return a model of timm.
+
+    Args:
+        backbone: timm's name of the architecture.
+        options: what timm's constructor takes; `img_size` is left out where it is the model's
+            own and the constructor has no such argument.
+
+    Raises:
+        ConfigError: when there is no such model or an option does not fit it.
+    """
+    if not timm.is_model(backbone):
+        raise UnknownBackboneError(backbone)
+    try:
+        return _create(backbone, options)
+    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ConfigError(
+            "backbone", f"{backbone} cannot be built with {given} ({reason})"
+        ) from None
+
+
+def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(backbone, **options)
+    except TypeError as error:
+        own = timm.get_pretrained_cfg(backbone)
+        if "img_size" not in str(error) or own is None:
+            raise
+        if tuple(options.get("img_size", ())) not in ((), tuple(own.input_size[1:])):
+            raise TypeError(f"its image size is {own.input_size[1:]}") from None
+    return timm.create_model(
+        backbone, **{name: value for name, value in options.items() if name != "img_size"}
+    )
+
+
+class UnknownBackboneError(UnknownNameError):
+    """timm has no architecture of this name."""
+
+    def __init__(self, name: str) -> None:
+        close = timm.list_models(f"*{name.split('_', 1)[0]}*")[:8] if name else []
+        super().__init__("backbone", name, close or ["the names that timm.list_models() lists"])
+
+
+def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) -> Anatomy:
+    """Return the anatomy of a model on the meta device.
+
+    One forward pass without arithmetic shows what every attention is called with, and what the
+    parts that castling leaves as they are cost.
+
+    Args:
+        model: on the meta device; put into eval mode.
+        backbone: what errors call the model.
+        image_shape: (channel, height, width).
+
+    Raises:
+        ConfigError: when no attention can castle, or the image does not fit the model.
+    """
+    inputs: dict[str, list[tuple[Any, ...]]] = {}
+    hosts = dict(_known(model))
+    modules = dict(model.named_modules())
+    hooks = [
+        modules[name].register_forward_pre_hook(
+            lambda _, given, name=name: inputs.setdefault(name, []).append(given)
+        )
+        for name in hosts
+    ]
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape, device="meta"))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            "image_size", f"does not fit {backbone} ({reason})", image_shape[1:]
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    macs = _macs_by_name(model, counter)
+    layers, refused = [], {}
+    for name, host in hosts.items():
+        found = _layer(name, host, inputs.get(name, []), model, macs)
+        if isinstance(found, str):
+            refused[name] = found
+        else:
+            layers.append(found)
+    refused |= dict(_strangers(model, hosts))
+    if not layers:
+        why = next((f": {name} {reason}" for name, reason in refused.items()), "")
+        raise ConfigError("backbone", f"must have attention that can castle{why}", backbone)
+    return Anatomy(
+        backbone=backbone,
+        layers=tuple(layers),
+        fixed_macs=macs[""] - sum(layer.stock_macs for layer in layers),
+        fixed_params=num_params(model) - sum(layer.stock_params for layer in layers),
+        refused=refused,
+    )
+
+
+def _known(model: nn.Module) -> Iterator[tuple[str, Host]]:
+    """Yield path and host of every attention of a known kind, in the model's order."""
+    for name, module in model.named_modules():
+        for host in HOSTS.values():
+            if host.knows(module):
+                yield name, host
+                break
+
+
+def _strangers(model: nn.Module, hosts: Mapping[str, Host]) -> Iterator[tuple[str, str]]:
+    """Yield path and class of modules that call themselves attention and are of no known kind."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        is_attention = "attn" in kind.lower() or "attention" in kind.lower()
+        if is_attention and not any(name.startswith(known) for known in hosts):
+            yield name, f"is of the unknown kind {kind}"
+
+
+def _layer(
+    name: str,
+    host: Host,
+    calls: Sequence[tuple[Any, ...]],
+    model: nn.Module,
+    macs: Mapping[str, int],
+) -> AttentionLayer | str:
+    if len(calls) != 1:
+        return f"is called {len(calls)} times for an image"
+    below = {
+        path.removeprefix(name).removeprefix("."): count
+        for path, count in macs.items()
+        if path == name or path.startswith(f"{name}.")
+    }
+    call = Call(
+        name=name,
+        module=model.get_submodule(name),
+        inputs=calls[0],
+        model=model,
+        macs={"": 0} | below,
+    )
+    return host.layer(call)
+
+
+def _macs_by_name(model: nn.Module, counter: FlopCounterMode) -> dict[str, int]:
+    """Return the multiply-accumulates of every module by its path; of the model under ""."""
+    root = type(model).__name__
+    counts = {
+        name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
+        for name, flops in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    return {"": counter.get_total_flops() // 2} | counts

@@ -1,0 +1,126 @@
+"""LeViT's attention: keys and values of unequal size, position biases, downsampling by queries."""
+
+from typing import Any
+
+from timm.models.levit import Attention, AttentionDownsample
+from torch import Tensor, nn
+
+from castling.config import LayerChoice
+from castling.model.hosts.spec import (
+    HOSTS,
+    Call,
+    CastledAttention,
+    CoreLayer,
+    Host,
+    num_params,
+)
+from castling.operators.spec import TokenGrid
+
+
+class CastledLevitAttention(CastledAttention):
+    """LeViT's attention (Graham et al., ICCV 2021) with another core.
+
+    Left open by Castling-ViT: the position biases belong to the softmax, so they work in the
+    masked branch and go with it.
+    """
+
+    training_only = ("auxiliary", "attention_biases", "attention_bias_idxs")
+    attention_biases: Tensor
+    attention_bias_idxs: Tensor
+
+    def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
+        super().__init__(stock, layer, choice)
+        _keep_biases(self, stock)
+
+    def bias(self, q: Tensor) -> Tensor:  # noqa: ARG002 - some kinds need the queries
+        """Return the learnt bias of every distance, (head, query, key)."""
+        return self.attention_biases[:, self.attention_bias_idxs]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens; shapes (batch, token, channel), or maps as timm's `use_conv` has them."""
+        sizes = [self.key_size, self.key_size, self.value_size]
+        q, k, v = _per_head(self.qkv(x), self.num_heads).split(sizes, dim=-1)
+        mixed = self.mix(*(part.transpose(1, 2) for part in (q, k, v)))
+        return self.proj(_merged(mixed, (x.shape[2], x.shape[3]) if x.ndim == 4 else None))
+
+
+class CastledLevitDownsample(CastledAttention):
+    """LeViT's downsampling attention with another core: fewer queries than keys.
+
+    Left open by Castling-ViT: a query's own value is that of the key at its place.
+    """
+
+    training_only = ("auxiliary", "attention_biases", "attention_bias_idxs")
+    attention_biases: Tensor
+    attention_bias_idxs: Tensor
+    kv: nn.Module
+    q: nn.Module
+
+    def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
+        super().__init__(stock, layer, choice)
+        self.query_map = (layer.queries.height, layer.queries.width)
+        _keep_biases(self, stock)
+
+    def bias(self, q: Tensor) -> Tensor:  # noqa: ARG002 - some kinds need the queries
+        """Return the learnt bias of every distance, (head, query, key)."""
+        return self.attention_biases[:, self.attention_bias_idxs]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens; (batch, token, channel) to a quarter of the tokens, or maps likewise."""
+        sizes = [self.key_size, self.value_size]
+        k, v = _per_head(self.kv(x), self.num_heads).split(sizes, dim=-1)
+        q = _per_head(self.q(x), self.num_heads)
+        mixed = self.mix(*(part.transpose(1, 2) for part in (q, k, v)))
+        return self.proj(_merged(mixed, self.query_map if x.ndim == 4 else None))
+
+
+def _keep_biases(castled: nn.Module, stock: Any) -> None:
+    if hasattr(castled, "auxiliary"):
+        castled.attention_biases = stock.attention_biases
+        castled.register_buffer("attention_bias_idxs", stock.attention_bias_idxs, persistent=False)
+
+
+def _per_head(x: Tensor, num_heads: int) -> Tensor:
+    """Return (batch, token, head, size) of tokens (batch, token, channel) or of a map."""
+    tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+    return tokens.unflatten(-1, (num_heads, -1))
+
+
+def _merged(mixed: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return (batch, token, channel), or a map of that size, of (batch, head, token, size)."""
+    tokens = mixed.transpose(1, 2).flatten(2)
+    return tokens if size is None else tokens.transpose(1, 2).unflatten(2, size)
+
+
+def _layer(call: Call) -> CoreLayer:
+    module = call.module
+    height, width = module.resolution
+    downsamples = isinstance(module, AttentionDownsample)
+    stride = module.stride if downsamples else 1
+    kept = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
+    return CoreLayer(
+        name=call.name,
+        stock_macs=call.macs[""],
+        stock_params=num_params(module),
+        num_heads=module.num_heads,
+        key_size=module.key_dim,
+        value_size=module.val_dim,
+        queries=TokenGrid(height=-(-height // stride), width=-(-width // stride)),
+        keys=TokenGrid(height=height, width=width),
+        query_stride=stride,
+        kept_macs=kept,
+        kept_params=num_params(module) - module.attention_biases.numel(),
+        branch_macs=call.macs[""] - kept,
+        branch_keys=height * width,
+        build=CastledLevitDownsample if downsamples else CastledLevitAttention,
+    )
+
+
+HOSTS.add(
+    "levit",
+    Host(
+        summary="LeViT: unequal key and value sizes, position biases, downsampling",
+        knows=lambda module: type(module) in {Attention, AttentionDownsample},
+        layer=_layer,
+    ),
+)

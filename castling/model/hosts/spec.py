@@ -1,0 +1,233 @@
+"""What a kind of timm's attention says of itself: where it is, its cost, how it castles."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from castling.config import LayerChoice
+from castling.operators import OPERATORS
+from castling.operators.auxiliary import AuxiliaryBranch
+from castling.operators.spec import CoreShape, TokenGrid
+from castling.registry import Registry
+
+
+STOCK = "softmax"
+"""The choice that leaves timm's attention as it is, whatever its softmax looks like."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An attention of a model as one forward pass of one image met it."""
+
+    name: str
+    """Dotted path of the module in the model."""
+    module: Any
+    """timm's module, whose attributes have no types."""
+    inputs: tuple[Any, ...]
+    """Positional arguments of the call; tensors are of one image."""
+    model: nn.Module
+    macs: Mapping[str, int]
+    """Multiply-accumulates inside the module, by the path below it; its own total under ""."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionLayer(ABC):
+    """An attention of a backbone at its place, and what any choice for it costs."""
+
+    name: str
+    """Dotted path of the module that is swapped."""
+    stock_macs: int
+    """Multiply-accumulates per image as timm has it."""
+    stock_params: int
+    """Parameters as timm has it."""
+
+    @abstractmethod
+    def objection(self, choice: LayerChoice) -> str:
+        """Return what must hold and does not, or nothing: like the `check` of an operator."""
+
+    @abstractmethod
+    def macs(self, choice: LayerChoice) -> int:
+        """Return the multiply-accumulates per image of the castled layer."""
+
+    @abstractmethod
+    def params(self, choice: LayerChoice) -> int:
+        """Return the parameters of the castled layer."""
+
+    @abstractmethod
+    def training_macs(self, choice: LayerChoice) -> int:
+        """Return the multiply-accumulates per image while the branch is alive."""
+
+    @abstractmethod
+    def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
+        """Return what takes the place of timm's module, with all weights that it can use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreLayer(AttentionLayer):
+    """An attention that keeps its own projections: only what mixes the tokens is chosen."""
+
+    num_heads: int
+    key_size: int
+    value_size: int
+    queries: TokenGrid
+    keys: TokenGrid
+    query_stride: int = 1
+    key_stride: int = 1
+    repeats: int = 1
+    """How often the attention runs for one image, as where it is cut into windows."""
+    kept_macs: int
+    """Multiply-accumulates per image of the parts that stay: projections, pooling."""
+    kept_params: int
+    branch_macs: int
+    """Multiply-accumulates per image of its softmax, which the training-only branch computes."""
+    branch_keys: int
+    """Tokens that its softmax is over: the mask's thresholds are multiples of their inverse."""
+    build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module]
+    """Makes the castled module of timm's module."""
+
+    def shape(self, choice: LayerChoice) -> CoreShape:
+        """Return what the operator is built for and priced at."""
+        return CoreShape(
+            choice=choice,
+            num_heads=self.num_heads,
+            key_size=self.key_size,
+            value_size=self.value_size,
+            queries=self.queries,
+            keys=self.keys,
+            query_stride=self.query_stride,
+            key_stride=self.key_stride,
+        )
+
+    def objection(self, choice: LayerChoice) -> str:
+        """Return that the operator works on whole layers only, if it does."""
+        if choice.operator == STOCK or OPERATORS[choice.operator].core:
+            return ""
+        fitting = [name for name, spec in OPERATORS.items() if spec.core or name == STOCK]
+        return f"must be one of {', '.join(fitting)} here, where the projections are {self.name}'s"
+
+    def macs(self, choice: LayerChoice) -> int:
+        """Return the projections' and the core's, or timm's own."""
+        core = OPERATORS[choice.operator].core
+        if core is None:
+            return self.stock_macs
+        return self.kept_macs + self.repeats * core.macs(self.shape(choice))
+
+    def params(self, choice: LayerChoice) -> int:
+        """Return the projections' and the core's, or timm's own."""
+        core = OPERATORS[choice.operator].core
+        return (
+            self.stock_params
+            if core is None
+            else self.kept_params + core.params(self.shape(choice))
+        )
+
+    def training_macs(self, choice: LayerChoice) -> int:
+        """Return the castled layer's, and its branch's if it has one."""
+        return self.macs(choice) + (self.branch_macs if has_branch(choice) else 0)
+
+    def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
+        """Return a module that keeps timm's parts and their names, with another core."""
+        return placed_like(stock, self.build(stock, self, choice))
+
+
+class CastledAttention(nn.Module, ABC):
+    """Timm's attention with another core: its parts keep their names, so its weights load.
+
+    Abstract: a kind of attention adds its forward pass, and `bias`, if its softmax has one.
+    """
+
+    training_only: tuple[str, ...] = ("auxiliary",)
+    """Names of the parts that castling drops."""
+    qkv: nn.Module
+    proj: nn.Module
+
+    def __init__(self, stock: nn.Module, layer: CoreLayer, choice: LayerChoice) -> None:
+        super().__init__()
+        for name, part in stock.named_children():
+            self.add_module(name, part)
+        core = OPERATORS[choice.operator].core
+        assert core is not None  # the objection of a CoreLayer
+        self.num_heads = layer.num_heads
+        self.key_size, self.value_size = layer.key_size, layer.value_size
+        self.core = core.build(layer.shape(choice))
+        if has_branch(choice):
+            assert choice.mask is not None
+            self.auxiliary = AuxiliaryBranch(choice.mask, layer.branch_keys)
+
+    @abstractmethod
+    def bias(self, q: Tensor) -> Tensor | None:
+        """Return what timm's attention adds to its logits before the softmax."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Mix values per head: the core, and in training the masked branch with its bias.
+
+        Args:
+            q: (batch, head, query, key size).
+            k: (batch, head, key, key size).
+            v: (batch, head, key, value size).
+
+        Returns:
+            (batch, head, query, value size).
+        """
+        branch = getattr(self, "auxiliary", None)
+        if branch is None or branch.is_empty:
+            return self.core(q, k, v, None)
+        return self.core(q, k, v, branch(q, k, v, self.bias(q)))
+
+
+def has_branch(choice: LayerChoice) -> bool:
+    """Return whether the choice trains with a masked branch."""
+    return choice.mask is not None and "mask" in OPERATORS[choice.operator].uses
+
+
+def num_params(module: nn.Module, *names: str) -> int:
+    """Return the parameters of a module, or of those of its parts that are named and there."""
+    parts = [getattr(module, name, None) for name in names] if names else [module]
+    return sum(
+        parameter.numel()
+        for part in parts
+        if isinstance(part, nn.Module)
+        for parameter in part.parameters()
+    )
+
+
+def placed_like(stock: nn.Module, castled: nn.Module) -> nn.Module:
+    """Return the castled module where timm's is, of its kind of number and in its mode."""
+    parameter = next(stock.parameters())
+    return castled.to(parameter.device, parameter.dtype).train(stock.training)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A kind of attention: how a module of it is known, and the layer that it is."""
+
+    summary: str
+    """One line for the documentation's table."""
+    knows: Callable[[nn.Module], bool]
+    """Whether a module is of this kind."""
+    layer: Callable[[Call], AttentionLayer | str]
+    """The layer of a call, or the reason why it cannot castle."""
+
+
+HOSTS: Registry[Host] = Registry("attention")
+
+
+def is_off(*parts: nn.Module | None) -> bool:
+    """Return whether parts that only regularise or normalise are absent or do nothing."""
+    return all(
+        part is None
+        or isinstance(part, nn.Identity)
+        or (isinstance(part, nn.Dropout) and part.p == 0.0)
+        for part in parts
+    )
+
+
+def input_tensor(call: Call) -> Tensor:
+    """Return the tensor that the attention was called with."""
+    tensor = call.inputs[0]
+    assert isinstance(tensor, torch.Tensor)
+    return tensor

@@ -282,11 +282,11 @@ class ModelConfig(Config):
         return self.replace(blocks=tuple(block.canonical() for block in self.blocks))
 
 
-class BackboneConfig(Config):
-    """A model of timm, its attention layers castled in place: everything needed to build it."""
+class StockBackbone(Config):
+    """A model of timm as it is: what `timm.create_model` needs to build it."""
 
     backbone: str
-    """timm's name of the architecture: deit_tiny_patch16_224, levit_128, swin_tiny..."""
+    """timm's name of the architecture: deit_tiny_patch16_224, levit_128, mvitv2_tiny..."""
     image_size: Annotated[tuple[Positive, Positive], BeforeValidator(pair)] = (224, 224)
     """Height and width in pixels; one number means a square."""
     channels: Positive = 3
@@ -295,8 +295,25 @@ class BackboneConfig(Config):
     """Classes."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
+
+
+class BackboneConfig(StockBackbone):
+    """A model of timm, its attention layers castled in place: everything needed to build it."""
+
     blocks: tuple[LayerChoice, ...] = Field(min_length=1)
-    """The choice of every attention layer, first to last; softmax leaves timm's layer as it is."""
+    """The choice of every attention layer, first to last; softmax leaves timm's layer as it is.
+    In YAML, the fields of one choice stand for that choice in every layer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_choice_for_all(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("blocks"), dict):
+            from castling.model.hosts.anatomy import anatomy_of
+
+            stock = {name: value for name, value in data.items() if name != "blocks"}
+            layers = anatomy_of(StockBackbone(**stock)).layers
+            return {**stock, "blocks": (data["blocks"],) * len(layers)}
+        return data
 
     @model_validator(mode="after")
     def _layers_fit(self) -> "BackboneConfig":

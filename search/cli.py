@@ -46,7 +46,8 @@ MaxParams = Annotated[str | None, typer.Option(help="Budget of parameters: 60k, 
 @app.command()
 def search(
     recipe: Annotated[
-        str | None, typer.Argument(help="Recipe or YAML file; may be left out with --resume.")
+        str | None,
+        typer.Argument(help="Recipe, space or YAML file; may be left out with --resume."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
     max_macs: MaxMacs = None,
@@ -55,6 +56,9 @@ def search(
     workers: Annotated[int | None, typer.Option(help="How many to train at a time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Who proposes candidates.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of class folders, or of train/ and test/ of them.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),
@@ -83,6 +87,7 @@ def search(
             workers=workers,
             sampler=sampler,
             seed=seed,
+            images=images,
             settings=parse_settings(settings or []),
             address=address,
             storage=storage,

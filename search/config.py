@@ -217,7 +217,9 @@ def _recipe_text(name: str) -> str:
 
 
 def read_recipe(recipe: str) -> SearchConfig:
-    """Return the search of a shipped recipe's name or of a YAML file.
+    """Return the search of a shipped recipe's name, of a space's name, or of a YAML file.
+
+    A space's name stands for the recipe that searches it by the defaults.
 
     Raises:
         UnknownNameError: when it is neither.
@@ -225,9 +227,12 @@ def read_recipe(recipe: str) -> SearchConfig:
     """
     if recipe in recipe_names():
         return _named(recipe, yaml.safe_load(_recipe_text(recipe)), recipe)
+    if recipe in SPACES:
+        return SearchConfig(name=recipe, space=recipe)
     path = Path(recipe)
     if not path.is_file():
-        raise UnknownNameError("recipe", recipe, [*recipe_names(), "or the path of a YAML file"])
+        known = sorted({*recipe_names(), *SPACES})
+        raise UnknownNameError("recipe", recipe, [*known, "or the path of a YAML file"])
     return _named(path.stem, read_yaml(path), recipe)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ray import tune
 
 from castling.errors import RunFolderError
-from castling.training.data import Dataset, load_data
+from castling.training.data import Dataset, folder_settings, load_data
 from reports.records import (
     MANIFEST_FILE,
     Manifest,
@@ -69,6 +69,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     workers: int | None = None,
     sampler: str | None = None,
     seed: int | None = None,
+    images: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     address: str | None = None,
     storage: str | None = None,
@@ -77,7 +78,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     """Search, and return when the trials are trained.
 
     Args:
-        recipe: a shipped recipe's name, a YAML file, or a config; None, to resume with the run's.
+        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None, to resume with the run's.
         out: the run folder, new or, to resume, an existing one.
         resume: go on with a run: no finished trial is repeated, interrupted ones continue.
         max_macs: budget of multiply-accumulates per image, such as "1.2M".
@@ -86,6 +87,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         workers: how many at a time.
         sampler: who proposes them.
         seed: of the proposals.
+        images: folder of class folders, or of train/ and test/ with them, to search on.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
         address: of a Ray cluster; None starts Ray on this machine.
         storage: URL of a database for the study; None keeps it in the run folder.
@@ -100,7 +102,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     config = _resolved(recipe, folder, manifest)
     limits = {"max_macs": max_macs, "max_params": max_params}
     fields = {"trials": trials, "workers": workers, "sampler": sampler, "seed": seed}
-    config = _overridden(config, limits, fields, settings or {})
+    found = {} if images is None else folder_settings(images)
+    config = _overridden(config, limits, fields, {**found, **(settings or {})})
     space = config.build_space()
     check_feasible(space, config.budget)
     data = load_data(space.base.data, space.base.model)

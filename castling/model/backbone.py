@@ -11,9 +11,9 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from castling.config import BackboneConfig, LayerChoice, pair
+from castling.config import BackboneConfig, LayerChoice, StockBackbone
 from castling.errors import CheckpointError, ConfigError
-from castling.model.hosts.anatomy import Anatomy, anatomy, anatomy_of, create, examine
+from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine
 from castling.model.hosts.spec import STOCK
 
 
@@ -72,15 +72,15 @@ def backbone_config(
     """Return the config of a castled model of timm; arguments as of `castle_backbone`."""
     own = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
     channels, *size = own.input_size if own else (3, 224, 224)
-    given = image_size or options.pop("img_size", None) or tuple(size)
-    fields = {
-        "backbone": backbone,
-        "image_size": pair(given),
-        "channels": options.pop("in_chans", channels),
-        "num_classes": options.pop("num_classes", own.num_classes if own else 1000),
-        "options": options,
-    }
-    return BackboneConfig(**fields, blocks=layer_choices(choice, anatomy(**fields)))
+    given: Any = image_size or options.pop("img_size", None) or tuple(size)
+    stock = StockBackbone(
+        backbone=backbone,
+        image_size=given,
+        channels=options.pop("in_chans", channels),
+        num_classes=options.pop("num_classes", own.num_classes if own else 1000),
+        options=options,
+    )
+    return BackboneConfig(**dict(stock), blocks=layer_choices(choice, anatomy_of(stock)))
 
 
 def build_backbone(

@@ -257,6 +257,25 @@ def _folder(config: DataConfig, model: Architecture) -> _Source:
     )
 
 
+def folder_settings(folder: str | Path) -> dict[str, Any]:
+    """Return the config settings that a folder of images asks for: its name and its classes.
+
+    Raises:
+        DataError: when it is no folder of class folders.
+    """
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    root = Path(folder).expanduser().absolute()
+    name = f"folder:{root}"
+    if not root.is_dir():
+        raise DataError(name, f"{root} is not a folder", "give a folder of class folders")
+    train = root / "train"
+    _, classes = find_images_and_targets(str(train if train.is_dir() else root))
+    if len(classes) < 2:
+        raise DataError(name, f"{root} has no two folders of images", "make one folder per class")
+    return {"data.name": name, "model.num_classes": len(classes)}
+
+
 def _read_folder(
     folder: Path, config: DataConfig, model: Architecture
 ) -> tuple[Split, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from castling.config import BackboneConfig, LayerChoice
+from castling.config import LayerChoice, StockBackbone
 from castling.errors import ConfigError, UnknownNameError
 from castling.model.hosts.spec import HOSTS, AttentionLayer, Call, Host, num_params
 from castling.operators import OPERATORS
@@ -48,31 +48,20 @@ class Anatomy:
                 raise ConfigError(f"blocks.{index}.operator", rule, choice.operator)
 
 
-def anatomy_of(config: BackboneConfig) -> Anatomy:
-    """Return the anatomy of a config's model; see `anatomy`."""
-    return anatomy(
-        config.backbone, config.image_size, config.channels, config.num_classes, config.options
-    )
-
-
-def anatomy(
-    backbone: str,
-    image_size: tuple[int, int],
-    channels: int,
-    num_classes: int,
-    options: Mapping[str, Any],
-) -> Anatomy:
-    """Return the anatomy of a model of timm, which is built without weights, once per process.
+def anatomy_of(model: StockBackbone) -> Anatomy:
+    """Return the anatomy of a config's model; it is built without weights, once per process.
 
     Raises:
         ConfigError: when timm has no such model, or it has no attention that can castle, or the
             image size or an option does not fit it.
     """
     try:
-        key = json.dumps(dict(options), sort_keys=True)
+        options = json.dumps(model.options, sort_keys=True)
     except TypeError:
-        raise ConfigError("options", "must be plain data, as YAML holds it", options) from None
-    return _anatomy(backbone, image_size, channels, num_classes, key)
+        raise ConfigError(
+            "options", "must be plain data, as YAML holds it", model.options
+        ) from None
+    return _anatomy(model.backbone, model.image_size, model.channels, model.num_classes, options)
 
 
 @lru_cache(maxsize=64)

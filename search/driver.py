@@ -78,7 +78,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     """Search, and return when the trials are trained.
 
     Args:
-        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None, to resume with the run's.
+        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None, to resume
+            with the run's.
         out: the run folder, new or, to resume, an existing one.
         resume: go on with a run: no finished trial is repeated, interrupted ones continue.
         max_macs: budget of multiply-accumulates per image, such as "1.2M".

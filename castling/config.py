@@ -282,6 +282,14 @@ class ModelConfig(Config):
         return self.replace(blocks=tuple(block.canonical() for block in self.blocks))
 
 
+def _plain_data(value: object) -> object:
+    """Return a value as YAML and JSON give it back: tuples become lists."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        raise ConfigError("", "must be plain data, as YAML holds it", value) from None
+
+
 class StockBackbone(Config):
     """A model of timm as it is: what `timm.create_model` needs to build it."""
 
@@ -293,14 +301,14 @@ class StockBackbone(Config):
     """Image channels."""
     num_classes: Positive = 1000
     """Classes."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
 
 
 class BackboneConfig(StockBackbone):
     """A model of timm, its attention layers castled in place: everything needed to build it."""
 
-    blocks: tuple[LayerChoice, ...] = Field(min_length=1)
+    blocks: tuple[LayerChoice, ...]
     """The choice of every attention layer, first to last; softmax leaves timm's layer as it is.
     In YAML, the fields of one choice stand for that choice in every layer."""
 

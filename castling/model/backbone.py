@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -205,6 +206,13 @@ def _weights_from(path: Path, backbone: str) -> dict[str, Any]:
     return {"pretrained": True, "pretrained_cfg_overlay": overlay}
 
 
+UNREADABLE = (
+    OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
+    pickle.PickleError, SafetensorError,
+)  # fmt: skip
+"""What torch, safetensors and timm raise for files that are no checkpoint."""
+
+
 def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the weights in a checkpoint as timm writes it; nothing in it is executed.
 
@@ -215,7 +223,7 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(str(path), "there is no such file")
     try:
         tensors = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.PickleError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(str(path), f"it is truncated or no checkpoint ({reason})") from None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -56,14 +56,15 @@ class AuxiliaryBranch(nn.Module):
             self.surviving_mass = (
                 surviving.sum(-1).mean() if self.schedule.l1_weight > 0.0 else None
             )
-        else:
+        elif not survives.is_meta:  # there it has no value
             self.density = survives.float().mean().item()
         return surviving @ v
 
 
 def _read_threshold(branch: nn.Module, _: object) -> None:
     assert isinstance(branch, AuxiliaryBranch)
-    branch.set_progress(branch.progress.item())
+    if not branch.progress.is_meta:  # there it has no value
+        branch.set_progress(branch.progress.item())
 
 
 def masked_attention(

@@ -55,12 +55,7 @@ def anatomy_of(model: StockBackbone) -> Anatomy:
         ConfigError: when timm has no such model, or it has no attention that can castle, or the
             image size or an option does not fit it.
     """
-    try:
-        options = json.dumps(model.options, sort_keys=True)
-    except TypeError:
-        raise ConfigError(
-            "options", "must be plain data, as YAML holds it", model.options
-        ) from None
+    options = json.dumps(model.options, sort_keys=True)
     return _anatomy(model.backbone, model.image_size, model.channels, model.num_classes, options)
 
 

@@ -1,0 +1,292 @@
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.utils import CheckpointSaver
+from torch import nn
+
+import castling
+from castling.config import (
+    BackboneConfig,
+    BlockConfig,
+    LayerChoice,
+    MaskSchedule,
+    RunConfig,
+    StockBackbone,
+)
+from castling.errors import CastlingError, CheckpointError, ConfigError
+from castling.model.backbone import backbone_config, read_timm_checkpoint
+from castling.model.hosts.anatomy import anatomy_of
+from castling.operators.auxiliary import branches
+
+
+DEIT: dict[str, Any] = {"image_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2}
+LEVIT: dict[str, Any] = {
+    "image_size": 64,
+    "embed_dim": (16, 24, 32),
+    "key_dim": 4,
+    "num_heads": (2, 3, 4),
+    "depth": (1, 1, 1),
+}
+SWIN: dict[str, Any] = {
+    "image_size": 64,
+    "embed_dim": 8,
+    "depths": (2, 2),
+    "num_heads": (1, 2),
+    "window_size": 4,
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "deit_tiny_patch16_224": DEIT,
+    "levit_128": LEVIT,
+    "swin_tiny_patch4_window7_224": SWIN,
+}
+"""Small models of timm's families, by architecture."""
+
+
+def castled(name: str, choice: Any, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return castling.castle_backbone(name, choice, num_classes=5, **{**SMALL[name], **options})
+
+
+def images(model: nn.Module, count: int = 2) -> torch.Tensor:
+    height, width = model.config.image_size
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=list(SMALL))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_one_choice_stands_for_all_layers_and_several_go_in_order() -> None:
+    model = castled("deit_tiny_patch16_224", "linear_angular")
+    assert [layer.operator for layer in model.config.blocks] == ["linear_angular"] * 3
+    choices = [
+        "softmax",
+        {"operator": "linear_angular", "conv_kernel": 3, "conv_form": "grid"},
+        LayerChoice(operator="taylor", mask=MaskSchedule(shape="cosine", end=0.5)),
+    ]
+    model = castled("deit_tiny_patch16_224", choices)
+    stock, second, third = (block.attn for block in model.blocks)
+    assert type(stock) is timm.layers.Attention
+    assert second.conv.weight.shape == (2, 1, 3, 3)
+    assert third.auxiliary.schedule == MaskSchedule(shape="cosine", end=0.5)
+
+
+def test_a_block_config_serves_as_a_choice_of_which_the_layers_sizes_win() -> None:
+    model = castled("deit_tiny_patch16_224", BlockConfig(num_heads=7, head_size=5, conv_kernel=5))
+    assert model.blocks[0].attn.qkv.weight.shape == (72, 24)
+    assert model.blocks[0].attn.conv.weight.shape == (2, 1, 5, 1)
+
+
+def test_a_model_of_timm_is_changed_in_place_and_keeps_its_weights(name: str) -> None:
+    given = {key: value for key, value in SMALL[name].items() if key != "image_size"}
+    torch.manual_seed(3)
+    model = timm.create_model(name, num_classes=5, img_size=SMALL[name]["image_size"], **given)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    returned = castling.castle_backbone(
+        model, "linear_angular", image_size=SMALL[name]["image_size"]
+    )
+    assert returned is model
+    after = model.state_dict()
+    assert set(before) <= set(after) | {
+        key for key in before if "attention_bias" in key or "relative_position" in key
+    }
+    assert all(torch.equal(after[key], value) for key, value in before.items() if key in after)
+    assert len(branches(model)) == len(anatomy_of(castled(name, "softmax").config).layers)
+
+
+def test_the_same_seed_gives_the_same_model(name: str) -> None:
+    config = castled(name, "linear_angular").config
+    first, second = (castling.build(config, seed=7) for _ in range(2))
+    x = images(first)
+    assert torch.equal(first.eval()(x), second.eval()(x))
+
+
+def test_timms_defaults_can_be_built_anew_and_nothing_else() -> None:
+    model = castling.castle_backbone(timm.create_model("levit_128", num_classes=7), "softmax")
+    assert model.config.backbone == "levit_128"
+    assert model.config.num_classes == 7
+    odd = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2, num_classes=7)
+    castling.castle_backbone(odd, "linear_angular")
+    assert not hasattr(odd, "config")
+    with pytest.raises(ConfigError, match="must be built from a config or from the name"):
+        castling.save(odd, "nowhere")
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("choice", ["softmax", "linear_angular"])
+def test_saved_models_load_castled_and_compute_the_same(
+    name: str, choice: str, tmp_path: Path
+) -> None:
+    model = castled(name, choice)
+    castling.set_progress(model, 1.0)
+    castling.save(model, tmp_path)
+    loaded = castling.load(tmp_path)
+    assert loaded.config == model.config.castled()
+    assert not branches(loaded)
+    assert torch.equal(loaded(images(model)), model.eval()(images(model)))
+
+
+def test_a_config_in_yaml_gives_one_choice_for_all_layers(tmp_path: Path) -> None:
+    text = (
+        "model:\n  backbone: deit_tiny_patch16_224\n  image_size: 32\n  num_classes: 5\n"
+        "  options: {embed_dim: 24, depth: 3, num_heads: 2}\n"
+        "  blocks: {operator: linear_angular, conv_kernel: 5}\n"
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    model = castling.config.read_run_config(tmp_path).model
+    assert isinstance(model, BackboneConfig)
+    assert len(model.blocks) == 3
+    assert {layer.conv_kernel for layer in model.blocks} == {5}
+    run = RunConfig(model=model)
+    assert RunConfig.from_data(json.loads(json.dumps(run.to_data()))) == run
+
+
+def test_what_an_operator_ignores_does_not_make_another_training() -> None:
+    plain = backbone_config("deit_tiny_patch16_224", "softmax", **DEIT)
+    odd = backbone_config(
+        "deit_tiny_patch16_224", LayerChoice(operator="softmax", conv_kernel=3), **DEIT
+    )
+    assert plain != odd
+    assert RunConfig(model=plain).digest() == RunConfig(model=odd).digest()
+    assert (
+        RunConfig(model=plain).digest()
+        != RunConfig(
+            model=backbone_config("deit_tiny_patch16_224", "linear_angular", **DEIT)
+        ).digest()
+    )
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint as timm's training script writes it, with optimiser and arguments."""
+    torch.manual_seed(11)
+    model = timm.create_model(
+        "deit_tiny_patch16_224", num_classes=5, img_size=32, embed_dim=24, depth=3, num_heads=2
+    )
+    saver = CheckpointSaver(
+        model,
+        torch.optim.AdamW(model.parameters()),
+        args=argparse.Namespace(model="deit_tiny_patch16_224"),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(0, metric=0.5)
+    return tmp_path / "last.pth.tar"
+
+
+def test_a_checkpoint_that_timm_wrote_loads_unchanged(checkpoint: Path) -> None:
+    written = read_timm_checkpoint(checkpoint)
+    model = castled("deit_tiny_patch16_224", "softmax", weights=checkpoint)
+    assert all(torch.equal(value, written[key]) for key, value in model.state_dict().items())
+    model = castled("deit_tiny_patch16_224", "linear_angular", weights=checkpoint)
+    new = {key for key in model.state_dict() if key not in written}
+    assert {key.split(".", 3)[3] for key in new} == {"conv.weight", "auxiliary.progress"}
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in written.items())
+
+
+def test_a_checkpoint_of_other_classes_leaves_the_classifier_at_random(checkpoint: Path) -> None:
+    written = read_timm_checkpoint(checkpoint)
+    model = castling.castle_backbone(
+        "deit_tiny_patch16_224", "linear_angular", weights=checkpoint, num_classes=9, **DEIT
+    )
+    assert model.head.weight.shape == (9, 24)
+    assert torch.equal(model.patch_embed.proj.weight, written["patch_embed.proj.weight"])
+
+
+def test_a_checkpoint_for_another_image_size_has_its_positions_resampled(
+    checkpoint: Path,
+) -> None:
+    model = castled("deit_tiny_patch16_224", "linear_angular", weights=checkpoint, image_size=48)
+    assert model.pos_embed.shape == (1, 10, 24)
+
+
+def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> None:
+    def refused(path: Path, reason: str, **options: Any) -> None:
+        with pytest.raises(CheckpointError, match=reason) as caught:
+            castled("deit_tiny_patch16_224", "linear_angular", weights=path, **options)
+        assert "\n" not in str(caught.value)
+
+    refused(checkpoint.with_name("none.pth"), "there is no such file")
+    content = checkpoint.read_bytes()
+    truncated = checkpoint.with_name("truncated.pth")
+    truncated.write_bytes(content[: len(content) // 2])
+    refused(truncated, "truncated or no checkpoint")
+    text = checkpoint.with_name("text.safetensors")
+    text.write_text("no tensors here")
+    refused(text, "truncated or no checkpoint")
+    numbers = checkpoint.with_name("numbers.pth")
+    torch.save({"state_dict": {"epoch": 3}}, numbers)
+    refused(numbers, "no checkpoint of a model")
+    code = checkpoint.with_name("code.pth")
+    torch.save({"state_dict": nn.Linear(2, 2)}, code)  # a pickled module would run its code
+    refused(code, "truncated or no checkpoint")
+    refused(checkpoint, "holds another model", embed_dim=32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "reason"),
+    [
+        (
+            ("deit_huge_of_mine", "softmax"),
+            {},
+            "backbone must be one of .*deit.*deit_huge_of_mine",
+        ),
+        (("", "softmax"), {}, "backbone must be one of"),
+        (("resnet18", "softmax"), {}, "must have attention that can castle, got 'resnet18'"),
+        (("deit_tiny_patch16_224", ["softmax"] * 3), {}, "12 attention layers .*, got 3"),
+        (("deit_tiny_patch16_224", []), {}, "12 attention layers .*, got 0"),
+        (("deit_tiny_patch16_224", "magic"), {}, "operator: must be one of .*, got 'magic'"),
+        (("deit_tiny_patch16_224", {"kernel": 3}), {}, "kernel: is not a field of LayerChoice"),
+        (("deit_tiny_patch16_224", {"conv_kernel": 4}), {}, "conv_kernel: must be odd, got 4"),
+        (("deit_tiny_patch16_224", "spvit_gated"), {}, r"blocks.0.operator: must be one that"),
+        (("deit_tiny_patch16_224", "swin"), {}, r"blocks.0.operator: .*class token"),
+        (("levit_128", "vicinity"), {}, r"blocks.0.operator: must be one of .*linear_angular"),
+        (("deit_tiny_patch16_224", "softmax"), {"image_size": 8}, "image_size: does not fit"),
+        (("deit_tiny_patch16_224", "softmax"), {"wings": 2}, "cannot be built with .*wings=2"),
+        (("swin_tiny_patch4_window7_224", "softmax"), {"in_chans": 0}, "channels: .*got 0"),
+    ],
+)
+def test_what_cannot_be_castled_is_refused_in_one_sentence(
+    arguments: tuple[Any, Any], options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(CastlingError, match=reason) as caught:
+        castling.castle_backbone(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    assert caught.value.is_bad_input
+
+
+def test_a_module_takes_no_options_and_must_have_known_attention() -> None:
+    model = timm.create_model("deit_tiny_patch16_224", depth=1)
+    with pytest.raises(ConfigError, match="must be left out for a model that is built"):
+        castling.castle_backbone(model, "softmax", num_classes=3)
+    with pytest.raises(ConfigError, match="must have attention that can castle"):
+        castling.castle_backbone(
+            nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2)), "softmax"
+        )
+    with pytest.raises(ConfigError, match="image_size: does not fit"):
+        castling.castle_backbone(model, "softmax", image_size=100)
+    assert type(model.blocks[0].attn) is timm.layers.Attention
+
+
+def test_an_attention_that_was_castled_is_not_castled_again() -> None:
+    model = castled("deit_tiny_patch16_224", "linear_angular")
+    with pytest.raises(ConfigError, match="must have attention that can castle"):
+        castling.castle_backbone(model, "taylor", image_size=32)
+
+
+def test_a_mask_given_to_a_castled_layer_is_refused() -> None:
+    model = castled("deit_tiny_patch16_224", "linear_angular")
+    mask = torch.zeros(5, 5)
+    with pytest.raises(ConfigError, match="attn_mask: must be None"):
+        model(images(model), attn_mask=mask)
+
+
+def test_options_must_be_plain_data() -> None:
+    with pytest.raises(ConfigError, match="options: must be plain data"):
+        anatomy_of(StockBackbone(backbone="levit_128", options={"act_layer": nn.ReLU}))

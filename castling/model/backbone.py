@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, StockBackbone
 from castling.errors import CheckpointError, ConfigError
-from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine
+from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
 
 
@@ -102,7 +102,8 @@ def build_backbone(
     except ConfigError as error:
         if weights is None:
             raise
-        raise CheckpointError(str(weights), f"it holds another model ({error.rule})") from None
+        reason = first_line(error.__cause__ or error)
+        raise CheckpointError(str(weights), f"it holds another model ({reason})") from None
     return _swapped(model, anatomy_of(config), config.blocks, config)
 
 
@@ -224,8 +225,8 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_state_dict(str(path), device="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(str(path), f"it is truncated or no checkpoint ({reason})") from None
+        reason = f"it is truncated or no checkpoint ({first_line(error)})"
+        raise CheckpointError(str(path), reason) from None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(str(path), "it is no checkpoint of a model")
     return tensors

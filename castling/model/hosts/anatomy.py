@@ -89,12 +89,21 @@ def create(backbone: str, **options: Any) -> nn.Module:
         raise UnknownBackboneError(backbone)
     try:
         return _create(backbone, options)
-    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        given = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise ConfigError(
-            "backbone", f"{backbone} cannot be built with {given} ({reason})"
-        ) from None
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
+        plain = {
+            name: value for name, value in options.items() if not name.startswith("pretrained")
+        }
+        given = ", ".join(f"{name}={value}" for name, value in plain.items())
+        rule = f"{backbone} cannot be built with {given} ({first_line(error)})"
+        raise ConfigError("backbone", rule) from error
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """Return what an error of torch's or timm's says, as part of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Error(s) in loading")]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
@@ -147,10 +156,8 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         with counter, torch.no_grad():
             model.eval()(torch.zeros(1, *image_shape, device="meta"))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            "image_size", f"does not fit {backbone} ({reason})", image_shape[1:]
-        ) from None
+        rule = f"does not fit {backbone} ({first_line(error)})"
+        raise ConfigError("image_size", rule, image_shape[1:]) from None
     finally:
         for hook in hooks:
             hook.remove()

@@ -24,7 +24,7 @@ class Cost:
     params: int
     """Of the castled model; the auxiliary branch has none."""
     training_macs: int
-    """Of the forward pass while every auxiliary branch is alive."""
+    """Of the forward pass at the start of training, while the auxiliary branches are alive."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(

@@ -16,10 +16,10 @@ from castling.operators.spec import (
     LayerShape,
     OperatorSpec,
     TokenGrid,
+    branch_macs,
     core_shape,
     projection_macs,
     projection_params,
-    quadratic_macs,
 )
 
 
@@ -234,7 +234,7 @@ def _params(shape: LayerShape) -> int:
 
 
 def _training_macs(shape: LayerShape) -> int:
-    return _macs(shape) + (quadratic_macs(shape) if shape.block.mask is not None else 0)
+    return _macs(shape) + branch_macs(shape)
 
 
 OPERATORS.add(

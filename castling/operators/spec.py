@@ -171,6 +171,13 @@ def quadratic_macs(shape: LayerShape) -> int:
     return 2 * shape.grid.num_tokens**2 * shape.block.attention_width
 
 
+def branch_macs(shape: LayerShape) -> int:
+    """Return the MACs of a masked softmax branch; none where its mask is empty from the start."""
+    mask = shape.block.mask
+    alive = mask is not None and mask.threshold(0.0, shape.grid.num_tokens) < 1.0
+    return quadratic_macs(shape) if alive else 0
+
+
 def attention_macs(shape: LayerShape) -> int:
     """Return the MACs of softmax attention, projections included: 4 N C A + 2 N^2 A."""
     return projection_macs(shape) + quadratic_macs(shape)

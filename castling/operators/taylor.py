@@ -12,10 +12,10 @@ from castling.operators.spec import (
     CoreSpec,
     LayerShape,
     OperatorSpec,
+    branch_macs,
     core_shape,
     projection_macs,
     projection_params,
-    quadratic_macs,
 )
 
 
@@ -102,7 +102,7 @@ def _macs(shape: LayerShape) -> int:
 
 
 def _training_macs(shape: LayerShape) -> int:
-    return _macs(shape) + (quadratic_macs(shape) if shape.block.mask is not None else 0)
+    return _macs(shape) + branch_macs(shape)
 
 
 OPERATORS.add(

@@ -16,7 +16,8 @@ from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 from space.presets import SPACES
 
 
-PRESETS = {name: SPACES[name]() for name in SPACES}
+PRESETS = {name: SPACES[name]() for name in ("digits", "imagenet", "levit_128")}
+"""One small, one large, and one of timm's; the others differ in sizes only."""
 SEEDS = st.integers(0, 2**32)
 
 
@@ -136,7 +137,8 @@ def _softmax_everywhere(space: Space) -> Point:
 def test_fields_that_no_operator_reads_are_inactive(name: str) -> None:
     used = active(PRESETS[name], _softmax_everywhere(PRESETS[name]))
     fields = {chosen.rsplit(".", 1)[-1] for chosen in used}
-    assert {"operator", "num_heads", "head_size", "mlp_ratio"} <= fields
+    sizes = set() if name == "levit_128" else {"num_heads", "head_size", "mlp_ratio"}
+    assert {"operator"} | sizes <= fields
     assert not {"conv_kernel", "conv_form", "start_multiple"} & fields
     assert not any(".mask." in chosen for chosen in used)
 

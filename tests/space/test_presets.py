@@ -1,12 +1,17 @@
+from random import Random
+
 import pytest
 import torch
 
-from castling.config import ModelConfig
+from castling.config import LayerChoice, ModelConfig
 from castling.model.build import build
+from castling.model.castle import castle
 from castling.training.data import load_data
+from space.cost import Cost, cost
 from space.decode import decode
 from space.domain import IntRange
 from space.feasible import default_point
+from space.measure import measure_macs, measure_params
 from space.point import DEPTH, Space
 from space.presets import SPACES
 
@@ -34,10 +39,11 @@ def test_the_default_point_is_the_base(space: Space) -> None:
 
 
 def test_every_depth_has_a_block_for_every_stage(space: Space) -> None:
-    domain = space.domains[DEPTH]
+    num_blocks = len(space.base.model.blocks)
+    domain = space.domains.get(DEPTH, IntRange(num_blocks, num_blocks))
     assert isinstance(domain, IntRange)
     assert domain.low >= space.num_stages
-    assert len(space.base.model.blocks) in domain
+    assert num_blocks in domain
 
 
 def test_values_at_the_ends_of_every_domain_make_a_model(space: Space) -> None:
@@ -49,9 +55,11 @@ def test_values_at_the_ends_of_every_domain_make_a_model(space: Space) -> None:
 
 def test_the_model_takes_images_of_the_presets_size(space: Space) -> None:
     model = space.base.model
-    small = model.replace(blocks=model.blocks[:1])
+    if isinstance(model, ModelConfig):
+        model = model.replace(blocks=model.blocks[:1])
     images = torch.zeros(2, model.channels, *model.image_size)
-    assert build(small, seed=0)(images).shape == (2, model.num_classes)
+    with torch.no_grad():
+        assert build(model, seed=0)(images).shape == (2, model.num_classes)
 
 
 def test_the_digits_preset_fits_its_dataset() -> None:
@@ -63,6 +71,43 @@ def test_the_digits_preset_fits_its_dataset() -> None:
     ("name", "num_patches"), [("digits", 16), ("fashion-mnist", 49), ("imagenet", 196)]
 )
 def test_presets_have_the_tokens_that_they_state(name: str, num_patches: int) -> None:
-    model: ModelConfig = SPACES[name]().base.model
+    model = SPACES[name]().base.model
+    assert isinstance(model, ModelConfig)
     height, width = model.image_size
     assert (height // model.patch_size) * (width // model.patch_size) == num_patches
+
+
+@pytest.mark.parametrize(
+    ("name", "num_layers", "gmacs"),
+    [
+        ("deit_tiny", 12, 1.254),
+        ("deit_small", 12, 4.599),
+        ("levit_128", 14, 0.406),
+        ("levit_256", 14, 1.128),
+        ("mvitv2_tiny", 10, 4.7),
+        ("swin_tiny", 12, 4.5),
+    ],
+)
+def test_timms_models_have_their_layers_and_published_cost(
+    name: str, num_layers: int, gmacs: float
+) -> None:
+    model = SPACES[name]().base.model
+    assert len(model.blocks) == num_layers
+    softmax = model.replace(blocks=(LayerChoice(operator="softmax"),) * num_layers)
+    assert cost(softmax).macs == pytest.approx(gmacs * 1e9, rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "levit_128", "mvitv2_tiny", "swin_tiny"])
+def test_any_point_of_a_backbone_costs_what_is_measured(name: str) -> None:
+    """At 64 pixels, where LeViT's last map has one token, and non-square."""
+    space = SPACES[name]()
+    side = (64, 96) if name.startswith("deit") else (64, 64)
+    rng = Random(name)
+    model = decode(space, space.sample(rng)).model.replace(image_size=side)
+    built = build(model, seed=0)
+    castled, shape = castle(built), (3, *side)
+    assert cost(model) == Cost(
+        macs=measure_macs(castled, shape),
+        params=measure_params(castled),
+        training_macs=measure_macs(built, shape),
+    )

@@ -1,5 +1,6 @@
 """MViTv2's attention: q, k and v pooled, positions decomposed by axis, the query added back."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models.mvitv2 import (
@@ -47,7 +48,7 @@ class CastledMultiScaleAttention(CastledAttention):
             self.rel_pos_h, self.rel_pos_w,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, feat_size: list[int]) -> tuple[Tensor, list[int]]:
+    def forward(self, x: Tensor, feat_size: Sequence[int | Tensor]) -> tuple[Tensor, list[int]]:
         """Mix tokens (batch, token, channel); returns them with the size of their map."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -57,7 +58,7 @@ class CastledMultiScaleAttention(CastledAttention):
             mixed = mixed + q
         return self.proj(mixed.transpose(1, 2).flatten(2)), self.query_map
 
-    def _pooled(self, name: str, x: Tensor, feat_size: list[int]) -> Tensor:
+    def _pooled(self, name: str, x: Tensor, feat_size: Sequence[int | Tensor]) -> Tensor:
         pool, norm = getattr(self, f"pool_{name}", None), getattr(self, f"norm_{name}", None)
         if pool is not None:
             x, class_token = reshape_pre_pool(x, feat_size, self.has_cls_token)

@@ -126,8 +126,12 @@ class CoreLayer(AttentionLayer):
         )
 
     def training_macs(self, choice: LayerChoice) -> int:
-        """Return the castled layer's, and its branch's if it has one."""
-        return self.macs(choice) + (self.branch_macs if has_branch(choice) else 0)
+        """Return the castled layer's, and its branch's unless its mask is empty from the start."""
+        if not has_branch(choice):
+            return self.macs(choice)
+        assert choice.mask is not None
+        alive = choice.mask.threshold(0.0, self.branch_keys) < 1.0
+        return self.macs(choice) + (self.branch_macs if alive else 0)
 
     def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
         """Return a module that keeps timm's parts and their names, with another core."""

@@ -68,9 +68,9 @@ class WholeLayer(AttentionLayer):
     def shape(self, choice: LayerChoice) -> LayerShape:
         """Return what the operator is built for and priced at."""
         fields = {name: getattr(choice, name) for name in LayerChoice.model_fields}
-        sizes = {"num_heads": self.num_heads, "head_size": self.head_size}
+        fields |= {"num_heads": self.num_heads, "head_size": self.head_size}
         return LayerShape(
-            block=BlockConfig.model_construct(**fields, **sizes),  # the choice is checked already
+            block=BlockConfig.model_construct(**fields),  # the choice is checked already
             embed_width=self.embed_width,
             grid=self.grid,
             qkv_bias=self.qkv_bias,

@@ -142,7 +142,7 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     parts that castling leaves as they are cost.
 
     Args:
-        model: on the meta device; put into eval mode.
+        model: on the meta device; put into eval mode, and its parameters want no gradient.
         backbone: what errors call the model.
         image_shape: (channel, height, width).
 
@@ -158,10 +158,13 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         )
         for name in hosts
     ]
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False)  # stumbles over latents that want a gradient
+    dtype = next(model.parameters()).dtype
     try:
         with counter, torch.no_grad():
-            model.eval()(torch.zeros(1, *image_shape, device="meta"))
+            model.eval().requires_grad_(requires_grad=False)(
+                torch.zeros(1, *image_shape, device="meta", dtype=dtype)
+            )
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(

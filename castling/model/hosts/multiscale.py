@@ -47,8 +47,11 @@ class CastledMultiScaleAttention(CastledAttention):
             self.rel_pos_h, self.rel_pos_w,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, feat_size: list[int]) -> tuple[Tensor, list[int]]:
-        """Mix tokens (batch, token, channel); returns them with the size of their map."""
+    def forward(self, x: Tensor, feat_size: Any) -> tuple[Tensor, list[int]]:
+        """Mix tokens (batch, token, channel) of a map; returns them with the size of theirs.
+
+        Sizes are whole numbers, or tensors while torch traces.
+        """
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q = self._pooled("q", q, feat_size)
@@ -57,7 +60,7 @@ class CastledMultiScaleAttention(CastledAttention):
             mixed = mixed + q
         return self.proj(mixed.transpose(1, 2).flatten(2)), self.query_map
 
-    def _pooled(self, name: str, x: Tensor, feat_size: list[int]) -> Tensor:
+    def _pooled(self, name: str, x: Tensor, feat_size: Any) -> Tensor:
         pool, norm = getattr(self, f"pool_{name}", None), getattr(self, f"norm_{name}", None)
         if pool is not None:
             x, class_token = reshape_pre_pool(x, feat_size, self.has_cls_token)

@@ -63,7 +63,8 @@ class AuxiliaryBranch(nn.Module):
 
 def _read_threshold(branch: nn.Module, _: object) -> None:
     assert isinstance(branch, AuxiliaryBranch)
-    branch.set_progress(branch.progress.item())
+    if not branch.progress.is_meta:
+        branch.set_progress(branch.progress.item())
 
 
 def masked_attention(

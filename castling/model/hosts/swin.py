@@ -56,17 +56,14 @@ class CastledWindowAttention(CastledAttention):
         num_images = q.shape[0] // mask.shape[0]
         return (bias + mask[:, None]).repeat(num_images, 1, 1, 1)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Mix values over the map; in training, the masked branch within windows."""
-        branch = getattr(self, "auxiliary", None)
-        if branch is None or branch.is_empty:
-            return self.core(q, k, v, None)
+    def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
+        """Return what the masked branch adds: timm's attention within windows."""
         cut = [
             self.windows.cut(part, self.map, padding)
             for part, padding in zip((q, k, v), self._paddings(), strict=True)
         ]
-        added = self.windows.join(branch(*cut, self.bias(cut[0])), self.map)
-        return self.core(q, k, v, added)
+        windows = super().added(cut[0], cut[1], cut[2], shared)
+        return self.windows.join(windows, self.map)
 
     def _paddings(self) -> tuple[Tensor | None, ...]:
         """Return q, k and v of timm's padding, which are the projections of a token of zeros."""

@@ -299,8 +299,8 @@ class StockBackbone(Config):
     """Height and width in pixels; one number means a square."""
     channels: Positive = 3
     """Image channels."""
-    num_classes: Positive = 1000
-    """Classes."""
+    num_classes: int = Field(default=1000, ge=0)
+    """Classes; 0 leaves out the classifier, as in timm."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
 

@@ -1,7 +1,7 @@
 """The anatomy of a timm model: its attention layers in order, and what everything else costs."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,8 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice, StockBackbone
 from castling.errors import ConfigError, UnknownNameError
+from castling.model.hosts.refused import REFUSED_KINDS
 from castling.model.hosts.spec import HOSTS, AttentionLayer, Call, Host, num_params
 from castling.operators import OPERATORS
+
+
+_Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of one call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,26 +140,30 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     parts that castling leaves as they are cost.
 
     Args:
-        model: on the meta device; put into eval mode.
+        model: on the meta device; put into eval mode, and its parameters want no gradient.
         backbone: what errors call the model.
         image_shape: (channel, height, width).
 
     Raises:
         ConfigError: when no attention can castle, or the image does not fit the model.
     """
-    inputs: dict[str, list[tuple[Any, ...]]] = {}
+    calls: dict[str, list[_Given]] = {}
     hosts = dict(_known(model))
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(
-            lambda _, given, name=name: inputs.setdefault(name, []).append(given)
+            lambda _, given, named, name=name: calls.setdefault(name, []).append((given, named)),
+            with_kwargs=True,
         )
         for name in hosts
     ]
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False)  # stumbles over latents that want a gradient
+    dtype = next(model.parameters()).dtype
     try:
         with counter, torch.no_grad():
-            model.eval()(torch.zeros(1, *image_shape, device="meta"))
+            model.eval().requires_grad_(requires_grad=False)(
+                torch.zeros(1, *image_shape, device="meta", dtype=dtype)
+            )
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         rule = f"does not fit {backbone} ({first_line(error)})"
         raise ConfigError("image_size", rule, image_shape[1:]) from None
@@ -164,7 +173,7 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     macs = _macs_by_name(model, counter)
     layers, refused = [], {}
     for name, host in hosts.items():
-        found = _layer(name, host, inputs.get(name, []), model, macs)
+        found = _layer(name, host, calls.get(name, []), model, macs)
         if isinstance(found, str):
             refused[name] = found
         else:
@@ -182,6 +191,12 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     )
 
 
+def attentions(model: nn.Module) -> list[str]:
+    """Return the paths of a model's attentions, of kinds known and unknown."""
+    known = dict(_known(model))
+    return [*known, *dict(_strangers(model, known))]
+
+
 def _known(model: nn.Module) -> Iterator[tuple[str, Host]]:
     """Yield path and host of every attention of a known kind, in the model's order."""
     for name, module in model.named_modules():
@@ -191,19 +206,38 @@ def _known(model: nn.Module) -> Iterator[tuple[str, Host]]:
                 break
 
 
-def _strangers(model: nn.Module, hosts: Mapping[str, Host]) -> Iterator[tuple[str, str]]:
-    """Yield path and class of modules that call themselves attention and are of no known kind."""
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        is_attention = "attn" in kind.lower() or "attention" in kind.lower()
-        if is_attention and not any(name.startswith(known) for known in hosts):
-            yield name, f"is of the unknown kind {kind}"
+def _strangers(model: nn.Module, hosts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield path and reason of modules that call themselves attention and are of no known kind.
+
+    Of attentions within attentions the innermost counts: the others hold it.
+    """
+    strangers = {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if _says_attention(type(module).__name__)
+    }
+    known = set(hosts)
+    within = {above for name in (*strangers, *known) for above in _above(name)}
+    for name, kind in strangers.items():
+        if name not in known | within and known.isdisjoint(_above(name)):
+            yield name, REFUSED_KINDS.get(kind, f"is of the unknown kind {kind}")
+
+
+def _says_attention(kind: str) -> bool:
+    said = kind.lower()
+    return "attn" in said or "attention" in said or kind in REFUSED_KINDS
+
+
+def _above(name: str) -> list[str]:
+    """Return the paths that a path begins with: a and a.b of a.b.c."""
+    steps = name.split(".")
+    return [".".join(steps[:length]) for length in range(1, len(steps))]
 
 
 def _layer(
     name: str,
     host: Host,
-    calls: Sequence[tuple[Any, ...]],
+    calls: Sequence[_Given],
     model: nn.Module,
     macs: Mapping[str, int],
 ) -> AttentionLayer | str:
@@ -217,9 +251,10 @@ def _layer(
     call = Call(
         name=name,
         module=model.get_submodule(name),
-        inputs=calls[0],
+        inputs=calls[0][0],
         model=model,
         macs={"": 0} | below,
+        named=calls[0][1],
     )
     return host.layer(call)
 

@@ -30,6 +30,7 @@ class CastledLevitAttention(CastledAttention):
 
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
+        self.map = (layer.queries.height, layer.queries.width)
         _keep_biases(self, stock)
 
     def bias(self, q: Tensor) -> Tensor:  # noqa: ARG002 - some kinds need the queries
@@ -41,7 +42,7 @@ class CastledLevitAttention(CastledAttention):
         sizes = [self.key_size, self.key_size, self.value_size]
         q, k, v = _per_head(self.qkv(x), self.num_heads).split(sizes, dim=-1)
         mixed = self.mix(*(part.transpose(1, 2) for part in (q, k, v)))
-        return self.proj(_merged(mixed, (x.shape[2], x.shape[3]) if x.ndim == 4 else None))
+        return self.proj(_merged(mixed, self.map if x.ndim == 4 else None))
 
 
 class CastledLevitDownsample(CastledAttention):

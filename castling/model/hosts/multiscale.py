@@ -49,7 +49,10 @@ class CastledMultiScaleAttention(CastledAttention):
         )  # fmt: skip
 
     def forward(self, x: Tensor, feat_size: Sequence[int | Tensor]) -> tuple[Tensor, list[int]]:
-        """Mix tokens (batch, token, channel); returns them with the size of their map."""
+        """Mix tokens (batch, token, channel) of a map; returns them with the size of theirs.
+
+        Sizes are whole numbers, or tensors while torch traces.
+        """
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q = self._pooled("q", q, feat_size)

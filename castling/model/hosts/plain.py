@@ -16,6 +16,7 @@ from castling.model.hosts.spec import (
     CastledAttention,
     CoreLayer,
     Host,
+    has_mask,
     input_tensor,
     is_off,
     num_params,
@@ -135,7 +136,7 @@ def token_grid(call: Call) -> TokenGrid | None:
 def _layer(call: Call) -> AttentionLayer | str:
     module, x = call.module, input_tensor(call)
     assert isinstance(module, Attention)
-    if any(given is not None for given in call.inputs[1:]):
+    if any(given is not None for given in call.inputs[1:]) or has_mask(call):
         return "is called with a mask"
     if x.ndim != 3:
         return f"is called with {x.ndim} axes instead of batch, token and channel"

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
@@ -32,6 +33,8 @@ class Call:
     model: nn.Module
     macs: Mapping[str, int]
     """Multiply-accumulates inside the module, by the path below it; its own total under ""."""
+    named: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +169,14 @@ class CastledAttention(nn.Module, ABC):
     def bias(self, q: Tensor) -> Tensor | None:
         """Return what timm's attention adds to its logits before the softmax."""
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None = None) -> Tensor:
         """Mix values per head: the core, and in training the masked branch with its bias.
 
         Args:
             q: (batch, head, query, key size).
             k: (batch, head, key, key size).
             v: (batch, head, key, value size).
+            shared: a bias that layers share, (..., head, query, key), added to their own.
 
         Returns:
             (batch, head, query, value size).
@@ -180,7 +184,14 @@ class CastledAttention(nn.Module, ABC):
         branch = getattr(self, "auxiliary", None)
         if branch is None or branch.is_empty:
             return self.core(q, k, v, None)
-        return self.core(q, k, v, branch(q, k, v, self.bias(q)))
+        return self.core(q, k, v, self.added(q, k, v, shared))
+
+    def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
+        """Return what the masked branch adds; shapes as of `mix`."""
+        own = self.bias(q)
+        bias = shared if own is None else own if shared is None else own + shared
+        branch: nn.Module = self.auxiliary
+        return branch(q, k, v, bias)
 
 
 def has_branch(choice: LayerChoice) -> bool:
@@ -235,3 +246,28 @@ def input_tensor(call: Call) -> Tensor:
     tensor = call.inputs[0]
     assert isinstance(tensor, torch.Tensor)
     return tensor
+
+
+def has_mask(call: Call) -> bool:
+    """Return whether the attention was called with a mask, under whatever name."""
+    masks = [value for name, value in call.named.items() if "mask" in name or "causal" in name]
+    return any(mask is not None and mask is not False for mask in masks)
+
+
+def product_macs(num_heads: int, queries: TokenGrid, keys: TokenGrid, size: int) -> int:
+    """Return the MACs of q k^T and its product with v, 2 h N M d for heads of size d."""
+    return 2 * num_heads * queries.num_tokens * keys.num_tokens * size
+
+
+def keep_biases(castled: nn.Module, stock: Any) -> None:
+    """Keep the biases of q and v where they stand apart from the projection."""
+    if getattr(stock, "q_bias", None) is not None:
+        castled.q_bias, castled.v_bias = stock.q_bias, stock.v_bias
+
+
+def with_biases(castled: Any, x: Tensor) -> Tensor:
+    """Return q, k and v side by side, where those of q and v may stand apart; k then has none."""
+    if not hasattr(castled, "q_bias"):
+        return castled.qkv(x)
+    bias = torch.cat([castled.q_bias, torch.zeros_like(castled.q_bias), castled.v_bias])
+    return F.linear(x, castled.qkv.weight, bias)

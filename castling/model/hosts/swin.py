@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from timm.models.swin_transformer import (
     SwinTransformerBlock,
     WindowAttention,
@@ -55,14 +56,19 @@ class CastledWindowAttention(CastledAttention):
         num_images = q.shape[0] // mask.shape[0]
         return (bias + mask[:, None]).repeat(num_images, 1, 1, 1)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Mix values over the map; in training, the masked branch within windows."""
-        branch = getattr(self, "auxiliary", None)
-        if branch is None or branch.is_empty:
-            return self.core(q, k, v, None)
-        cut = [self.windows.cut(part, self.map) for part in (q, k, v)]
-        added = self.windows.join(branch(*cut, self.bias(cut[0])), self.map)
-        return self.core(q, k, v, added)
+    def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
+        """Return what the masked branch adds: timm's attention within windows."""
+        cut = [
+            self.windows.cut(part, self.map, padding)
+            for part, padding in zip((q, k, v), self._paddings(), strict=True)
+        ]
+        windows = super().added(cut[0], cut[1], cut[2], shared)
+        return self.windows.join(windows, self.map)
+
+    def _paddings(self) -> tuple[Tensor | None, ...]:
+        """Return q, k and v of timm's padding, which are the projections of a token of zeros."""
+        bias: Any = self.qkv.bias
+        return (None,) * 3 if bias is None else bias.chunk(3)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens (batch, token, channel) of the whole map, the one window there is."""
@@ -85,15 +91,30 @@ class _Windows(nn.Module):
         self.register_buffer("positions", block.attn.relative_position_index, persistent=False)
         self.register_buffer("mask", block.attn_mask, persistent=False)
 
-    def cut(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return (batch x window, head, token, size) of (batch, head, token, size)."""
+    def cut(self, x: Tensor, size: tuple[int, int], padding: Tensor | None) -> Tensor:
+        """Return (batch x window, head, token, size) of (batch, head, token, size).
+
+        Args:
+            x: q, k or v of a map.
+            size: height and width of the map.
+            padding: what stands beside the map where windows reach beyond, (head x size); or 0.
+        """
         image = x.transpose(1, 2).flatten(2).unflatten(1, size)
         if any(self.shift):
             image = image.roll((-self.shift[0], -self.shift[1]), dims=(1, 2))
-        padding = [-side % window for side, window in zip(size, self.size, strict=True)]
-        image = nn.functional.pad(image, (0, 0, 0, padding[1], 0, padding[0]))
-        windows = window_partition(image, self.size).flatten(1, 2)
+        windows = window_partition(self._padded(image, size, padding), self.size).flatten(1, 2)
         return windows.unflatten(-1, (x.shape[1], -1)).transpose(1, 2)
+
+    def _padded(self, image: Tensor, size: tuple[int, int], padding: Tensor | None) -> Tensor:
+        """Return an image (batch, height, width, channel) of whole windows."""
+        below, beside = (-side % window for side, window in zip(size, self.size, strict=True))
+        batch, _, _, channels = image.shape
+        if not below and not beside:
+            return image
+        beyond = image.new_zeros(channels) if padding is None else padding
+        wide = torch.cat([image, beyond.expand(batch, size[0], beside, channels)], dim=2)
+        row = beyond.expand(batch, below, size[1] + beside, channels)
+        return torch.cat([wide, row], dim=1)
 
     def join(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Undo `cut`."""

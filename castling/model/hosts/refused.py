@@ -1,0 +1,36 @@
+"""Kinds of timm's attention that stay as they are, by their class, and why."""
+
+from collections.abc import Mapping
+
+
+_POOLS = "pools tokens with few queries of its own, which is linear in the tokens already"
+_CLASS = "asks with the class token alone, which is linear in the tokens already"
+_CHANNELS = "attends over channels, which is linear in the tokens already"
+_LINEAR = "is linear in the tokens already"
+_NEAR = "sees a small neighbourhood of each token, which is linear in the tokens already"
+_LEARNT = "adds learnt products of queries and positions, which no operator has"
+
+REFUSED_KINDS: Mapping[str, str] = {
+    "AttentionPoolLatent": _POOLS,
+    "AttentionPool2d": _POOLS,
+    "RotAttentionPool2d": _POOLS,
+    "ClassAttn": _CLASS,
+    "ClassAttention": _CLASS,
+    "ClassAttentionBlock": _CLASS,
+    "CrossAttention": _CLASS,
+    "XCA": _CHANNELS,
+    "ChannelAttention": _CHANNELS,
+    "ChannelAttentionV2": _CHANNELS,
+    "CrossCovarianceAttn": _CHANNELS,
+    "SplitAttn": "weighs channels of a convolution and mixes no tokens",
+    "SelectiveKernelAttn": "weighs channels of a convolution and mixes no tokens",
+    "TalkingHeadAttn": "mixes its heads around the softmax, for which a core has no place",
+    "LinearSelfAttention": _LINEAR,
+    "EfficientAdditiveAttention": _LINEAR,
+    "FactorAttnConvRelPosEnc": _LINEAR,
+    "OutlookAttention": _NEAR,
+    "HaloAttn": _NEAR,
+    "DiffAttention": "is the difference of two softmaxes, for which a core has no place",
+    "BottleneckAttn": _LEARNT,
+    "WindowAttentionGlobal": "takes its queries from a pooling of the whole image",
+}

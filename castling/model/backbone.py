@@ -87,21 +87,17 @@ def build_backbone(
     config: BackboneConfig, *, weights: str | Path | None = None, **finding: Any
 ) -> nn.Module:
     """Return the training model of a config, in training mode; see `castle_backbone`."""
-    if weights is not None:
-        finding |= _weights_from(Path(weights), config.backbone)
-    try:
-        model = create(
-            config.backbone,
-            img_size=config.image_size,
-            in_chans=config.channels,
-            num_classes=config.num_classes,
-            **config.options,
-            **finding,
-        )
-    except ConfigError as error:
-        if weights is None:
-            raise
-        raise CheckpointError(str(weights), f"it holds another model ({error.rule})") from None
+    options = {
+        "img_size": config.image_size,
+        "in_chans": config.channels,
+        "num_classes": config.num_classes,
+        **config.options,
+        **finding,
+    }
+    if weights is None:
+        model = create(config.backbone, **options)
+    else:
+        model = create_with(Path(weights), config.backbone, **options)
     return _swapped(model, anatomy_of(config), config.blocks, config)
 
 
@@ -193,16 +189,33 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _weights_from(path: Path, backbone: str) -> dict[str, Any]:
-    """Return the options with which timm begins with a checkpoint, adapting what it can."""
+def create_with(weights: Path, backbone: str, **options: Any) -> nn.Module:
+    """Return a model of timm that begins with a checkpoint, adapted as timm does it.
+
+    Raises:
+        CheckpointError: when the weights are missing, truncated or of another model.
+    """
     own = timm.get_pretrained_cfg(backbone)
-    tensors = read_timm_checkpoint(path)
-    overlay: dict[str, Any] = {"state_dict": tensors, "custom_load": False}
-    classifiers: Any = own.classifier if own else None
-    for name in (classifiers,) if isinstance(classifiers, str) else classifiers or ():
+    overlay: dict[str, Any] = {"state_dict": read_timm_checkpoint(weights), "custom_load": False}
+    if own is not None:
+        num_classes = checkpoint_classes(overlay["state_dict"], backbone)
+        overlay |= {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        return create(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except ConfigError as error:  # its words list all options, the weights among them
+        lines = str(error.__context__).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip() if lines else "of another shape"
+        raise CheckpointError(str(weights), f"it holds no {backbone} ({reason})") from None
+
+
+def checkpoint_classes(tensors: Mapping[str, Tensor], backbone: str) -> int | None:
+    """Return the classes that a checkpoint of timm's tells apart, None where that is not seen."""
+    own = timm.get_pretrained_cfg(backbone)
+    named: Any = own.classifier if own else None
+    for name in (named,) if isinstance(named, str) else named or ():
         if f"{name}.weight" in tensors:
-            overlay["num_classes"] = tensors[f"{name}.weight"].shape[0]
-    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+            return tensors[f"{name}.weight"].shape[0]
+    return None
 
 
 def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:

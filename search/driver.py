@@ -15,6 +15,7 @@ from ray import tune
 
 from castling.errors import RunFolderError
 from castling.training.data import Dataset, load_data
+from castling.training.teacher import check_weights
 from reports.records import (
     MANIFEST_FILE,
     Manifest,
@@ -104,6 +105,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     space = config.build_space()
     check_feasible(space, config.budget)
     data = load_data(space.base.data, space.base.model)
+    check_weights(space.base)
     if storage is not None and manifest is None:
         check_unused(open_storage(folder, storage))
     if manifest is None:

@@ -4,10 +4,12 @@ import copy
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from castling.config import BackboneConfig, LayerChoice, pair
 from castling.errors import CheckpointError, ConfigError
 from castling.model.hosts.anatomy import Anatomy, anatomy, anatomy_of, create, examine
 from castling.model.hosts.spec import STOCK
+from castling.model.vit import CastlingViT
 
 
 Choice = str | Mapping[str, Any] | LayerChoice
@@ -32,15 +35,17 @@ def castle_backbone(
     weights: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return a model of timm whose attention layers follow the given choices.
+    """Return a model whose attention layers follow the given choices.
 
-    Layers are swapped in place, with every weight of timm's that the choice can use under the name
-    that timm gives it. A layer whose choice is `softmax` is not touched: a model of such layers is
-    timm's, bit for bit. The model trains as any other; `castling.set_progress` moves the masks,
-    `castling.castle` drops the branches, `castling.save` writes what timm can build anew.
+    Layers of timm's models are swapped in place, with every weight of timm's that the choice can
+    use under the name that timm gives it. A layer whose choice is `softmax` is not touched: a
+    model of such layers is timm's, bit for bit. The model trains as any other;
+    `castling.set_progress` moves the masks, `castling.castle` drops the branches,
+    `castling.save` writes what timm can build anew.
 
     Args:
-        backbone: timm's name of an architecture, or a model of timm, which is changed.
+        backbone: timm's name of an architecture, or a model of timm, which is changed; or a
+            CastlingViT, which is not: the model returned is another, with its weights.
         choice: one for all attention layers, or one per layer, first to last.
         image_size: pixels, height and width or a square's side; by default the model's own.
         weights: a checkpoint of timm's, .safetensors or .pth, to begin with. A classifier of other
@@ -56,6 +61,8 @@ def castle_backbone(
         if options or weights is not None:
             given = sorted(options) + ["weights"] * (weights is not None)
             raise ConfigError("options", "must be left out for a model that is built", given)
+        if isinstance(backbone, CastlingViT):
+            return _castle_vit(backbone, choice)
         return _castle_module(backbone, choice, image_size)
     finding = {name: options.pop(name) for name in WEIGHT_OPTIONS if name in options}
     config = backbone_config(backbone, choice, image_size=image_size, **options)
@@ -108,8 +115,12 @@ def stock_config(config: BackboneConfig) -> BackboneConfig:
 
 def layer_choices(choice: Choice | Sequence[Choice], anatomy: Anatomy) -> tuple[LayerChoice, ...]:
     """Return one choice per attention layer; a single one is for all."""
+    return _choices(choice, len(anatomy.layers))
+
+
+def _choices(choice: Choice | Sequence[Choice], num_layers: int) -> tuple[LayerChoice, ...]:
     if isinstance(choice, str | Mapping | LayerChoice):
-        return (_layer_choice(choice),) * len(anatomy.layers)
+        return (_layer_choice(choice),) * num_layers
     return tuple(_layer_choice(one) for one in choice)
 
 
@@ -130,6 +141,28 @@ def _castle_module(
     choices = layer_choices(choice, anatomy)
     anatomy.check(choices)
     return _swapped(model, anatomy, choices, _config_of(model, shape, choices))
+
+
+def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> CastlingViT:
+    """Return a CastlingViT of other choices, with every weight that both have."""
+    blocks = model.config.blocks
+    choices = _choices(choice, len(blocks))
+    if len(choices) != len(blocks):
+        rule = f"must have one choice for each of the {len(blocks)} attention layers"
+        raise ConfigError("blocks", rule, len(choices))
+    changed = [
+        block.replace(**{name: getattr(one, name) for name in LayerChoice.model_fields})
+        for block, one in zip(blocks, choices, strict=True)
+    ]
+    castled = CastlingViT(model.config.replace(blocks=tuple(changed)))
+    own = castled.state_dict()
+    kept = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if name in own and own[name].shape == weight.shape and not name.endswith(".progress")
+    }
+    castled.load_state_dict(kept, strict=False)
+    return castled.to(next(model.parameters()).device)
 
 
 def _swapped(
@@ -195,27 +228,65 @@ def create_with(weights: Path, backbone: str, **options: Any) -> nn.Module:
     Raises:
         CheckpointError: when the weights are missing, truncated or of another model.
     """
-    own = timm.get_pretrained_cfg(backbone)
-    overlay: dict[str, Any] = {"state_dict": read_timm_checkpoint(weights), "custom_load": False}
-    if own is not None:
-        num_classes = checkpoint_classes(overlay["state_dict"], backbone)
-        overlay |= {} if num_classes is None else {"num_classes": num_classes}
+    tensors = read_timm_checkpoint(weights)
+    num_classes = checkpoint_classes(tensors, backbone)
+    overlay: dict[str, Any] = {"state_dict": dict(tensors), "custom_load": False}
+    overlay |= {} if num_classes is None else {"num_classes": num_classes}
     try:
-        return create(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        model = create(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except ConfigError as error:  # its words list all options, the weights among them
         lines = str(error.__context__).splitlines()
-        reason = lines[min(1, len(lines) - 1)].strip() if lines else "of another shape"
+        reason = shorten(lines[min(1, len(lines) - 1)] if lines else "", 160, placeholder=" ...")
         raise CheckpointError(str(weights), f"it holds no {backbone} ({reason})") from None
+    lacking = _lacking(model, tensors, _classifiers(backbone))
+    if lacking:
+        raise CheckpointError(str(weights), f"it holds no {backbone} (it lacks {lacking[0]})")
+    return model
+
+
+def _lacking(
+    model: nn.Module, tensors: Mapping[str, Tensor], classifiers: Sequence[str]
+) -> list[str]:
+    """Return what a model could not have from a checkpoint, under its name or, renamed, another's.
+
+    timm passes over what is missing; a classifier of other classes may be.
+    """
+    lacking = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in tensors and not name.endswith("num_batches_tracked")
+    }
+    values = {_sums(tensor) for tensor in tensors.values()} if lacking else set()
+    return [
+        name
+        for name, tensor in lacking.items()
+        if _sums(tensor) not in values and name.rpartition(".")[0] not in classifiers
+    ]
+
+
+def _sums(tensor: Tensor) -> tuple[int, float]:
+    return tensor.numel(), tensor.double().sum().item()
 
 
 def checkpoint_classes(tensors: Mapping[str, Tensor], backbone: str) -> int | None:
     """Return the classes that a checkpoint of timm's tells apart, None where that is not seen."""
-    own = timm.get_pretrained_cfg(backbone)
-    named: Any = own.classifier if own else None
-    for name in (named,) if isinstance(named, str) else named or ():
+    for name in _classifiers(backbone):
         if f"{name}.weight" in tensors:
             return tensors[f"{name}.weight"].shape[0]
     return None
+
+
+def _classifiers(backbone: str) -> tuple[str, ...]:
+    """Return the paths of a model's classifiers, as timm knows them."""
+    own = timm.get_pretrained_cfg(backbone)
+    named: Any = own.classifier if own else None
+    return (named,) if isinstance(named, str) else tuple(named or ())
+
+
+_UNREADABLE = (
+    OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError, pickle.PickleError
+)  # fmt: skip
+"""What reading a checkpoint raises that is truncated or none."""
 
 
 def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -228,7 +299,7 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(str(path), "there is no such file")
     try:
         tensors = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.PickleError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(str(path), f"it is truncated or no checkpoint ({reason})") from None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -120,15 +120,11 @@ class _Training:
     def __init__(
         self, run: RunConfig, data: Dataset, device: torch.device, initial: nn.Module | None
     ) -> None:
-        self.run, self.digest = run, run.digest()
+        self.run = run
         self.train_pixels = Pixels.of(data.train, data, device)
         self.validation_pixels = Pixels.of(data.validation, data, device)
-        self.model = build(run.model, seed=run.train.seed)
-        initial = load_initial(run) if initial is None else initial
-        if initial is not None:
-            self.digest += begin_with(self.model, initial)
-        self.model.to(device)
-        self.lesson = self._lesson(initial, device)
+        self.model, self.lesson, weights = _begun(run, initial, device)
+        self.digest = run.digest() + weights
         self.branches = branches(self.model)
         self.gated = gated(self.model)
         groups = _groups(self.model, run.train)
@@ -141,15 +137,6 @@ class _Training:
         self.num_steps = self.steps_per_epoch * run.train.epochs
         self.metrics: EpochMetrics | None = None
         """Of the last epoch."""
-
-    def _lesson(self, initial: nn.Module | None, device: torch.device) -> Distillation | None:
-        """Return what a teacher adds to the loss; the digest then depends on its weights."""
-        config = self.run.train
-        if config.distill is None:
-            return None
-        teacher = load_teacher(self.run, initial).to(device)
-        self.digest += digest_of(teacher)
-        return Distillation(config.distill, self.model, teacher, config.seed).to(device)
 
     @property
     def epochs(self) -> int:
@@ -249,6 +236,27 @@ class _Training:
         top1 = accuracy(self.model, self.validation_pixels, after_batch=count)
         total = len(self.validation_pixels.labels)
         return top1, tuple(mass / total for mass in surviving)
+
+
+def _begun(
+    run: RunConfig, initial: nn.Module | None, device: torch.device
+) -> tuple[nn.Module, Distillation | None, str]:
+    """Return the model to train, what a teacher adds to its loss, and the hash of all weights."""
+    model = build(run.model, seed=run.train.seed)
+    initial = load_initial(run) if initial is None else initial
+    weights = "" if initial is None else begin_with(model, initial)
+    model.to(device)
+    if run.train.distill is None:
+        return model, None, weights
+    teacher = load_teacher(run, initial).to(device)
+    lesson = Distillation(run.train.distill, model, teacher, run.train.seed).to(device)
+    return model, lesson, weights + digest_of(teacher)
+
+
+def check_begin(run: RunConfig) -> None:
+    """Raise what `train` would raise before its first step: weights or teacher that do not fit."""
+    if run.train.initial is not None or run.train.distill is not None:
+        _begun(run, None, torch.device("cpu"))
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

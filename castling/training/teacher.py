@@ -180,6 +180,26 @@ def _stored_teacher(
     return teacher
 
 
+def check_weights(run: RunConfig) -> None:
+    """Raise what a training would raise that cannot find its initial weights or its teacher."""
+    initial = load_initial(run)
+    if run.train.distill is not None:
+        load_teacher(run, initial)
+
+
+def located(run: RunConfig) -> RunConfig:
+    """Return a run that names its weights by absolute paths, for a process in another folder."""
+    train = run.train
+    if train.initial not in (None, PRETRAINED):
+        train = train.replace(initial=str(Path(str(train.initial)).absolute()))
+    distill = train.distill
+    if distill is not None and distill.weights is not None:
+        distill = distill.replace(weights=distill.weights.absolute())
+    if distill is not None and Path(distill.teacher).is_dir():
+        distill = distill.replace(teacher=str(Path(distill.teacher).absolute()))
+    return run.replace(train=train.replace(distill=distill))
+
+
 def _images_rule(shape: tuple[int, int, int]) -> str:
     return f"must take the model's images of {shape} channels, height, width"
 

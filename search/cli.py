@@ -1,5 +1,6 @@
 """The command line `castling`: every command parses, calls one function and prints."""
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -40,6 +41,10 @@ ConfigArgument = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write; new or empty.")]
 MaxMacs = Annotated[str | None, typer.Option(help="Budget of MACs per image: 900k, 1.2M, 1.3G.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),
+]
 MaxParams = Annotated[str | None, typer.Option(help="Budget of parameters: 60k, 5.7M.")]
 
 
@@ -59,10 +64,7 @@ def search(
     images: Annotated[
         Path | None, typer.Option(help="Folder of class folders, or of train/ and test/ of them.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),
-    ] = None,
+    settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default this machine.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL for the study.")] = None,
@@ -215,20 +217,29 @@ def train(
     config: ConfigArgument,
     out: OutOption,
     initial: Annotated[
-        Path | None, typer.Option("--from", help="Folder whose weights to begin with.")
+        str | None, typer.Option("--from", help="Weights to begin with: a folder's, or timm's.")
     ] = None,
+    settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out.")] = False,
 ) -> None:
     """Train one config with the full scheme, test it, and write the castled model."""
     from search.train import train_config
 
     try:
-        metrics = train_config(config, out, resume=resume, initial=initial, on_epoch=_print_epoch)
-    except KeyboardInterrupt:
-        begun = f" --from {initial}" if initial else ""
-        errors.print(
-            f"interrupted; go on with: castling train {config} --out {out}{begun} --resume"
+        metrics = train_config(
+            config,
+            out,
+            resume=resume,
+            initial=initial,
+            settings=parse_settings(settings or []),
+            on_epoch=_print_epoch,
         )
+    except KeyboardInterrupt:
+        given = ["--from", initial] if initial else []
+        for setting in settings or []:
+            given += ["--set", setting]
+        command = shlex.join(["castling", "train", str(config), "--out", str(out), *given])
+        errors.print(f"interrupted; go on with: {command} --resume")
         raise typer.Exit(INTERRUPTED) from None
     console.print(
         f"top1 {metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "

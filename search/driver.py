@@ -15,6 +15,7 @@ from ray import tune
 
 from castling.errors import RunFolderError
 from castling.training.data import Dataset, folder_settings, load_data
+from castling.training.teacher import check_weights
 from reports.records import (
     MANIFEST_FILE,
     Manifest,
@@ -103,11 +104,11 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     config = _resolved(recipe, folder, manifest)
     limits = {"max_macs": max_macs, "max_params": max_params}
     fields = {"trials": trials, "workers": workers, "sampler": sampler, "seed": seed}
-    found = {} if images is None else folder_settings(images)
-    config = _overridden(config, limits, fields, {**found, **(settings or {})})
+    config = _overridden(config, limits, fields, _settings(images, settings))
     space = config.build_space()
     check_feasible(space, config.budget)
     data = load_data(space.base.data, space.base.model)
+    check_weights(space.base)
     if storage is not None and manifest is None:
         check_unused(open_storage(folder, storage))
     if manifest is None:
@@ -139,6 +140,12 @@ def _resolved(
             raise RunFolderError(str(folder), "needs a recipe to start a search", "name one")
         return SearchConfig.from_data(manifest.recipe, str(folder / MANIFEST_FILE))
     return read_recipe(recipe) if isinstance(recipe, str) else recipe
+
+
+def _settings(images: str | Path | None, settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return what a folder of images asks for, and over it the settings that were given."""
+    found = {} if images is None else folder_settings(images)
+    return {**found, **(settings or {})}
 
 
 def _overridden(

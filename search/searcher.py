@@ -9,6 +9,7 @@ from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from castling.errors import StorageError
+from castling.training.teacher import located
 from reports.records import TrialState
 from search.cluster import Resources
 from search.study import Outcome, SearchStudy
@@ -56,7 +57,7 @@ class StudySearcher(Searcher):
         self._trials[trial_id] = proposal.trial
         return {
             "trial": proposal.trial,
-            "run": json.dumps(proposal.run.to_data()),
+            "run": json.dumps(located(proposal.run).to_data()),
             "folder": str(self._run),
             "threads": self._resources.cpus_per_trial,
             "device": "cuda" if self._resources.gpus_per_trial else "cpu",

@@ -1,16 +1,18 @@
 """Training one config at full length, as `castling train` does: resumable, scored, exported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from castling.config import RunConfig, read_run_config
 from castling.errors import RunFolderError
 from castling.files import append_line, write_yaml
-from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load_weights
+from castling.model.storage import CONFIG_FILE
 from castling.training.data import load_data
-from castling.training.loop import train
+from castling.training.loop import check_begin, train
 from castling.training.metrics import EpochMetrics
 from reports.export import METRICS_FILE, ModelMetrics, write_model
+from search.config import with_settings
 
 
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
@@ -22,6 +24,7 @@ def train_config(
     *,
     resume: bool = False,
     initial: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
 ) -> ModelMetrics:
     """Train a config with the full scheme and write the castled model, tested.
@@ -30,16 +33,19 @@ def train_config(
         config: a YAML file of a RunConfig, or a folder with a config.yaml.
         out: the folder to write; empty, or with `resume` that of an interrupted training.
         resume: go on from the folder's checkpoint.
-        initial: a folder whose weights to begin with: a model of the same architecture.
+        initial: weights to begin with, in place of the config's `train.initial`: of a model
+            that differs at most in the choices of its attention layers.
+        settings: dotted config paths and values, such as {"train.epochs": 10}.
         on_epoch: called after every epoch.
 
     Raises:
         CastlingError: one of its kinds when config, data or folder are unusable.
     """
     config, out = Path(config), Path(out)
-    run = read_run_config(config)
+    begun = {} if initial is None else {"train.initial": str(initial)}
+    run = with_settings(read_run_config(config), {**(settings or {}), **begun})
     data = load_data(run.data, run.model)
-    start = None if initial is None else load_weights(run.model, Path(initial) / WEIGHTS_FILE)
+    check_begin(run)
     _claim(out, run, resume=resume)
     curve, checkpoint = out / CURVE_FILE, out / CHECKPOINT_FILE
 
@@ -48,7 +54,7 @@ def train_config(
         on_epoch(metrics)
         return True
 
-    trained = train(run, data, initial=start, on_epoch=after_epoch, checkpoint=checkpoint)
+    trained = train(run, data, on_epoch=after_epoch, checkpoint=checkpoint)
     metrics = write_model(
         trained.model, run, data, out, trained_by=str(config), epochs=trained.metrics.epoch
     )

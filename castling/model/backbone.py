@@ -16,6 +16,7 @@ from castling.config import BackboneConfig, LayerChoice, StockBackbone
 from castling.errors import CheckpointError, ConfigError
 from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
+from castling.model.vit import CastlingViT
 
 
 Choice = str | Mapping[str, Any] | LayerChoice
@@ -33,15 +34,17 @@ def castle_backbone(
     weights: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return a model of timm whose attention layers follow the given choices.
+    """Return a model whose attention layers follow the given choices.
 
-    Layers are swapped in place, with every weight of timm's that the choice can use under the name
-    that timm gives it. A layer whose choice is `softmax` is not touched: a model of such layers is
-    timm's, bit for bit. The model trains as any other; `castling.set_progress` moves the masks,
-    `castling.castle` drops the branches, `castling.save` writes what timm can build anew.
+    Layers of timm's models are swapped in place, with every weight of timm's that the choice can
+    use under the name that timm gives it. A layer whose choice is `softmax` is not touched: a
+    model of such layers is timm's, bit for bit. The model trains as any other;
+    `castling.set_progress` moves the masks, `castling.castle` drops the branches,
+    `castling.save` writes what timm can build anew.
 
     Args:
-        backbone: timm's name of an architecture, or a model of timm, which is changed.
+        backbone: timm's name of an architecture, or a model of timm, which is changed; or a
+            CastlingViT, which is not: the model returned is another, with its weights.
         choice: one for all attention layers, or one per layer, first to last.
         image_size: pixels, height and width or a square's side; by default the model's own.
         weights: a checkpoint of timm's, .safetensors or .pth, to begin with. A classifier of other
@@ -57,6 +60,8 @@ def castle_backbone(
         if options or weights is not None:
             given = sorted(options) + ["weights"] * (weights is not None)
             raise ConfigError("options", "must be left out for a model that is built", given)
+        if isinstance(backbone, CastlingViT):
+            return _castle_vit(backbone, choice)
         return _castle_module(backbone, choice, image_size)
     finding = {name: options.pop(name) for name in WEIGHT_OPTIONS if name in options}
     config = backbone_config(backbone, choice, image_size=image_size, **options)
@@ -88,22 +93,17 @@ def build_backbone(
     config: BackboneConfig, *, weights: str | Path | None = None, **finding: Any
 ) -> nn.Module:
     """Return the training model of a config, in training mode; see `castle_backbone`."""
-    if weights is not None:
-        finding |= _weights_from(Path(weights), config.backbone)
-    try:
-        model = create(
-            config.backbone,
-            img_size=config.image_size,
-            in_chans=config.channels,
-            num_classes=config.num_classes,
-            **config.options,
-            **finding,
-        )
-    except ConfigError as error:
-        if weights is None:
-            raise
-        reason = first_line(error.__cause__ or error)
-        raise CheckpointError(str(weights), f"it holds another model ({reason})") from None
+    options = {
+        "img_size": config.image_size,
+        "in_chans": config.channels,
+        "num_classes": config.num_classes,
+        **config.options,
+        **finding,
+    }
+    if weights is None:
+        model = create(config.backbone, **options)
+    else:
+        model = create_with(Path(weights), config.backbone, **options)
     return _swapped(model, anatomy_of(config), config.blocks, config)
 
 
@@ -114,8 +114,12 @@ def stock_config(config: BackboneConfig) -> BackboneConfig:
 
 def layer_choices(choice: Choice | Sequence[Choice], anatomy: Anatomy) -> tuple[LayerChoice, ...]:
     """Return one choice per attention layer; a single one is for all."""
+    return _choices(choice, len(anatomy.layers))
+
+
+def _choices(choice: Choice | Sequence[Choice], num_layers: int) -> tuple[LayerChoice, ...]:
     if isinstance(choice, str | Mapping | LayerChoice):
-        return (_layer_choice(choice),) * len(anatomy.layers)
+        return (_layer_choice(choice),) * num_layers
     return tuple(_layer_choice(one) for one in choice)
 
 
@@ -136,6 +140,28 @@ def _castle_module(
     choices = layer_choices(choice, anatomy)
     anatomy.check(choices)
     return _swapped(model, anatomy, choices, _config_of(model, shape, choices))
+
+
+def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> CastlingViT:
+    """Return a CastlingViT of other choices, with every weight that both have."""
+    blocks = model.config.blocks
+    choices = _choices(choice, len(blocks))
+    if len(choices) != len(blocks):
+        rule = f"must have one choice for each of the {len(blocks)} attention layers"
+        raise ConfigError("blocks", rule, len(choices))
+    changed = [
+        block.replace(**{name: getattr(one, name) for name in LayerChoice.model_fields})
+        for block, one in zip(blocks, choices, strict=True)
+    ]
+    castled = CastlingViT(model.config.replace(blocks=tuple(changed)))
+    own = castled.state_dict()
+    kept = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if name in own and own[name].shape == weight.shape and not name.endswith(".progress")
+    }
+    castled.load_state_dict(kept, strict=False)
+    return castled.to(next(model.parameters()).device)
 
 
 def _swapped(
@@ -195,19 +221,67 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _weights_from(path: Path, backbone: str) -> dict[str, Any]:
-    """Return the options with which timm begins with a checkpoint, adapting what it can."""
-    own = timm.get_pretrained_cfg(backbone)
-    tensors = read_timm_checkpoint(path)
-    overlay: dict[str, Any] = {"state_dict": tensors, "custom_load": False}
-    classifiers: Any = own.classifier if own else None
-    for name in (classifiers,) if isinstance(classifiers, str) else classifiers or ():
+def create_with(weights: Path, backbone: str, **options: Any) -> nn.Module:
+    """Return a model of timm that begins with a checkpoint, adapted as timm does it.
+
+    Raises:
+        CheckpointError: when the weights are missing, truncated or of another model.
+    """
+    tensors = read_timm_checkpoint(weights)
+    num_classes = checkpoint_classes(tensors, backbone)
+    overlay: dict[str, Any] = {"state_dict": dict(tensors), "custom_load": False}
+    overlay |= {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model = create(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except ConfigError as error:  # its words list all options, the weights among them
+        reason = first_line(error.__cause__ or error)
+        raise CheckpointError(str(weights), f"it holds no {backbone} ({reason})") from None
+    lacking = _lacking(model, tensors, _classifiers(backbone))
+    if lacking:
+        raise CheckpointError(str(weights), f"it holds no {backbone} (it lacks {lacking[0]})")
+    return model
+
+
+def _lacking(
+    model: nn.Module, tensors: Mapping[str, Tensor], classifiers: Sequence[str]
+) -> list[str]:
+    """Return what a model could not have from a checkpoint, under its name or, renamed, another's.
+
+    timm passes over what is missing; a classifier of other classes may be.
+    """
+    lacking = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in tensors and not name.endswith("num_batches_tracked")
+    }
+    values = {_sums(tensor) for tensor in tensors.values()} if lacking else set()
+    return [
+        name
+        for name, tensor in lacking.items()
+        if _sums(tensor) not in values and name.rpartition(".")[0] not in classifiers
+    ]
+
+
+def _sums(tensor: Tensor) -> tuple[int, float]:
+    return tensor.numel(), tensor.double().sum().item()
+
+
+def checkpoint_classes(tensors: Mapping[str, Tensor], backbone: str) -> int | None:
+    """Return the classes that a checkpoint of timm's tells apart, None where that is not seen."""
+    for name in _classifiers(backbone):
         if f"{name}.weight" in tensors:
-            overlay["num_classes"] = tensors[f"{name}.weight"].shape[0]
-    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+            return tensors[f"{name}.weight"].shape[0]
+    return None
 
 
-UNREADABLE = (
+def _classifiers(backbone: str) -> tuple[str, ...]:
+    """Return the paths of a model's classifiers, as timm knows them."""
+    own = timm.get_pretrained_cfg(backbone)
+    named: Any = own.classifier if own else None
+    return (named,) if isinstance(named, str) else tuple(named or ())
+
+
+_UNREADABLE = (
     OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
     pickle.PickleError, SafetensorError,
 )  # fmt: skip
@@ -224,7 +298,7 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(str(path), "there is no such file")
     try:
         tensors = load_state_dict(str(path), device="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         reason = f"it is truncated or no checkpoint ({first_line(error)})"
         raise CheckpointError(str(path), reason) from None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from textwrap import shorten
 
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors, save as pack_tensors
@@ -92,6 +93,7 @@ def load_weights(config: Architecture, path: Path) -> nn.Module:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        problem = shorten(problem, 160, placeholder=" ...")
         raise CheckpointError(str(path), f"it holds another model ({problem})") from None
     return castle(model)
 

@@ -54,6 +54,7 @@ class CastlingViT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.num_prefix_tokens = int(config.pooling == "cls")
         width, shapes = config.embed_width, layer_shapes(config)
         self.patch_embed = PatchEmbedding(config)
         if config.pooling == "cls":
@@ -79,11 +80,22 @@ class CastlingViT(nn.Module):
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch num_classes"]:
         """Return logits (batch, class) of images (batch, channel, height, width)."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch token embed"]:
+        """Return the tokens that the classifier sees, a class token first if there is one."""
         x = self.patch_embed(images)
         if self.config.pooling == "cls":
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        return self.head(x[:, 0] if self.config.pooling == "cls" else x.mean(dim=1))
+        return self.norm(x)
+
+    def forward_head(
+        self, tokens: Float[Tensor, "batch token embed"]
+    ) -> Float[Tensor, "batch num_classes"]:
+        """Return logits (batch, class) of tokens (batch, token, channel)."""
+        return self.head(tokens[:, 0] if self.config.pooling == "cls" else tokens.mean(dim=1))

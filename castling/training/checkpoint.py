@@ -19,14 +19,15 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     metrics: EpochMetrics,
     config_id: str,
+    beside: nn.Module | None = None,
 ) -> None:
     """Write weights, optimiser state and the last epoch's metrics atomically.
 
     Random numbers need no state: every epoch draws from generators seeded by (seed, epoch).
+    `beside` is what is trained with the model and is no part of it.
     """
-    tensors: dict[str, Tensor] = {
-        f"model.{key}": value for key, value in model.state_dict().items()
-    }
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"beside.{key}": value for key, value in _state(beside).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     note = {"config_id": config_id, "metrics": json.dumps(asdict(metrics))}
@@ -34,13 +35,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config_id: str
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config_id: str,
+    beside: nn.Module | None = None,
 ) -> EpochMetrics:
-    """Put a checkpoint's state into model and optimiser and return its last epoch's metrics.
+    """Put a checkpoint's state into what is trained and return its last epoch's metrics.
 
     Raises:
-        CheckpointError: when the file is missing, truncated or of another training; model and
-            optimiser are then unchanged.
+        CheckpointError: when the file is missing, truncated or of another training; model,
+            optimiser and what is beside the model are then unchanged.
     """
     tensors, metadata = read_tensors(path)
     try:
@@ -49,17 +54,33 @@ def load_checkpoint(
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
     if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")
-    weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    if _shapes(weights) != _shapes(model.state_dict()):
+    weights, others = _part(tensors, "model."), _part(tensors, "beside.")
+    if _shapes(weights) != _shapes(model.state_dict()) or _shapes(others) != _shapes(
+        _state(beside)
+    ):
         raise CheckpointError(str(path), "it belongs to another model")
     try:
         states = _optimizer_states(tensors, optimizer)
     except (IndexError, ValueError):
         raise CheckpointError(str(path), "it belongs to another optimiser") from None
     model.load_state_dict(weights)
+    if beside is not None:
+        beside.load_state_dict(others)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     return metrics
+
+
+def _state(module: nn.Module | None) -> dict[str, Tensor]:
+    return {} if module is None else dict(module.state_dict())
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -24,8 +24,10 @@ from castling.operators.gates import Gates, cost_penalty, gated
 from castling.training.augment import augment
 from castling.training.checkpoint import load_checkpoint, save_checkpoint
 from castling.training.data import Dataset, Split
+from castling.training.distill import Distillation
 from castling.training.metrics import EpochMetrics
 from castling.training.schedule import learning_rate
+from castling.training.teacher import digest_of, load_initial, load_teacher
 
 
 EVALUATION_BATCH = 500
@@ -81,7 +83,8 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
     Args:
         run: model, training scheme and data.
         data: training and validation images.
-        initial: a model whose weights to begin with, castled or not; by default random ones.
+        initial: a model whose weights to begin with, castled or not, in place of the one that
+            `run.train.initial` names; where neither is, they are random.
         on_epoch: called after every epoch; returning False stops the training there.
         checkpoint: file to go on from if it holds this training, and to write to. A file that is
             truncated or of another training is ignored and overwritten.
@@ -89,7 +92,9 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
         device: torch device to train on; None takes a GPU where there is one.
 
     Raises:
-        CheckpointError: when the initial model is of another architecture.
+        ConfigError: when initial model or teacher do not fit the model.
+        CheckpointError: when the initial model is of another architecture, or weights are
+            unreadable.
         DivergedError: when loss or gradient norm is not finite.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -115,16 +120,19 @@ class _Training:
     def __init__(
         self, run: RunConfig, data: Dataset, device: torch.device, initial: nn.Module | None
     ) -> None:
-        self.run, self.digest = run, run.digest()
+        self.run = run
         self.train_pixels = Pixels.of(data.train, data, device)
         self.validation_pixels = Pixels.of(data.validation, data, device)
-        self.model = build(run.model, seed=run.train.seed)
-        if initial is not None:
-            self.digest += begin_with(self.model, initial)
-        self.model.to(device)
+        self.model, self.lesson, weights = _begun(run, initial, device)
+        self.digest = run.digest() + weights
         self.branches = branches(self.model)
         self.gated = gated(self.model)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, run.train), lr=0.0, fused=True)
+        groups = _groups(self.model, run.train)
+        if self.lesson is not None:
+            groups += _groups(self.lesson, run.train)
+        taught = () if self.lesson is None else self.lesson.parameters()
+        self.parameters = [*self.model.parameters(), *taught]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
         self.steps_per_epoch = math.ceil(len(data.train) / run.train.batch_size)
         self.num_steps = self.steps_per_epoch * run.train.epochs
         self.metrics: EpochMetrics | None = None
@@ -140,12 +148,14 @@ class _Training:
         if not path.exists():
             return
         with suppress(CheckpointError):
-            self.metrics = load_checkpoint(path, self.model, self.optimizer, self.digest)
+            self.metrics = load_checkpoint(
+                path, self.model, self.optimizer, self.digest, self.lesson
+            )
 
     def save(self, path: Path) -> None:
         """Write the state after the last epoch."""
         assert self.metrics is not None
-        save_checkpoint(path, self.model, self.optimizer, self.metrics, self.digest)
+        save_checkpoint(path, self.model, self.optimizer, self.metrics, self.digest, self.lesson)
 
     def epoch(self) -> EpochMetrics:
         """Train one epoch and validate, with and without the branches."""
@@ -183,22 +193,31 @@ class _Training:
         set_progress(self.model, step / self.num_steps)
         rows = rows.to(self.train_pixels.images.device)
         images = augment(self.train_pixels.batch(rows), config.augment, generator)
-        with _autocast(config.precision, images.device):
-            logits = self.model(images)
-        loss = F.cross_entropy(
-            logits.float(), self.train_pixels.labels[rows], label_smoothing=config.label_smoothing
-        )
-        loss = loss + _mask_penalty(self.branches)
-        loss = loss + config.gate_weight * cost_penalty(self.gated, config.gate_target)
+        loss = self._loss(images, self.train_pixels.labels[rows])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         value = loss.item()
         for what, number in (("loss", value), ("gradient norm", norm.item())):
             if not math.isfinite(number):
                 raise DivergedError(what, self.epochs + 1, step_of_epoch + 1, number)
         self.optimizer.step()
         return value
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch: labels, teacher, masks and gates."""
+        config = self.run.train
+        taught = None
+        with _autocast(config.precision, images.device):
+            if self.lesson is None:
+                logits = self.model(images)
+            else:
+                logits, taught = self.lesson(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        if config.distill is not None and taught is not None:
+            loss = (1.0 - config.distill.weight) * loss + taught
+        loss = loss + _mask_penalty(self.branches)
+        return loss + config.gate_weight * cost_penalty(self.gated, config.gate_target)
 
     def _all_empty(self) -> bool:
         return all(branch.is_empty for branch in self.branches)
@@ -217,6 +236,27 @@ class _Training:
         top1 = accuracy(self.model, self.validation_pixels, after_batch=count)
         total = len(self.validation_pixels.labels)
         return top1, tuple(mass / total for mass in surviving)
+
+
+def _begun(
+    run: RunConfig, initial: nn.Module | None, device: torch.device
+) -> tuple[nn.Module, Distillation | None, str]:
+    """Return the model to train, what a teacher adds to its loss, and the hash of all weights."""
+    model = build(run.model, seed=run.train.seed)
+    initial = load_initial(run) if initial is None else initial
+    weights = "" if initial is None else begin_with(model, initial)
+    model.to(device)
+    if run.train.distill is None:
+        return model, None, weights
+    teacher = load_teacher(run, initial).to(device)
+    lesson = Distillation(run.train.distill, model, teacher, run.train.seed).to(device)
+    return model, lesson, weights + digest_of(teacher)
+
+
+def check_begin(run: RunConfig) -> None:
+    """Raise what `train` would raise before its first step: weights or teacher that do not fit."""
+    if run.train.initial is not None or run.train.distill is not None:
+        _begun(run, None, torch.device("cpu"))
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

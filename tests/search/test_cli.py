@@ -43,7 +43,7 @@ OPTIONS = {
     "front": {"--format"},
     "report": {"--out"},
     "export": {"--out", "--max-macs", "--max-params", "--trial", "--onnx"},
-    "train": {"--out", "--from", "--resume"},
+    "train": {"--out", "--from", "--set", "--resume"},
     "evaluate": set(),
     "measure": set(),
     "operators": {"--tokens", "--width", "--heads"},

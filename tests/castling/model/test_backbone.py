@@ -226,7 +226,7 @@ def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> Non
     code = checkpoint.with_name("code.pth")
     torch.save({"state_dict": nn.Linear(2, 2)}, code)  # a pickled module would run its code
     refused(code, "truncated or no checkpoint")
-    refused(checkpoint, "holds another model", embed_dim=32)
+    refused(checkpoint, "holds no deit_tiny", embed_dim=32)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,253 @@
+"""The weights that a training begins with and the teacher that it learns from: found, checked."""
+
+import json
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save as pack_tensors
+from torch import nn
+
+from castling.config import BackboneConfig, Config, DistillConfig, RunConfig, read_run_config
+from castling.errors import CheckpointError, ConfigError
+from castling.model.backbone import (
+    build_backbone,
+    checkpoint_classes,
+    create_with,
+    read_timm_checkpoint,
+    stock_config,
+)
+from castling.model.build import config_of
+from castling.model.castle import castle
+from castling.model.hosts.anatomy import create
+from castling.model.storage import WEIGHTS_FILE, load
+
+
+PRETRAINED = "pretrained"
+"""The `train.initial` that downloads timm's own weights."""
+INITIAL = "initial"
+"""The `train.distill.teacher` that is the model of `train.initial`."""
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
+"""How the names of timm's checkpoints end."""
+
+
+def load_initial(run: RunConfig) -> nn.Module | None:
+    """Return the model whose weights a training begins with, or None.
+
+    A model of castling's is as its folder has it, castled; one of timm's has softmax in every
+    layer, and where its weights are of other classes, a random classifier. It is loaded once per
+    process: whoever changes it changes it for all.
+
+    Raises:
+        ConfigError: when there is no such model, or it is of other classes or images.
+        CheckpointError: when its weights are missing, truncated or of another model.
+    """
+    if run.train.initial is None:
+        return None
+    described = json.dumps(run.model.to_data())
+    state = _state_of_file(Path(run.train.initial))
+    return _load_initial(run.train.initial, described, run.train.seed, state)
+
+
+@lru_cache(maxsize=1)
+def _load_initial(initial: str, described: str, seed: int, _: tuple[int, ...]) -> nn.Module:
+    model = RunConfig.from_data({"model": json.loads(described)}).model
+    path = Path(initial)
+    if path.is_dir():
+        _check_images("train.initial", read_run_config(path).model, model)
+        return load(path)
+    if initial != PRETRAINED and path.suffix not in CHECKPOINTS:
+        rule = "must be a folder of castling's, a checkpoint of timm's (.safetensors, .pth) or "
+        raise ConfigError("train.initial", f"{rule}`{PRETRAINED}`", initial)
+    if not isinstance(model, BackboneConfig):
+        raise ConfigError("train.initial", "must be a folder of castling's here", initial)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _timm_initial(model, None if initial == PRETRAINED else path)
+
+
+def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
+    if weights is not None:
+        return build_backbone(stock_config(model), weights=weights)
+    _check_downloadable(model.backbone, "train.initial")
+    try:
+        return build_backbone(stock_config(model), pretrained=True)
+    except (ConfigError, OSError) as error:
+        raise CheckpointError(f"timm's {model.backbone}", f"{_first_line(error)}") from None
+
+
+def load_teacher(run: RunConfig, initial: nn.Module | None) -> nn.Module:
+    """Return the teacher of a training, castled, in eval mode, without gradients.
+
+    Args:
+        run: the training; `run.train.distill` must be given.
+        initial: the model whose weights the training begins with, if any.
+
+    Raises:
+        ConfigError: when there is no such teacher, or it is of other classes or images.
+        CheckpointError: when its weights are missing, truncated or of another model.
+    """
+    distill = run.train.distill
+    assert distill is not None
+    if distill.teacher == INITIAL:
+        teacher = _original(run, initial)
+    else:
+        teacher = _load_teacher(
+            json.dumps(distill.to_data()),
+            json.dumps(run.model.to_data()),
+            _state_of_file(distill.weights or Path(distill.teacher)),
+        )
+    return castle(teacher).requires_grad_(requires_grad=False)
+
+
+def _original(run: RunConfig, initial: nn.Module | None) -> nn.Module:
+    if initial is None:
+        raise ConfigError(
+            "train.distill.teacher",
+            "must be a folder of castling's or a model of timm where the training begins with no "
+            "weights",
+            INITIAL,
+            "set train.initial (--from), or name a teacher",
+        )
+    own = run.train.initial
+    if isinstance(run.model, BackboneConfig) and own is not None and not Path(own).is_dir():
+        _check_classes(_timm_classes(run.model.backbone, own), run.model.num_classes)
+    return initial
+
+
+def _timm_classes(backbone: str, initial: str) -> int | None:
+    """Return the classes that the weights a training begins with are for, if that is seen."""
+    if initial != PRETRAINED:
+        return checkpoint_classes(read_timm_checkpoint(Path(initial)), backbone)
+    own = timm.get_pretrained_cfg(backbone)
+    return own.num_classes if own else None
+
+
+@lru_cache(maxsize=1)
+def _load_teacher(described: str, student: str, _: tuple[int, ...]) -> nn.Module:
+    distill = DistillConfig.from_data(json.loads(described))
+    model = RunConfig.from_data({"model": json.loads(student)}).model
+    folder = Path(distill.teacher)
+    if folder.is_dir():
+        if distill.weights is not None:
+            rule = "must be left out for a folder of castling's, which holds its own"
+            raise ConfigError("train.distill.weights", rule, str(distill.weights))
+        _check_images("train.distill.teacher", read_run_config(folder).model, model)
+        return load(folder)
+    if not timm.is_model(distill.teacher):
+        raise ConfigError(
+            "train.distill.teacher",
+            f"must be `{INITIAL}`, a folder of castling's or timm's name of a model",
+            distill.teacher,
+        )
+    shape = (model.channels, *model.image_size)
+    if distill.weights is None:
+        return _downloaded_teacher(distill.teacher, shape, model.num_classes)
+    return _stored_teacher(distill.teacher, distill.weights, shape, model.num_classes)
+
+
+def _downloaded_teacher(name: str, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    _check_downloadable(name, "train.distill.weights")
+    own = timm.get_pretrained_cfg(name)
+    assert own is not None  # it has weights
+    _check_classes(own.num_classes, num_classes)
+    given = own.input_size if own.fixed_input_size else (own.input_size[0], *shape[1:])
+    if tuple(given) != shape:
+        raise ConfigError("train.distill.teacher", _images_rule(shape), f"{name}: {tuple(given)}")
+    try:
+        return create(name, pretrained=True)
+    except (ConfigError, OSError) as error:
+        raise CheckpointError(f"timm's {name}", f"{_first_line(error)}") from None
+
+
+def _stored_teacher(
+    name: str, weights: Path, shape: tuple[int, int, int], num_classes: int
+) -> nn.Module:
+    tensors = read_timm_checkpoint(weights)
+    _check_classes(checkpoint_classes(tensors, name), num_classes)
+    own = timm.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"in_chans": shape[0], "num_classes": num_classes}
+    if own is None or own.fixed_input_size:
+        options["img_size"] = shape[1:]
+    teacher = create_with(weights, name, **options)
+    built = teacher.state_dict()
+    adapted = [n for n, t in tensors.items() if n in built and built[n].numel() != t.numel()]
+    if adapted:  # by timm, in silence: what it would teach is no longer what it learned
+        raise ConfigError("train.distill.teacher", _images_rule(shape), f"{name}: {adapted[0]}")
+    return teacher
+
+
+def check_weights(run: RunConfig) -> None:
+    """Raise what a training would raise that cannot find its initial weights or its teacher."""
+    initial = load_initial(run)
+    if run.train.distill is not None:
+        load_teacher(run, initial)
+
+
+def located(run: RunConfig) -> RunConfig:
+    """Return a run that names its weights by absolute paths, for a process in another folder."""
+    train = run.train
+    if train.initial not in (None, PRETRAINED):
+        train = train.replace(initial=str(Path(str(train.initial)).absolute()))
+    distill = train.distill
+    if distill is not None and distill.weights is not None:
+        distill = distill.replace(weights=distill.weights.absolute())
+    if distill is not None and Path(distill.teacher).is_dir():
+        distill = distill.replace(teacher=str(Path(distill.teacher).absolute()))
+    return run.replace(train=train.replace(distill=distill))
+
+
+def _images_rule(shape: tuple[int, int, int]) -> str:
+    return f"must take the model's images of {shape} channels, height, width"
+
+
+def _check_classes(given: int | None, needed: int) -> None:
+    if given is not None and given != needed:
+        raise ConfigError(
+            "train.distill.teacher",
+            f"must tell the model's {needed:,} classes apart",
+            f"{given:,} classes",
+            "choose a teacher of the same data",
+        )
+
+
+def _check_downloadable(name: str, field: str) -> None:
+    own = timm.get_pretrained_cfg(name)
+    if own is None or not own.has_weights:
+        raise ConfigError(field, f"must be a checkpoint: timm has no weights of {name}")
+
+
+def _check_images(field: str, given: Config, needed: Config) -> None:
+    """Raise ConfigError unless two models are for the same images and classes."""
+    for name in ("num_classes", "image_size", "channels"):
+        got, must = getattr(given, name), getattr(needed, name)
+        if got != must:
+            raise ConfigError(field, f"must be a model with the {name} {must} of this one", got)
+
+
+def _state_of_file(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file, or the weights in a folder, is written anew."""
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def digest_of(model: nn.Module) -> str:
+    """Return the hash of a model's weights, and of its config if it has one."""
+    try:
+        described = json.dumps(config_of(model).to_data(), sort_keys=True)
+    except ConfigError:
+        described = type(model).__name__
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    return sha256(described.encode() + pack_tensors(tensors)).hexdigest()

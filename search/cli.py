@@ -321,6 +321,33 @@ def operators(
 
 
 @app.command()
+def layers(
+    backbone: Annotated[str, typer.Argument(help="timm's name: deit_tiny_patch16_224.")],
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a square image.")] = None,
+    operator: Annotated[
+        list[str] | None, typer.Option(help="Operator to price; by default two.")
+    ] = None,
+) -> None:
+    """List the attention layers of one of timm's models, with the cost of operators in them."""
+    from castling.model.backbone import stock_backbone
+    from castling.model.hosts.anatomy import anatomy_of
+    from space.cost import layer_costs
+
+    model = stock_backbone(backbone, image_size=image_size)
+    names = operator or ["softmax", "linear_angular"]
+    rows = layer_costs(model, names)
+    table = Table(box=None, pad_edge=False, title="MACs of each attention layer, by operator")
+    for column in ("layer", "timm's module", "queries", "keys", *names):
+        table.add_column(column, justify="left" if column == "timm's module" else "right")
+    for index, row in enumerate(rows):
+        costs = [format_size(row.macs[name]) if name in row.macs else "-" for name in names]
+        table.add_row(str(index), row.path, str(row.queries), str(row.keys), *costs)
+    console.print(table)
+    for path, reason in anatomy_of(model).refused.items():
+        console.print(f"{path} stays as it is: it {reason}", soft_wrap=True)
+
+
+@app.command()
 def spaces() -> None:
     """List the spaces that a recipe can search."""
     from space.feasible import cheapest, dearest, point_cost

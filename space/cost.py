@@ -1,9 +1,17 @@
 """Closed-form cost: MACs and parameters of a model as a sum over its parts, in microseconds."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from castling.config import Architecture, BackboneConfig, BlockConfig, ModelConfig
+from castling.config import (
+    Architecture,
+    BackboneConfig,
+    BlockConfig,
+    LayerChoice,
+    ModelConfig,
+    StockBackbone,
+)
 from castling.errors import ConfigError
 from castling.model.hosts.anatomy import anatomy_of
 from castling.model.mlp import MLPS
@@ -93,6 +101,36 @@ def _head(model: ModelConfig) -> Cost:
     macs = model.embed_width * model.num_classes
     params = macs + model.num_classes + 2 * model.embed_width
     return Cost(macs=macs, params=params, training_macs=macs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCosts:
+    """An attention layer of a backbone, and what each operator costs in its place."""
+
+    path: str
+    """Of the module in timm's model."""
+    queries: int
+    keys: int
+    macs: Mapping[str, int]
+    """Multiply-accumulates per image by operator, of those that the layer can take."""
+
+
+def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCosts]:
+    """Return a backbone's attention layers, first to last, as a choice per layer counts them."""
+    choices = [LayerChoice(operator=name) for name in operators]
+    return [
+        LayerCosts(
+            path=layer.name,
+            queries=layer.tokens[0],
+            keys=layer.tokens[1],
+            macs={
+                choice.operator: layer.macs(choice)
+                for choice in choices
+                if not layer.objection(choice)
+            },
+        )
+        for layer in anatomy_of(model).layers
+    ]
 
 
 def operator_costs(num_tokens: int, width: int, num_heads: int) -> list[tuple[str, Cost, str]]:

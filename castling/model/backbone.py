@@ -76,17 +76,24 @@ def backbone_config(
     **options: Any,
 ) -> BackboneConfig:
     """Return the config of a castled model of timm; arguments as of `castle_backbone`."""
+    stock = stock_backbone(backbone, image_size=image_size, **options)
+    return BackboneConfig(**dict(stock), blocks=layer_choices(choice, anatomy_of(stock)))
+
+
+def stock_backbone(
+    backbone: str, *, image_size: int | tuple[int, int] | None = None, **options: Any
+) -> StockBackbone:
+    """Return the config of a model as timm has it, sizes by default its own."""
     own = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
     channels, *size = own.input_size if own else (3, 224, 224)
     given: Any = image_size or options.pop("img_size", None) or tuple(size)
-    stock = StockBackbone(
+    return StockBackbone(
         backbone=backbone,
         image_size=given,
         channels=options.pop("in_chans", channels),
         num_classes=options.pop("num_classes", own.num_classes if own else 1000),
         options=options,
     )
-    return BackboneConfig(**dict(stock), blocks=layer_choices(choice, anatomy_of(stock)))
 
 
 def build_backbone(

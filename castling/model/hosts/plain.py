@@ -37,6 +37,11 @@ class WholeLayer(AttentionLayer):
     qkv_bias: bool
     index: int
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Numbers of queries and of keys, class tokens included."""
+        return self.grid.num_tokens, self.grid.num_tokens
+
     def objection(self, choice: LayerChoice) -> str:
         """Return what the operator itself asks of a layer."""
         return OPERATORS[choice.operator].check(self.shape(choice))

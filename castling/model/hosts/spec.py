@@ -48,6 +48,11 @@ class AttentionLayer(ABC):
     stock_params: int
     """Parameters as timm has it."""
 
+    @property
+    @abstractmethod
+    def tokens(self) -> tuple[int, int]:
+        """Numbers of queries and of keys."""
+
     @abstractmethod
     def objection(self, choice: LayerChoice) -> str:
         """Return what must hold and does not, or nothing: like the `check` of an operator."""
@@ -91,6 +96,11 @@ class CoreLayer(AttentionLayer):
     """Tokens that its softmax is over: the mask's thresholds are multiples of their inverse."""
     build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module]
     """Makes the castled module of timm's module."""
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Numbers of queries and of keys, over all windows."""
+        return self.repeats * self.queries.num_tokens, self.repeats * self.keys.num_tokens
 
     def shape(self, choice: LayerChoice) -> CoreShape:
         """Return what the operator is built for and priced at."""

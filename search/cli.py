@@ -337,8 +337,11 @@ def layers(
     names = operator or ["softmax", "linear_angular"]
     rows = layer_costs(model, names)
     table = Table(box=None, pad_edge=False, title="MACs of each attention layer, by operator")
-    for column in ("layer", "timm's module", "queries", "keys", *names):
-        table.add_column(column, justify="left" if column == "timm's module" else "right")
+    longest = max(len(row.path) for row in rows)
+    table.add_column("layer", justify="right")
+    table.add_column("timm's module", min_width=longest, no_wrap=True)
+    for column in ("queries", "keys", *names):
+        table.add_column(column, justify="right")
     for index, row in enumerate(rows):
         costs = [format_size(row.macs[name]) if name in row.macs else "-" for name in names]
         table.add_row(str(index), row.path, str(row.queries), str(row.keys), *costs)

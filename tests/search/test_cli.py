@@ -14,6 +14,7 @@ import typer
 from castling.config import RunConfig
 from castling.files import write_yaml
 from search.cli import app, main
+from space.budget import parse_size
 
 
 Command = Callable[..., tuple[int, str, str]]
@@ -376,6 +377,28 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     entries = {"operators": OPERATORS, "spaces": SPACES, "samplers": SAMPLERS}
     out = castling(listing)[1]
     assert all(name in out for name in entries.get(listing, recipe_names()))
+
+
+def test_layers_of_a_backbone_are_listed_with_their_costs(castling: Command) -> None:
+    code, out, _ = castling("layers", "levit_128", "--image-size", "64")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines() if line.lstrip()[:1].isdigit()]
+    assert [row[0] for row in rows] == [str(layer) for layer in range(14)]
+    assert rows[4][1:4] == ["stages.1.downsample.attn_downsample", "4", "16"]
+    from castling.model.backbone import backbone_config
+    from space.cost import cost
+
+    softmax, castled = (
+        cost(backbone_config("levit_128", operator, image_size=64)).macs
+        for operator in ("softmax", "linear_angular")
+    )
+    listed = [sum(parse_size(row[column]) for row in rows) for column in (4, 5)]
+    assert listed[0] - listed[1] == pytest.approx(softmax - castled, rel=0.05)
+
+
+def test_layers_of_a_model_without_attention_are_refused(castling: Command) -> None:
+    assert_refused(*castling("layers", "resnet18")[::2])
+    assert_refused(*castling("layers", "deit_tiny_patch16_224", "--operator", "magic")[::2])
 
 
 def test_operators_at_odd_sizes_are_refused(castling: Command) -> None:

@@ -13,6 +13,7 @@ from search.config import (
     with_settings,
 )
 from space.budget import Budget
+from space.catalogue import DimensionConfig
 from space.decode import decode
 from space.feasible import cheapest, check_feasible, dearest, default_point, point_cost
 
@@ -40,6 +41,32 @@ def test_unknown_recipe_lists_the_known_ones() -> None:
         UnknownNameError, match=r"digits, fashion-mnist, operators, smoke.*got 'nope'"
     ):
         read_recipe("nope")
+
+
+@pytest.mark.parametrize("name", ["levit_128", "imagenet"])
+def test_a_spaces_name_is_the_recipe_that_searches_it(name: str) -> None:
+    config = read_recipe(name)
+    assert (config.name, config.space) == (name, name)
+    assert config == SearchConfig(name=name, space=name)
+
+
+def test_a_backbones_layers_and_image_size_can_be_set() -> None:
+    settings = {"model.image_size": 64, "model.num_classes": 7, "model.blocks.3.conv_kernel": 5}
+    config = SearchConfig(
+        space="levit_128", set={**settings, "model.blocks.*.operator": "linear_angular"}
+    )
+    with pytest.raises(ConfigError, match="is searched"):
+        config.build_space()
+    del settings["model.blocks.3.conv_kernel"]
+    space = SearchConfig(space="levit_128", set=settings).build_space()
+    assert space.base.model.image_size == (64, 64)
+    assert space.base.model.num_classes == 7
+
+
+def test_a_depth_of_a_backbone_cannot_be_searched() -> None:
+    depth = DimensionConfig(target="model.depth", low=10, high=14)
+    with pytest.raises(ConfigError, match="one choice for each of the 14 attention layers"):
+        SearchConfig(space="levit_128", dimensions=(depth,)).build_space()
 
 
 def test_a_setting_fixes_its_dimension() -> None:

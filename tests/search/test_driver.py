@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import castling
 import reports
@@ -18,6 +22,7 @@ from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
 from search.cluster import share
 from search.config import SearchConfig, read_recipe
 from search.run_folder import LOCK_FILE, new_manifest, open_storage, open_study
+from space.cost import cost
 
 
 pytestmark = pytest.mark.timeout(180)
@@ -70,6 +75,48 @@ def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(
     assert summary.trained == 4
     after = reports.load(run)
     assert after.loc[before.index, before.columns].equals(before)
+
+
+def write_digits(folder: Path) -> None:
+    """Write class folders of real images: the first three of scikit-learn's digits."""
+    bunch = load_digits()
+    for number, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        if label < 3 and number < 300:
+            place = folder / f"digit{label}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype("uint8")).save(place / f"{number}.png")
+
+
+def test_a_backbone_is_searched_on_a_folder_of_images_from_given_weights(
+    ray_session: None, tmp_path: Path
+) -> None:
+    write_digits(tmp_path / "images")
+    checkpoint = tmp_path / "levit.pth"
+    torch.save(timm.create_model("levit_128", num_classes=3).state_dict(), checkpoint)
+    run = tmp_path / "run"
+    summary = search.run(
+        "levit_128",
+        out=run,
+        images=tmp_path / "images",
+        trials=2,
+        workers=2,
+        max_macs="11.3M",
+        settings={
+            "model.image_size": 32,
+            "train.initial": str(checkpoint),
+            "train.epochs": 2,
+            "train.batch_size": 16,
+        },
+    )
+    assert (summary.trained, summary.failed) == (2, 0)
+    trials = reports.load(run)
+    assert (trials.macs <= 11_300_000).all()
+    metrics = export(run, tmp_path / "best", max_macs="11.3M")
+    assert evaluate_folder(tmp_path / "best").is_reproduced
+    model = castling.load(tmp_path / "best")
+    assert model.config.backbone == "levit_128"
+    assert model.config.num_classes == 3
+    assert metrics.macs == cost(model.config).macs
 
 
 def start(run: Path, *options: str) -> "subprocess.Popen[str]":

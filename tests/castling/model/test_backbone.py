@@ -21,7 +21,10 @@ from castling.config import (
 from castling.errors import CastlingError, CheckpointError, ConfigError
 from castling.model.backbone import backbone_config, read_timm_checkpoint
 from castling.model.hosts.anatomy import anatomy_of
+from castling.operators import OPERATORS
 from castling.operators.auxiliary import branches
+from space.cost import cost
+from space.measure import measure_macs, measure_params
 
 
 DEIT: dict[str, Any] = {"image_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2}
@@ -290,3 +293,26 @@ def test_a_mask_given_to_a_castled_layer_is_refused() -> None:
 def test_options_must_be_plain_data() -> None:
     with pytest.raises(ConfigError, match="options: must be plain data"):
         anatomy_of(StockBackbone(backbone="levit_128", options={"act_layer": nn.ReLU}))
+
+
+@pytest.mark.parametrize("operator", [name for name, spec in OPERATORS.items() if spec.searchable])
+def test_every_operator_serves_a_vision_transformer_of_timms(operator: str) -> None:
+    """Without a class token, 16 tokens, so that windows and grids fit."""
+    model = castling.castle_backbone(
+        "vit_tiny_patch16_224",
+        operator,
+        image_size=64,
+        num_classes=5,
+        class_token=False,
+        global_pool="avg",
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+    )
+    model(images(model)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.patch_embed.parameters())
+    spent, shape = cost(model.config), (3, 64, 64)
+    assert spent.training_macs == measure_macs(model, shape)
+    castled_model = castling.castle(model)
+    assert spent.macs == measure_macs(castled_model, shape)
+    assert spent.params == measure_params(castled_model)

@@ -100,8 +100,8 @@ def create(backbone: str, **options: Any) -> nn.Module:
 
     Args:
         backbone: timm's name of the architecture.
-        options: what timm's constructor takes; `img_size` is left out where it is the model's
-            own and the constructor has no such argument.
+        options: what timm's constructor takes; `img_size` is left out where the constructor has
+            no such argument: what sizes fit is then seen when the model is examined.
 
     Raises:
         ConfigError: when there is no such model or an option does not fit it.
@@ -122,14 +122,10 @@ def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         return timm.create_model(backbone, **options)
     except TypeError as error:
-        own = timm.get_pretrained_cfg(backbone)
-        if "img_size" not in str(error) or own is None:
+        if "img_size" not in str(error):
             raise
-        if tuple(options.get("img_size", ())) not in ((), tuple(own.input_size[1:])):
-            raise TypeError(f"its image size is {own.input_size[1:]}") from None
-    return timm.create_model(
-        backbone, **{name: value for name, value in options.items() if name != "img_size"}
-    )
+    fitting = {name: value for name, value in options.items() if name != "img_size"}
+    return timm.create_model(backbone, **fitting)
 
 
 class UnknownBackboneError(UnknownNameError):

@@ -34,7 +34,7 @@ REFUSED_KINDS: Mapping[str, str] = {
     "HaloAttn": _NEAR,
     "MaskUnitAttention": "orders its tokens by mask units, where a convolution has no rows",
     "SelfAttnBlock": _LEARNT,
-    "CascadedGroupAttention": "feeds each head's output to the next, for which a core has no place",
+    "CascadedGroupAttention": "feeds what a head mixes to the next, for which a core has no place",
     "DiffAttention": "is the difference of two softmaxes, for which a core has no place",
     "BottleneckAttn": _LEARNT,
     "WindowAttentionGlobal": "takes its queries from a pooling of the whole image",

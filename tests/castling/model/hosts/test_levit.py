@@ -12,7 +12,7 @@ TINY = {
 }
 EFFICIENTFORMER = registered(
     "efficientformer", EfficientFormer, depths=(1, 3), embed_dims=(8, 16), num_vit=2,
-    downsamples=(False, True), 
+    downsamples=(False, True),
 )  # fmt: skip
 
 
@@ -21,5 +21,5 @@ class TestLevit(HostContract):
         Backbone("levit_128s", 5, (96, 64), SMALL),
         Backbone("levit_conv_128s", 5, (64, 80), SMALL, note="maps"),
         Backbone("tiny_vit_5m_224", 3, (64, 64), TINY),
-        Backbone(EFFICIENTFORMER, 2, (224, 224)),
+        Backbone(EFFICIENTFORMER, 2, (56, 56)),
     )

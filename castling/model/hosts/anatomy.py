@@ -136,6 +136,16 @@ class UnknownBackboneError(UnknownNameError):
         super().__init__("backbone", name, close or ["the names that timm.list_models() lists"])
 
 
+class NoAttentionError(ConfigError):
+    """No attention of a model can castle."""
+
+    def __init__(self, backbone: str, refused: Mapping[str, str]) -> None:
+        why = next((f": {name} {reason}" for name, reason in refused.items()), "")
+        super().__init__("backbone", f"must have attention that can castle{why}", backbone)
+        self.args = (backbone, refused)  # with which it is unpickled
+        self.refused = refused
+
+
 def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) -> Anatomy:
     """Return the anatomy of a model on the meta device.
 
@@ -148,10 +158,14 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         image_shape: (channel, height, width).
 
     Raises:
-        ConfigError: when no attention can castle, or the image does not fit the model.
+        NoAttentionError: when no attention can castle.
+        ConfigError: when the image does not fit the model.
     """
     calls: dict[str, list[_Given]] = {}
     hosts = dict(_known(model))
+    strangers = dict(_strangers(model, hosts))
+    if not hosts:
+        raise NoAttentionError(backbone, strangers)
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(
@@ -183,10 +197,9 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             refused[name] = found
         else:
             layers.append(found)
-    refused |= dict(_strangers(model, hosts))
+    refused |= strangers
     if not layers:
-        why = next((f": {name} {reason}" for name, reason in refused.items()), "")
-        raise ConfigError("backbone", f"must have attention that can castle{why}", backbone)
+        raise NoAttentionError(backbone, refused)
     return Anatomy(
         backbone=backbone,
         layers=tuple(layers),

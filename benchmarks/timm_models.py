@@ -1,9 +1,10 @@
 """Which of timm's architectures castle, which in part, which are refused, and why.
 
     python benchmarks/timm_models.py [--only 'swin*'] [--seconds 120]
+    python benchmarks/timm_models.py --recount deit_tiny_patch16_224 levit_128s ...
 
 Builds every architecture that holds attention on the meta device, without weights, castles all of
-it, and compares the closed form with a count of the castled model. Writes docs/timm-models.csv, a
+it, and compares the closed form with a count of the castled model by torch. Writes docs/timm-models.csv, a
 line per architecture, and the tables of docs/timm-models.md. Half an hour on one core.
 """
 
@@ -27,9 +28,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice
 from castling.errors import ConfigError
+from castling.model.backbone import backbone_config
+from castling.model.build import build
 from castling.model.castle import castle
 from castling.model.hosts.anatomy import Anatomy, NoAttentionError, attentions, examine
 from castling.model.hosts.spec import AttentionLayer
+from space.cost import cost
+from space.measure import measure_macs
 
 
 WRONG = "WRONG"
@@ -67,13 +72,16 @@ class Row:
 
 
 def main() -> int:
-    """Try the architectures; return 1 when a closed form was wrong."""
+    """Try the architectures; return other than 0 when a closed form was wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="*", help="a pattern of names")
     parser.add_argument("--seconds", type=int, default=120, help="time for one architecture")
+    parser.add_argument("--recount", nargs="+", help="count these by fvcore, on the CPU")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    if arguments.recount:
+        return sum(not recounted(name) for name in arguments.recount)
     rows = []
     for name in timm.list_models(arguments.only, exclude_filters=OURS):
         row = tried(name, arguments.seconds)
@@ -141,6 +149,15 @@ def castled_row(
         reason=what_stays(anatomy.refused),
         reasons=tuple(anatomy.refused.values()),
     )
+
+
+def recounted(name: str) -> bool:
+    """Print and return whether fvcore's count of a castled model is the closed form."""
+    config = backbone_config(name, "linear_angular")
+    measured = measure_macs(castle(build(config)), (config.channels, *config.image_size))
+    closed = cost(config).macs
+    print(f"{name}: closed form {closed:,}, fvcore {measured:,}", flush=True)
+    return measured == closed
 
 
 def host_of(layer: AttentionLayer) -> str:

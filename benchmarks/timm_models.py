@@ -1,10 +1,11 @@
 """Which of timm's architectures castle, which in part, which are refused, and why.
 
     python benchmarks/timm_models.py [--only 'swin*'] [--seconds 120]
+    python benchmarks/timm_models.py --recount deit_tiny_patch16_224 levit_128s ...
 
 Builds every architecture that holds attention on the meta device, without weights, castles all of
-it, and compares the closed form with a count of the castled model. Writes docs/timm-models.csv, a
-line per architecture, and the tables of docs/timm-models.md. A quarter of an hour on one core.
+it, and compares the closed form with a count of the castled model by torch. Writes docs/timm-models.csv, a
+line per architecture, and the tables of docs/timm-models.md. Half an hour on one core.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -25,14 +26,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from castling.config import BackboneConfig
+from castling.config import LayerChoice
 from castling.errors import ConfigError
-from castling.model.backbone import backbone_config, stock_config
+from castling.model.backbone import backbone_config
 from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.hosts.anatomy import anatomy_of, attentions
-from castling.model.hosts.spec import HOSTS
+from castling.model.hosts.anatomy import Anatomy, NoAttentionError, attentions, examine
+from castling.model.hosts.spec import AttentionLayer
 from space.cost import cost
+from space.measure import measure_macs
 
 
 WRONG = "WRONG"
@@ -70,19 +72,25 @@ class Row:
 
 
 def main() -> int:
-    """Try all architectures; returns 1 when a closed form was wrong."""
+    """Try the architectures; return other than 0 when a closed form was wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="*", help="a pattern of names")
     parser.add_argument("--seconds", type=int, default=120, help="time for one architecture")
+    parser.add_argument("--recount", nargs="+", help="count these by fvcore, on the CPU")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    if arguments.recount:
+        return sum(not recounted(name) for name in arguments.recount)
     rows = []
     for name in timm.list_models(arguments.only, exclude_filters=OURS):
         row = tried(name, arguments.seconds)
         if row is not None:
             rows.append(row)
-            print(f"{row.state:9} {row.castled:3} of {row.attentions:3}  {name}  {row.reason}")
+            print(
+                f"{row.state:9} {row.castled:3} of {row.attentions:3}  {name}  {row.reason}",
+                flush=True,
+            )
     print(*(f"{count} {state}" for state, count in Counter(row.state for row in rows).items()))
     if arguments.only == "*":
         write_table(rows)
@@ -92,74 +100,77 @@ def main() -> int:
 
 def tried(name: str, seconds: int) -> Row | None:
     """Return what becomes of an architecture; None when it holds no attention."""
+    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+    row = partial(Row, architecture=name, family=family)
+    own = timm.get_pretrained_cfg(name)
+    shape = tuple(own.input_size) if own else (3, 224, 224)
     with torch.device("meta"):
         model = timm.create_model(name)
-    if not attentions(model):
+    held = attentions(model)
+    if not held:
         return None
+    row = partial(row, attentions=len(held))
     try:
         with at_most(seconds):
-            return castled_row(name, model)
+            return castled_row(row, model, examine(model, name, shape), shape)
+    except NoAttentionError as error:
+        reasons = tuple(error.refused.values())
+        return row(state="refused", reason=what_stays(error.refused), reasons=reasons)
+    except ConfigError as error:
+        reason = error.rule
     except TimeoutError:
         reason = f"takes more than {seconds} seconds"
-        return Row(architecture=name, family=family_of(model), state="refused", reason=reason)
+    return row(state="refused", reason=reason, reasons=(reason,))
 
 
-def family_of(model: nn.Module) -> str:
-    """Return the name of timm's module that has the architecture."""
-    return type(model).__module__.rpartition(".")[2]
-
-
-def castled_row(name: str, model: nn.Module) -> Row:
-    """Return what becomes of an architecture; the model is timm's, on the meta device."""
-    row = partial(Row, architecture=name, family=family_of(model))
-    held = len(attentions(model))
-    try:
-        config = backbone_config(name, "linear_angular")
-    except ConfigError as error:
-        reason = error.rule.removeprefix("must have attention that can castle: ")
-        return row(
-            state="refused", attentions=held, reason=reason, reasons=(without_path(reason),)
-        )
-    refused, closed = anatomy_of(config).refused, cost(config).macs
+def castled_row(
+    row: Callable[..., Row], model: nn.Module, anatomy: Anatomy, shape: tuple[int, int, int]
+) -> Row:
+    """Return what becomes of an architecture some of whose attentions castle."""
+    choice, layers = LayerChoice(), anatomy.layers
+    own = anatomy.fixed_macs + sum(layer.stock_macs for layer in layers)
+    closed = anatomy.fixed_macs + sum(layer.macs(choice) for layer in layers)
     row = partial(
         row,
-        castled=len(config.blocks),
-        attentions=len(config.blocks) + len(refused),
-        kinds=kinds_of(config, model),
-        softmax_macs=cost(stock_config(config)).macs,
+        castled=len(layers),
+        kinds=" ".join(sorted({host_of(layer) for layer in layers})),
+        softmax_macs=own,
         castled_macs=closed,
     )
-    counted = counted_macs(config)
+    with torch.device("meta"):
+        for layer in layers:
+            stock = model.get_submodule(layer.name)
+            model.set_submodule(layer.name, layer.castled(stock, choice))
+    counted = counted_macs(castle(model), shape)
     if counted != closed:
         return row(state=WRONG, reason=f"torch counts {counted} MACs")
     return row(
-        state="in part" if refused else "castles",
-        reason=what_stays(refused),
-        reasons=tuple(refused.values()),
+        state="in part" if anatomy.refused else "castles",
+        reason=what_stays(anatomy.refused),
+        reasons=tuple(anatomy.refused.values()),
     )
 
 
-def without_path(reason: str) -> str:
-    """Return a refusal without the path that it begins with."""
-    first, _, rest = reason.partition(" ")
-    return rest if "." in first or first.startswith(("attn", "block")) else reason
+def recounted(name: str) -> bool:
+    """Print and return whether fvcore's count of a castled model is the closed form."""
+    config = backbone_config(name, "linear_angular")
+    measured = measure_macs(castle(build(config)), (config.channels, *config.image_size))
+    closed = cost(config).macs
+    print(f"{name}: closed form {closed:,}, fvcore {measured:,}", flush=True)
+    return measured == closed
 
 
-def counted_macs(config: BackboneConfig) -> int:
-    """Return the multiply-accumulates that torch counts in one image's pass when castled."""
-    with torch.device("meta"):
-        model = castle(build(config))
-    image = torch.zeros(1, config.channels, *config.image_size, device="meta")
+def host_of(layer: AttentionLayer) -> str:
+    """Return the host that a layer is of: the file that makes it."""
+    return getattr(layer, "build", type(layer)).__module__.rpartition(".")[2]
+
+
+def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Return the multiply-accumulates that torch counts in one pass of one image."""
+    image = torch.zeros(1, *shape, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.requires_grad_(requires_grad=False)(image)
     return counter.get_total_flops() // 2
-
-
-def kinds_of(config: BackboneConfig, model: nn.Module) -> str:
-    """Return the hosts of the layers that castle."""
-    parts = [model.get_submodule(layer.name) for layer in anatomy_of(config).layers]
-    found = {next(name for name, host in HOSTS.items() if host.knows(part)) for part in parts}
-    return " ".join(sorted(found))
 
 
 def what_stays(refused: Mapping[str, str]) -> str:

@@ -21,10 +21,11 @@ from space.handles import HANDLES
 FREE_OPERATORS = frozenset(
     {
         "aten::__or__", "aten::abs", "aten::add", "aten::amax", "aten::asin", "aten::avg_pool2d",
-        "aten::ceil", "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::cos",
-        "aten::div", "aten::exp", "aten::expand_as", "aten::floor", "aten::gelu",
-        "aten::hardswish", "aten::index_select", "aten::le", "aten::log", "aten::log_softmax",
-        "aten::lt", "aten::max_pool2d", "aten::mean", "aten::meshgrid", "aten::mul", "aten::neg",
+        "aten::ceil", "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::col2im",
+        "aten::cos", "aten::div", "aten::exp", "aten::expand_as", "aten::floor", "aten::gelu",
+        "aten::hardswish", "aten::im2col", "aten::index_select", "aten::le",
+        "aten::linalg_vector_norm", "aten::log", "aten::log_softmax", "aten::lt",
+        "aten::max_pool2d", "aten::mean", "aten::meshgrid", "aten::mul", "aten::neg",
         "aten::ones_like", "aten::pad", "aten::pow", "aten::reciprocal", "aten::repeat",
         "aten::repeat_interleave", "aten::reshape_as", "aten::roll", "aten::rsqrt", "aten::rsub",
         "aten::sigmoid", "aten::sign", "aten::silu", "aten::sin", "aten::softmax", "aten::sqrt",

@@ -6,8 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from castling.operators.linear_angular import TokenConvolution, normalize_rows
-from castling.operators.spec import OPERATORS, LayerShape, OperatorSpec, quadratic_macs
+from castling.operators.linear_angular import (
+    OwnValues,
+    TokenConvolution,
+    conv_macs,
+    conv_params,
+    normalize_rows,
+)
+from castling.operators.spec import (
+    OPERATORS,
+    CoreShape,
+    CoreSpec,
+    LayerShape,
+    OperatorSpec,
+    quadratic_macs,
+)
 
 
 def excess_similarity(cosine: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
@@ -56,14 +69,60 @@ class AngularAttention(nn.Module):
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        y = 0.5 * v + excess_similarity(_cosines(q, k)).to(v.dtype) @ v
-        y = normalize_rows(y).transpose(1, 2).flatten(2)
+        y = angular(q, k, v, v, None).transpose(1, 2).flatten(2)
         return self.proj(y + self.conv(v.transpose(1, 2).flatten(2)))
 
 
+def angular(
+    q: Float[Tensor, "batch head query size"],
+    k: Float[Tensor, "batch head key size"],
+    v: Float[Tensor, "batch head key value"],
+    own: Float[Tensor, "batch head query value"],
+    added: Float[Tensor, "batch head query value"] | None,
+) -> Float[Tensor, "batch head query value"]:
+    """Return y / |y| of y = own / 2 + (Sim(q, k) - 1/2) v + added.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values of the keys.
+        own: each query's own value, v itself where queries and keys are the same tokens.
+        added: what a masked branch adds, if there is one.
+    """
+    y = 0.5 * own + excess_similarity(_cosines(q, k)).to(v.dtype) @ v
+    return normalize_rows(y if added is None else y + added)
+
+
+class AngularCore(nn.Module):
+    """`AngularAttention` between an attention's own projections; queries may be fewer.
+
+    A query's own value is as in `LinearAngularCore`. Cost, with N queries, M keys, heads h, sizes
+    d and e of key and value, and k taps: N M h (d + e) + k N h e MACs.
+    """
+
+    def __init__(self, shape: CoreShape) -> None:
+        super().__init__()
+        self.own = OwnValues(shape)
+        self.conv = TokenConvolution(
+            shape.choice, shape.queries, shape.num_heads, shape.value_size
+        )
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head query size"],
+        k: Float[Tensor, "batch head key size"],
+        v: Float[Tensor, "batch head key value"],
+        added: Float[Tensor, "batch head query value"] | None,
+    ) -> Float[Tensor, "batch head query value"]:
+        """Mix values by queries and keys, each per head."""
+        own = self.own(v)
+        local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
+        return angular(q, k, v, own, added) + local.transpose(1, 2)
+
+
 def _cosines(
-    q: Float[Tensor, "batch head token size"], k: Float[Tensor, "batch head token size"]
-) -> Float[Tensor, "batch head token token"]:
+    q: Float[Tensor, "batch head query size"], k: Float[Tensor, "batch head key size"]
+) -> Float[Tensor, "batch head query key"]:
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         return normalize_rows(q.to(wide)) @ normalize_rows(k.to(wide)).transpose(-2, -1)
@@ -72,6 +131,17 @@ def _cosines(
 def _macs(shape: LayerShape) -> int:
     linear_core = 2 * shape.grid.num_tokens * shape.block.attention_width * shape.block.head_size
     return OPERATORS["linear_angular"].macs(shape) - linear_core + quadratic_macs(shape)
+
+
+def _core_macs(shape: CoreShape) -> int:
+    num_pairs = shape.queries.num_tokens * shape.keys.num_tokens * shape.num_heads
+    width = shape.num_heads * shape.value_size
+    products = num_pairs * (shape.key_size + shape.value_size)
+    return products + conv_macs(shape.choice, shape.queries, width)
+
+
+def _core_params(shape: CoreShape) -> int:
+    return conv_params(shape.choice, shape.num_heads, shape.value_size)
 
 
 OPERATORS.add(
@@ -84,5 +154,6 @@ OPERATORS.add(
         macs=_macs,
         params=OPERATORS["linear_angular"].params,
         training_macs=_macs,
+        core=CoreSpec(build=AngularCore, macs=_core_macs, params=_core_params),
     ),
 )

@@ -7,11 +7,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from castling.config import Config
+from castling.config import Config, LayerChoice
 from castling.operators.spec import (
     OPERATORS,
+    CoreShape,
+    CoreSpec,
     LayerShape,
     OperatorSpec,
+    core_shape,
     projection_macs,
     projection_params,
 )
@@ -74,7 +77,7 @@ class PerformerAttention(nn.Module):
         self.num_heads, self.head_size = block.num_heads, block.head_size
         self.qkv = nn.Linear(shape.embed_width, 3 * block.attention_width, bias=shape.qkv_bias)
         self.proj = nn.Linear(block.attention_width, shape.embed_width)
-        rows = orthogonal_rows(_num_features(shape), block.head_size)
+        rows = orthogonal_rows(_num_features(block, block.head_size), block.head_size)
         self.register_buffer("projection", rows)
 
     def forward(
@@ -82,40 +85,76 @@ class PerformerAttention(nn.Module):
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
-        wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
-        q, k, v = wide.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(self._mix(q, k, v).transpose(1, 2).flatten(2).to(qkv.dtype))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(performer(q, k, v, self.projection).transpose(1, 2).flatten(2))
 
-    def _mix(
+
+def performer(
+    q: Float[Tensor, "batch head query size"],
+    k: Float[Tensor, "batch head key size"],
+    v: Float[Tensor, "batch head key value"],
+    projection: Float[Tensor, "feature size"],
+) -> Float[Tensor, "batch head query value"]:
+    """Return phi(q) (phi(k)^T v) / (phi(q) . sum_keys(phi(k))), at least in float32 within."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    queries = _features(q.to(wide), projection, (-1,))
+    keys = _features(k.to(wide), projection, (-3, -2, -1))
+    denominator = queries @ keys.sum(dim=-2).unsqueeze(-1)
+    return ((queries @ (keys.transpose(-2, -1) @ v.to(wide))) / denominator).to(v.dtype)
+
+
+def _features(
+    x: Float[Tensor, "batch head token size"],
+    projection: Float[Tensor, "feature size"],
+    max_over: tuple[int, ...],
+) -> Float[Tensor, "batch head token feature"]:
+    scaled = x * x.shape[-1] ** -0.25
+    projected = scaled @ projection.to(x.dtype).transpose(0, 1)
+    largest = projected.detach().amax(dim=max_over, keepdim=True)
+    half_norm = 0.5 * scaled.square().sum(dim=-1, keepdim=True)
+    return torch.exp(projected - half_norm - largest) + FEATURE_FLOOR
+
+
+class PerformerCore(nn.Module):
+    """`performer` between an attention's own projections; queries may be fewer.
+
+    Cost, with N queries, M keys, heads h, sizes d and e of key and value, and m features:
+    h m ((N + M) (d + e) + N) MACs.
+    """
+
+    projection: Tensor
+
+    def __init__(self, shape: CoreShape) -> None:
+        super().__init__()
+        rows = orthogonal_rows(_num_features(shape.choice, shape.key_size), shape.key_size)
+        self.register_buffer("projection", rows)
+
+    def forward(
         self,
-        q: Float[Tensor, "batch head token size"],
-        k: Float[Tensor, "batch head token size"],
-        v: Float[Tensor, "batch head token size"],
-    ) -> Float[Tensor, "batch head token size"]:
-        queries, keys = self._features(q, (-1,)), self._features(k, (-3, -2, -1))
-        denominator = queries @ keys.sum(dim=-2).unsqueeze(-1)
-        return (queries @ (keys.transpose(-2, -1) @ v)) / denominator
-
-    def _features(
-        self, x: Float[Tensor, "batch head token size"], max_over: tuple[int, ...]
-    ) -> Float[Tensor, "batch head token feature"]:
-        scaled = x * self.head_size**-0.25
-        projected = scaled @ self.projection.to(x.dtype).transpose(0, 1)
-        largest = projected.detach().amax(dim=max_over, keepdim=True)
-        half_norm = 0.5 * scaled.square().sum(dim=-1, keepdim=True)
-        return torch.exp(projected - half_norm - largest) + FEATURE_FLOOR
+        q: Float[Tensor, "batch head query size"],
+        k: Float[Tensor, "batch head key size"],
+        v: Float[Tensor, "batch head key value"],
+        added: Float[Tensor, "batch head query value"] | None,
+    ) -> Float[Tensor, "batch head query value"]:
+        """Mix values by queries and keys, each per head."""
+        mixed = performer(q, k, v, self.projection)
+        return mixed if added is None else mixed + added
 
 
-def _num_features(shape: LayerShape) -> int:
-    size = shape.block.head_size
-    chosen = PerformerOptions.from_data(shape.block.options).num_features
+def _num_features(choice: LayerChoice, size: int) -> int:
+    chosen = PerformerOptions.from_data(choice.options).num_features
     return chosen or max(1, int(size * math.log(size)))
 
 
+def _core_macs(shape: CoreShape) -> int:
+    queries, keys = shape.queries.num_tokens, shape.keys.num_tokens
+    products = (queries + keys) * (shape.key_size + shape.value_size)
+    features = _num_features(shape.choice, shape.key_size)
+    return shape.num_heads * features * (products + queries)
+
+
 def _macs(shape: LayerShape) -> int:
-    block, num_tokens, features = shape.block, shape.grid.num_tokens, _num_features(shape)
-    products = 4 * num_tokens * block.attention_width * features
-    return projection_macs(shape) + products + block.num_heads * num_tokens * features
+    return projection_macs(shape) + _core_macs(core_shape(shape))
 
 
 OPERATORS.add(
@@ -129,5 +168,6 @@ OPERATORS.add(
         params=projection_params,
         training_macs=_macs,
         options=PerformerOptions,
+        core=CoreSpec(build=PerformerCore, macs=_core_macs, params=lambda _: 0),
     ),
 )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from castling.config import BackboneConfig, LayerChoice, MaskSchedule
 from castling.model.backbone import backbone_config, castle_backbone
 from castling.model.build import build
 from castling.model.castle import castle, set_progress
-from castling.model.hosts.anatomy import anatomy_of
+from castling.model.hosts.anatomy import anatomy_of, create
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import masked_attention
 from castling.operators.spec import (
@@ -173,8 +172,11 @@ class HostContract:
     def test_all_softmax_is_timm_bit_for_bit(self, backbone: Backbone) -> None:
         config = backbone.config("softmax", **backbone.dropout)
         torch.manual_seed(4)
-        theirs = timm.create_model(
-            config.backbone, num_classes=NUM_CLASSES, **self._image_size(config), **config.options
+        theirs = create(
+            config.backbone,
+            img_size=config.image_size,
+            num_classes=NUM_CLASSES,
+            **config.options,
         )
         torch.manual_seed(4)
         ours = build(config)
@@ -190,11 +192,6 @@ class HostContract:
         for name, gradient in their_grads.items():
             assert (gradient is None) == (our_grads[name] is None)
             assert gradient is None or torch.equal(gradient, our_grads[name]), name
-
-    def _image_size(self, config: BackboneConfig) -> dict[str, Any]:
-        own = timm.get_pretrained_cfg(config.backbone)
-        same = own is not None and tuple(own.input_size[1:]) == config.image_size
-        return {} if same else {"img_size": config.image_size}
 
     def test_weights_of_timm_load(self, backbone: Backbone) -> None:
         model, weights = build(backbone.mixed), scrambled(backbone.stock()).state_dict()

@@ -84,8 +84,8 @@ def create(backbone: str, **options: Any) -> nn.Module:
 
     Args:
         backbone: timm's name of the architecture.
-        options: what timm's constructor takes; `img_size` is left out where it is the model's
-            own and the constructor has no such argument.
+        options: what timm's constructor takes; `img_size` is left out where the constructor has
+            no such argument: what sizes fit is then seen when the model is examined.
 
     Raises:
         ConfigError: when there is no such model or an option does not fit it.
@@ -115,14 +115,10 @@ def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         return timm.create_model(backbone, **options)
     except TypeError as error:
-        own = timm.get_pretrained_cfg(backbone)
-        if "img_size" not in str(error) or own is None:
+        if "img_size" not in str(error):
             raise
-        if tuple(options.get("img_size", ())) not in ((), tuple(own.input_size[1:])):
-            raise TypeError(f"its image size is {own.input_size[1:]}") from None
-    return timm.create_model(
-        backbone, **{name: value for name, value in options.items() if name != "img_size"}
-    )
+    fitting = {name: value for name, value in options.items() if name != "img_size"}
+    return timm.create_model(backbone, **fitting)
 
 
 class UnknownBackboneError(UnknownNameError):
@@ -131,6 +127,16 @@ class UnknownBackboneError(UnknownNameError):
     def __init__(self, name: str) -> None:
         close = timm.list_models(f"*{name.split('_', 1)[0]}*")[:8] if name else []
         super().__init__("backbone", name, close or ["the names that timm.list_models() lists"])
+
+
+class NoAttentionError(ConfigError):
+    """No attention of a model can castle."""
+
+    def __init__(self, backbone: str, refused: Mapping[str, str]) -> None:
+        why = next((f": {name} {reason}" for name, reason in refused.items()), "")
+        super().__init__("backbone", f"must have attention that can castle{why}", backbone)
+        self.args = (backbone, refused)  # with which it is unpickled
+        self.refused = refused
 
 
 def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) -> Anatomy:
@@ -145,10 +151,14 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         image_shape: (channel, height, width).
 
     Raises:
-        ConfigError: when no attention can castle, or the image does not fit the model.
+        NoAttentionError: when no attention can castle.
+        ConfigError: when the image does not fit the model.
     """
     calls: dict[str, list[_Given]] = {}
     hosts = dict(_known(model))
+    strangers = dict(_strangers(model, hosts))
+    if not hosts:
+        raise NoAttentionError(backbone, strangers)
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(
@@ -178,10 +188,9 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             refused[name] = found
         else:
             layers.append(found)
-    refused |= dict(_strangers(model, hosts))
+    refused |= strangers
     if not layers:
-        why = next((f": {name} {reason}" for name, reason in refused.items()), "")
-        raise ConfigError("backbone", f"must have attention that can castle{why}", backbone)
+        raise NoAttentionError(backbone, refused)
     return Anatomy(
         backbone=backbone,
         layers=tuple(layers),

@@ -1,8 +1,11 @@
-"""LeViT's attention: keys and values of unequal size, position biases, downsampling by queries."""
+"""LeViT's attention, TinyViT's and EfficientFormer's: values wider than keys, position biases."""
 
+import math
 from typing import Any
 
+from timm.models.efficientformer import Attention as EfficientFormerAttention
 from timm.models.levit import Attention, AttentionDownsample
+from timm.models.tiny_vit import Attention as TinyVitAttention
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
@@ -12,16 +15,19 @@ from castling.model.hosts.spec import (
     CastledAttention,
     CoreLayer,
     Host,
+    input_tensor,
     num_params,
 )
 from castling.operators.spec import TokenGrid
 
 
 class CastledLevitAttention(CastledAttention):
-    """LeViT's attention (Graham et al., ICCV 2021) with another core.
+    """LeViT's attention (Graham et al., ICCV 2021) and its kin with another core.
 
-    Left open by Castling-ViT: the position biases belong to the softmax, so they work in the
-    masked branch and go with it.
+    EfficientFormer's (Li et al., 2022) is the same, TinyViT's (Wu et al., ECCV 2022) is normalised
+    first and works in windows. Left open by Castling-ViT: the position biases belong to the
+    softmax, so they work in the masked branch and go with it; TinyViT's windows stay, each is
+    castled in itself, as convolutions in between carry what lies beyond.
     """
 
     training_only = ("auxiliary", "attention_biases", "attention_bias_idxs")
@@ -40,6 +46,8 @@ class CastledLevitAttention(CastledAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens; shapes (batch, token, channel), or maps as timm's `use_conv` has them."""
         sizes = [self.key_size, self.key_size, self.value_size]
+        norm = getattr(self, "norm", None)
+        x = x if norm is None else norm(x)
         q, k, v = _per_head(self.qkv(x), self.num_heads).split(sizes, dim=-1)
         mixed = self.mix(*(part.transpose(1, 2) for part in (q, k, v)))
         return self.proj(_merged(mixed, self.map if x.ndim == 4 else None))
@@ -78,7 +86,8 @@ class CastledLevitDownsample(CastledAttention):
 def _keep_biases(castled: nn.Module, stock: Any) -> None:
     if hasattr(castled, "auxiliary"):
         castled.attention_biases = stock.attention_biases
-        castled.register_buffer("attention_bias_idxs", stock.attention_bias_idxs, persistent=False)
+        index, is_saved = stock.attention_bias_idxs, "attention_bias_idxs" in stock.state_dict()
+        castled.register_buffer("attention_bias_idxs", index, persistent=is_saved)
 
 
 def _per_head(x: Tensor, num_heads: int) -> Tensor:
@@ -94,8 +103,9 @@ def _merged(mixed: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 
 def _layer(call: Call) -> CoreLayer:
-    module = call.module
-    height, width = module.resolution
+    module, x = call.module, input_tensor(call)
+    side = math.isqrt(x.shape[1])  # EfficientFormer knows its own no longer
+    height, width = getattr(module, "resolution", (side, side))
     downsamples = isinstance(module, AttentionDownsample)
     stride = module.stride if downsamples else 1
     kept = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
@@ -109,6 +119,7 @@ def _layer(call: Call) -> CoreLayer:
         queries=TokenGrid(height=-(-height // stride), width=-(-width // stride)),
         keys=TokenGrid(height=height, width=width),
         query_stride=stride,
+        repeats=x.shape[0],
         kept_macs=kept,
         kept_params=num_params(module) - module.attention_biases.numel(),
         branch_macs=call.macs[""] - kept,
@@ -117,11 +128,13 @@ def _layer(call: Call) -> CoreLayer:
     )
 
 
+KINDS = {Attention, AttentionDownsample, EfficientFormerAttention, TinyVitAttention}
+
 HOSTS.add(
     "levit",
     Host(
-        summary="LeViT: unequal key and value sizes, position biases, downsampling",
-        knows=lambda module: type(module) in {Attention, AttentionDownsample},
+        summary="LeViT, TinyViT, EfficientFormer: wide values, position biases, downsampling",
+        knows=lambda module: type(module) in KINDS,
         layer=_layer,
     ),
 )

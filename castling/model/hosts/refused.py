@@ -8,6 +8,7 @@ _CLASS = "asks with the class token alone, which is linear in the tokens already
 _CHANNELS = "attends over channels, which is linear in the tokens already"
 _LINEAR = "is linear in the tokens already"
 _NEAR = "sees a small neighbourhood of each token, which is linear in the tokens already"
+_TALKS = "mixes its heads around the softmax, for which a core has no place"
 _LEARNT = "adds learnt products of queries and positions, which no operator has"
 
 REFUSED_KINDS: Mapping[str, str] = {
@@ -24,12 +25,16 @@ REFUSED_KINDS: Mapping[str, str] = {
     "CrossCovarianceAttn": _CHANNELS,
     "SplitAttn": "weighs channels of a convolution and mixes no tokens",
     "SelectiveKernelAttn": "weighs channels of a convolution and mixes no tokens",
-    "TalkingHeadAttn": "mixes its heads around the softmax, for which a core has no place",
+    "TalkingHeadAttn": _TALKS,
+    "LayerScaleBlockClassAttn": _CLASS,
     "LinearSelfAttention": _LINEAR,
     "EfficientAdditiveAttention": _LINEAR,
     "FactorAttnConvRelPosEnc": _LINEAR,
     "OutlookAttention": _NEAR,
     "HaloAttn": _NEAR,
+    "MaskUnitAttention": "orders its tokens by mask units, where a convolution has no rows",
+    "SelfAttnBlock": _LEARNT,
+    "CascadedGroupAttention": "feeds what a head mixes to the next, for which a core has no place",
     "DiffAttention": "is the difference of two softmaxes, for which a core has no place",
     "BottleneckAttn": _LEARNT,
     "WindowAttentionGlobal": "takes its queries from a pooling of the whole image",

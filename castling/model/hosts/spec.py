@@ -276,8 +276,15 @@ def keep_biases(castled: nn.Module, stock: Any) -> None:
 
 
 def with_biases(castled: Any, x: Tensor) -> Tensor:
-    """Return q, k and v side by side, where those of q and v may stand apart; k then has none."""
+    """Return q, k and v side by side, where the biases of q and v may stand apart."""
     if not hasattr(castled, "q_bias"):
         return castled.qkv(x)
-    bias = torch.cat([castled.q_bias, torch.zeros_like(castled.q_bias), castled.v_bias])
-    return F.linear(x, castled.qkv.weight, bias)
+    return F.linear(x, castled.qkv.weight, bias_of_qkv(castled))
+
+
+def bias_of_qkv(castled: Any) -> Tensor:
+    """Return the biases of q, k and v; where those of q and v stand apart, k has none."""
+    if hasattr(castled, "q_bias"):
+        return torch.cat([castled.q_bias, torch.zeros_like(castled.q_bias), castled.v_bias])
+    weight, bias = castled.qkv.weight, castled.qkv.bias
+    return weight.new_zeros(weight.shape[0]) if bias is None else bias

@@ -1,5 +1,7 @@
 """Swin's window attention: castled it sees the whole map; its windows remain in the branch."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ from castling.model.hosts.spec import (
     CastledAttention,
     CoreLayer,
     Host,
+    bias_of_qkv,
     num_params,
+    with_biases,
 )
 from castling.operators.spec import TokenGrid
 
@@ -31,30 +35,29 @@ class CastledWindowAttention(CastledAttention):
     its windows, shifted, with its relative positions, and fades with them.
     """
 
-    training_only = ("auxiliary", "relative_position_bias_table", "windows")
+    training_only: tuple[str, ...] = (
+        "auxiliary", "windows", "relative_position_bias_table", "relative_position_index",
+    )  # fmt: skip
 
     relative_position_bias_table: Tensor
+    relative_position_index: Tensor
     windows: "_Windows"
     proj_drop: nn.Module
 
     def __init__(self, block: Any, layer: CoreLayer, choice: LayerChoice) -> None:
-        stock = block.attn
-        super().__init__(stock, layer, choice)
+        super().__init__(block.attn, layer, choice)
         self.map = (layer.queries.height, layer.queries.width)
         if hasattr(self, "auxiliary"):
-            self.relative_position_bias_table = stock.relative_position_bias_table
             self.windows = _Windows(block)
+            self._keep_positions(block.attn)
 
     def bias(self, q: Tensor) -> Tensor:
         """Return the relative positions' bias and the shift's mask, for q in windows."""
-        index = self.windows.positions
-        table = self.relative_position_bias_table[index.flatten()]
-        bias = table.unflatten(0, index.shape).permute(2, 0, 1)
         mask = self.windows.mask
         if mask is None:
-            return bias
+            return self._positions()
         num_images = q.shape[0] // mask.shape[0]
-        return (bias + mask[:, None]).repeat(num_images, 1, 1, 1)
+        return (self._positions() + mask[:, None]).repeat(num_images, 1, 1, 1)
 
     def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
         """Return what the masked branch adds: timm's attention within windows."""
@@ -65,39 +68,50 @@ class CastledWindowAttention(CastledAttention):
         windows = super().added(cut[0], cut[1], cut[2], shared)
         return self.windows.join(windows, self.map)
 
-    def _paddings(self) -> tuple[Tensor | None, ...]:
-        """Return q, k and v of timm's padding, which are the projections of a token of zeros."""
-        bias: Any = self.qkv.bias
-        return (None,) * 3 if bias is None else bias.chunk(3)
-
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens (batch, token, channel) of the whole map, the one window there is."""
         assert mask is None
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = self.mix(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj_drop(self.proj(mixed))
+        q, k, v = self._heads(with_biases(self, x))
+        mixed = self.mix(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Return q, k and v, each (..., head, size), as they meet."""
+        return qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+
+    def _paddings(self) -> tuple[Tensor, ...]:
+        """Return q, k and v of timm's padding, which are the projections of a token of zeros."""
+        return tuple(part.flatten() for part in self._heads(bias_of_qkv(self)))
+
+    def _keep_positions(self, stock: Any) -> None:
+        self.relative_position_bias_table = stock.relative_position_bias_table
+        index = stock.relative_position_index
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def _positions(self) -> Tensor:
+        """Return the bias of the relative positions in a window, (head, query, key)."""
+        index = self.relative_position_index
+        table = self.relative_position_bias_table[index.flatten()]
+        return table.unflatten(0, index.shape).permute(2, 0, 1)
 
 
 class _Windows(nn.Module):
     """The windows of a Swin block, shifted or not."""
 
     mask: Tensor | None
-    positions: Tensor
 
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.size, self.shift = block.window_size, block.shift_size
-        self.register_buffer("positions", block.attn.relative_position_index, persistent=False)
         self.register_buffer("mask", block.attn_mask, persistent=False)
 
-    def cut(self, x: Tensor, size: tuple[int, int], padding: Tensor | None) -> Tensor:
+    def cut(self, x: Tensor, size: tuple[int, int], padding: Tensor) -> Tensor:
         """Return (batch x window, head, token, size) of (batch, head, token, size).
 
         Args:
             x: q, k or v of a map.
             size: height and width of the map.
-            padding: what stands beside the map where windows reach beyond, (head x size); or 0.
+            padding: what stands beside the map where windows reach beyond, (head x size).
         """
         image = x.transpose(1, 2).flatten(2).unflatten(1, size)
         if any(self.shift):
@@ -105,15 +119,14 @@ class _Windows(nn.Module):
         windows = window_partition(self._padded(image, size, padding), self.size).flatten(1, 2)
         return windows.unflatten(-1, (x.shape[1], -1)).transpose(1, 2)
 
-    def _padded(self, image: Tensor, size: tuple[int, int], padding: Tensor | None) -> Tensor:
+    def _padded(self, image: Tensor, size: tuple[int, int], padding: Tensor) -> Tensor:
         """Return an image (batch, height, width, channel) of whole windows."""
         below, beside = (-side % window for side, window in zip(size, self.size, strict=True))
         batch, _, _, channels = image.shape
         if not below and not beside:
             return image
-        beyond = image.new_zeros(channels) if padding is None else padding
-        wide = torch.cat([image, beyond.expand(batch, size[0], beside, channels)], dim=2)
-        row = beyond.expand(batch, below, size[1] + beside, channels)
+        wide = torch.cat([image, padding.expand(batch, size[0], beside, channels)], dim=2)
+        row = padding.expand(batch, below, size[1] + beside, channels)
         return torch.cat([wide, row], dim=1)
 
     def join(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -129,28 +142,40 @@ class _Windows(nn.Module):
 
 
 def _castled(block: Any, layer: CoreLayer, choice: LayerChoice) -> nn.Module:
-    """Return the block, its attention castled and its window as large as the map."""
-    block.attn = CastledWindowAttention(block, layer, choice)
-    block.window_size = (layer.queries.height, layer.queries.width)
-    block.window_area = layer.queries.num_tokens
+    return with_whole_map(block, CastledWindowAttention(block, layer, choice), layer.queries)
+
+
+def with_whole_map(block: Any, castled: CastledWindowAttention, grid: TokenGrid) -> nn.Module:
+    """Return the block with its attention castled and its window as large as the map."""
+    block.attn = castled
+    block.window_size = (grid.height, grid.width)
+    block.window_area = grid.num_tokens
     block.shift_size = (0, 0)
     block.attn_mask = None
     return block
 
 
-def _layer(call: Call) -> CoreLayer | str:
-    block = call.module
-    attention = block.attn
-    if type(attention) is not WindowAttention:
-        return f"holds an attention of the unknown kind {type(attention).__name__}"
+def window_layer(
+    call: Call, positions: int, build: Callable[[Any, CoreLayer, LayerChoice], nn.Module]
+) -> CoreLayer | str:
+    """Return the layer of a block of the Swin family.
+
+    Args:
+        call: of the block.
+        positions: parameters of the relative positions, which go with the branch.
+        build: makes the castled block.
+    """
+    block, attention = call.module, call.module.attn
     if block.dynamic_mask:
         return "takes images of any size, for which mask and convolution have no grid"
     _, height, width, _ = call.inputs[0].shape
     grid = TokenGrid(height=height, width=width)
-    outside = call.macs[""] - call.macs["attn"]
-    padded = call.macs["attn.qkv"] + call.macs["attn.proj"]
-    products = call.macs["attn"] - padded
-    projections = num_tokens_cost(attention, grid)
+    weights = attention.qkv.weight.numel() + attention.proj.weight.numel()
+    num_windows = math.prod(
+        math.ceil(side / window)
+        for side, window in zip((height, width), block.window_size, strict=True)
+    )
+    products = call.macs["attn"] - num_windows * block.window_area * weights
     return CoreLayer(
         name=call.name,
         stock_macs=call.macs[""],
@@ -160,18 +185,19 @@ def _layer(call: Call) -> CoreLayer | str:
         value_size=attention.qkv.out_features // (3 * attention.num_heads),
         queries=grid,
         keys=grid,
-        kept_macs=outside + projections,
-        kept_params=num_params(block) - attention.relative_position_bias_table.numel(),
+        kept_macs=call.macs[""] - call.macs["attn"] + grid.num_tokens * weights,
+        kept_params=num_params(block) - positions,
         branch_macs=products,
-        branch_keys=attention.window_area,
-        build=_castled,
+        branch_keys=block.window_area,
+        build=build,
     )
 
 
-def num_tokens_cost(attention: WindowAttention, grid: TokenGrid) -> int:
-    """Return the MACs of the projections without the tokens that pad windows."""
-    weights = attention.qkv.weight.numel() + attention.proj.weight.numel()
-    return grid.num_tokens * weights
+def _layer(call: Call) -> CoreLayer | str:
+    attention = call.module.attn
+    if type(attention) is not WindowAttention:
+        return f"holds an attention of the unknown kind {type(attention).__name__}"
+    return window_layer(call, attention.relative_position_bias_table.numel(), _castled)
 
 
 HOSTS.add(

@@ -15,6 +15,7 @@ from torch import nn
 
 from castling.config import DistillConfig, MaskSchedule, RunConfig
 from castling.errors import CheckpointError, ConfigError, DivergedError
+from castling.model.build import build
 from castling.model.castle import castle
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
@@ -426,10 +427,14 @@ def original(tiny: RunConfig, digits: Dataset, tmp_path_factory: pytest.TempPath
 EVERYTHING = DistillConfig(layer_weight=1.0, token_weight=0.5)
 
 
+@pytest.mark.parametrize("name", ["tiny", "everything_on"])
 def test_a_conversion_goes_on_bit_for_bit_with_its_local_head(
-    tiny: RunConfig, digits: Dataset, original: Path, tmp_path: Path
+    name: str, digits: Dataset, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run = with_training(tiny, epochs=3, initial=str(original), distill=EVERYTHING)
+    run: RunConfig = request.getfixturevalue(name)
+    blocks = tuple(block.replace(operator="softmax") for block in run.model.blocks)
+    save(build(run.model.replace(blocks=blocks), seed=5), tmp_path)
+    run = with_training(run, epochs=2, initial=str(tmp_path), distill=EVERYTHING)
     whole, whole_history = history(run, digits)
     path = tmp_path / "checkpoint.safetensors"
     train(run, digits, on_epoch=lambda _: False, checkpoint=path)

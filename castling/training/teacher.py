@@ -4,6 +4,7 @@ import json
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
@@ -76,7 +77,7 @@ def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
     try:
         return build_backbone(stock_config(model), pretrained=True)
     except (ConfigError, OSError) as error:
-        raise CheckpointError(f"timm's {model.backbone}", f"{_first_line(error)}") from None
+        raise _not_fetched(model.backbone, error) from None
 
 
 def load_teacher(run: RunConfig, initial: nn.Module | None) -> nn.Module:
@@ -160,7 +161,7 @@ def _downloaded_teacher(name: str, shape: tuple[int, int, int], num_classes: int
     try:
         return create(name, pretrained=True)
     except (ConfigError, OSError) as error:
-        raise CheckpointError(f"timm's {name}", f"{_first_line(error)}") from None
+        raise _not_fetched(name, error) from None
 
 
 def _stored_teacher(
@@ -238,9 +239,9 @@ def _state_of_file(path: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _not_fetched(name: str, error: Exception) -> CheckpointError:
+    reason = shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
+    return CheckpointError(f"timm's {name}", f"its weights cannot be fetched ({reason})")
 
 
 def digest_of(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from castling.config import RunConfig
+from castling.config import RunConfig, read_run_config
 from castling.files import write_yaml
 from search.cli import app, main
 from space.budget import parse_size
@@ -118,6 +118,11 @@ BAD_SEARCHES: dict[str, tuple[object, ...]] = {
     "unknown data": ("digits", "--set", "data.name=mnist"),
     "foreign data": ("digits", "--set", "model.image_size=[16, 16]"),
     "bad storage": ("digits", "--storage", "foo://bar"),
+    "no weights to begin with": ("digits", "--set", "train.initial=/nowhere"),
+    "weights of a backbone": ("digits", "--set", "train.initial=pretrained"),
+    "unknown teacher": ("digits", "--set", "train.distill={teacher: nope}"),
+    "teacher of other classes": ("digits", "--set", "train.distill={teacher: resnet18}"),
+    "lesson without a teacher": ("digits", "--set", "train.distill={}"),
     "nothing to resume": ("digits", "--resume"),
 }  # fmt: skip
 
@@ -356,6 +361,26 @@ def test_training_begins_with_given_weights_of_the_same_architecture(
         refused = castling("train", other, "--from", start, "--out", tmp_path / "c")
         assert_refused(*refused[::2])
         assert not (tmp_path / "c").exists()
+
+
+def test_a_trained_model_is_converted_by_settings(castling: Command, tmp_path: Path) -> None:
+    config, soft, out = tmp_path / "config.yaml", tmp_path / "softmax", tmp_path / "converted"
+    data = {"num_train": 100, "num_validation": 50}
+    model = {"blocks": [{"operator": "softmax"}]}
+    run = RunConfig.from_data({"model": model, "train": {"epochs": 1}, "data": data})
+    write_yaml(config, run.to_data())
+    assert castling("train", config, "--out", soft)[0] == 0
+    given = ["--set", "model.blocks.*.operator=linear_angular", "--set", "train.distill={}"]
+    assert castling("train", soft, "--from", soft, *given, "--out", out)[0] == 0
+    converted = read_run_config(out)
+    assert converted.model.blocks[0].operator == "linear_angular"
+    assert converted.train.initial == str(soft)
+    assert castling("evaluate", out)[0] == 0
+    unknown = castling("train", soft, "--set", "train.teacher=x", "--out", tmp_path / "c")
+    assert_refused(*unknown[::2])
+    alone = castling("train", soft, "--set", "train.distill={}", "--out", tmp_path / "c")
+    assert_refused(*alone[::2])
+    assert not (tmp_path / "c").exists()
 
 
 def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from hypothesis import given, settings, strategies as st
 from timm.models.vision_transformer import VisionTransformer
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
+from castling.errors import ConfigError
+from castling.model.backbone import castle_backbone
 from castling.model.build import build
 from castling.model.castle import set_progress
 from castling.model.vit import CastlingViT
@@ -207,3 +209,34 @@ def test_a_castled_model_exports_to_a_graph() -> None:
     images = torch.randn(2, 1, 8, 8)
     exported = torch.export.export(model, (images,)).module()
     torch.testing.assert_close(exported(images), model(images))
+
+
+def test_chosen_layers_castle_and_every_other_weight_is_kept() -> None:
+    config = ModelConfig(blocks=(BlockConfig(operator="softmax"),) * 3)
+    model = build(config, seed=0)
+    mask = MaskSchedule(start_multiple=2.0)
+    castled = castle_backbone(
+        model, ["softmax", {"operator": "linear_angular", "mask": mask}, "taylor"]
+    )
+    assert isinstance(castled, CastlingViT)
+    assert [block.operator for block in castled.config.blocks] == [
+        "softmax", "linear_angular", "taylor"
+    ]  # fmt: skip
+    assert castled.config.blocks[1].mask == mask
+    own, kept = model.state_dict(), castled.state_dict()
+    assert own.keys() <= kept.keys()
+    assert all(torch.equal(own[name], kept[name]) for name in own)
+    with torch.no_grad():
+        castled.head.weight.zero_()
+    assert model.head.weight.any()  # a model of its own
+    images = torch.randn(2, 1, 8, 8)
+    same = castle_backbone(model, "softmax")
+    assert torch.equal(same.eval()(images), model.eval()(images))
+
+
+def test_choices_that_do_not_fit_a_vit_are_refused() -> None:
+    model = build(ModelConfig(blocks=(BlockConfig(),) * 3), seed=0)
+    with pytest.raises(ConfigError, match="blocks: must have one choice for each of the 3"):
+        castle_backbone(model, ["softmax", "softmax"])
+    with pytest.raises(ConfigError, match="options: must be left out for a model that is built"):
+        castle_backbone(model, "softmax", num_classes=3)

@@ -198,6 +198,29 @@ def test_a_checkpoint_of_another_optimiser_is_refused(
     refused(path, "another optimiser")
 
 
+def test_what_is_trained_beside_the_model_is_kept_beside_it(state: State, path: Path) -> None:
+    head, fresh = nn.Linear(3, 2), nn.Linear(3, 2)
+    save_checkpoint(path, *state, METRICS, "me", head)
+    assert {name for name in read_tensors(path)[0] if name.startswith("beside.")} == {
+        "beside.weight",
+        "beside.bias",
+    }
+    assert load_checkpoint(path, *started(1, steps=0), "me", fresh) == METRICS
+    assert equal(head, fresh)
+
+
+@pytest.mark.parametrize("beside", [None, nn.Linear(4, 2)])
+def test_a_checkpoint_with_another_part_beside_the_model_is_refused(
+    state: State, path: Path, beside: nn.Module | None
+) -> None:
+    save_checkpoint(path, *state, METRICS, "me", nn.Linear(3, 2))
+    model, optimizer = started(1, steps=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="another model"):
+        load_checkpoint(path, model, optimizer, "me", beside)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
     """Make writes past `size` bytes of a file fail with OSError, as on a full disk."""

@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,14 +13,22 @@ import pytest
 import torch
 from torch import nn
 
-from castling.config import MaskSchedule, RunConfig
-from castling.errors import DivergedError
+from castling.config import DistillConfig, MaskSchedule, RunConfig
+from castling.errors import CheckpointError, ConfigError, DivergedError
+from castling.model.build import build
 from castling.model.castle import castle
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.training.data import Dataset, Split, load_data, load_test
-from castling.training.loop import Pixels, Trained, accuracy, evaluate, train as train_anywhere
+from castling.training.loop import (
+    Pixels,
+    Trained,
+    accuracy,
+    check_begin,
+    evaluate,
+    train as train_anywhere,
+)
 from castling.training.metrics import EpochMetrics
 
 
@@ -403,3 +412,112 @@ def test_training_takes_images_that_are_all_alike(tiny: RunConfig, digits: Datas
     data = replace(digits, train=blank, validation=blank, mean=(0.0,), std=(1e-6,))
     trained = train(with_training(tiny, epochs=1), data)
     assert math.isfinite(trained.metrics.loss)
+
+
+@pytest.fixture(scope="module")
+def original(tiny: RunConfig, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny model, all softmax, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("original")
+    blocks = tuple(block.replace(operator="softmax") for block in tiny.model.blocks)
+    run = with_training(tiny.replace(model=tiny.model.replace(blocks=blocks)), epochs=1)
+    save(train(run, digits).model, folder)
+    return folder
+
+
+EVERYTHING = DistillConfig(layer_weight=1.0, token_weight=0.5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "everything_on"])
+def test_a_conversion_goes_on_bit_for_bit_with_its_local_head(
+    name: str, digits: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run: RunConfig = request.getfixturevalue(name)
+    blocks = tuple(block.replace(operator="softmax") for block in run.model.blocks)
+    save(build(run.model.replace(blocks=blocks), seed=5), tmp_path)
+    run = with_training(run, epochs=2, initial=str(tmp_path), distill=EVERYTHING)
+    whole, whole_history = history(run, digits)
+    path = tmp_path / "checkpoint.safetensors"
+    train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    stored = read_tensors(path)[0]
+    assert {name for name in stored if "local" in name} == {
+        "beside.local.weight",
+        "beside.local.bias",
+    }
+    resumed, rest = history(run, digits, checkpoint=path)
+    assert list(map(timeless, rest)) == list(map(timeless, whole_history[1:]))
+    assert same_weights(resumed.model, whole.model)
+    after = read_tensors(path)[0]  # the local head is trained
+    assert not torch.equal(stored["beside.local.weight"], after["beside.local.weight"])
+    assert not any("local" in name or "teacher" in name for name in whole.model.state_dict())
+
+
+def test_a_training_begins_with_the_weights_that_it_names(
+    tiny: RunConfig, digits: Dataset, original: Path
+) -> None:
+    run = with_training(tiny, epochs=1, learning_rate=1e-12, weight_decay=0.0)
+    named = train(with_training(run, initial=str(original)), digits)
+    given = train(run, digits, initial=load(original))
+    assert same_weights(named.model, given.model)
+    begun = named.model.state_dict()["blocks.0.attn.qkv.weight"]
+    assert torch.allclose(begun, load(original).state_dict()["blocks.0.attn.qkv.weight"])
+
+
+def test_the_original_may_be_given_as_a_model(
+    tiny: RunConfig, digits: Dataset, original: Path
+) -> None:
+    run = with_training(tiny, epochs=1, distill=DistillConfig())
+    given = train(run, digits, initial=load(original))
+    named = train(with_training(run, initial=str(original)), digits)
+    assert same_weights(named.model, given.model)
+    with pytest.raises(ConfigError, match="begins with no weights"):
+        train(run, digits)
+
+
+@pytest.mark.parametrize("role", ["initial", "teacher"])
+def test_a_training_of_other_initial_weights_or_teacher_is_another(
+    role: str, tiny: RunConfig, digits: Dataset, original: Path, tmp_path: Path
+) -> None:
+    folder, path = tmp_path / "model", tmp_path / "checkpoint.safetensors"
+    model = load(original)
+    save(model, folder)
+    named = {"initial": str(folder)} if role == "initial" else {
+        "distill": DistillConfig(teacher=str(folder))
+    }  # fmt: skip
+    run = with_training(tiny, epochs=2, **named)
+    train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    assert [metrics.epoch for metrics in history(run, digits, checkpoint=path)[1]] == [2]
+    train(run, digits, on_epoch=lambda _: False, checkpoint=path)
+    with torch.no_grad():
+        model.head.bias += 1.0
+    save(model, folder)  # the config still says the same
+    assert [metrics.epoch for metrics in history(run, digits, checkpoint=path)[1]] == [1, 2]
+
+
+def test_a_teacher_changes_the_training_and_its_absence_does_not(
+    tiny: RunConfig, digits: Dataset, original: Path
+) -> None:
+    run = with_training(tiny, epochs=1)
+    alone = train(run, digits)
+    taught = train(with_training(run, distill=DistillConfig(teacher=str(original))), digits)
+    assert not same_weights(alone.model, taught.model)
+    almost = DistillConfig(teacher=str(original), weight=1e-12)
+    silent = train(with_training(run, distill=almost), digits)
+    assert silent.metrics.loss == pytest.approx(alone.metrics.loss, rel=1e-5)
+
+
+def test_check_begin_raises_what_the_training_would(
+    tiny: RunConfig, digits: Dataset, original: Path
+) -> None:
+    other = tiny.replace(model=tiny.model.replace(embed_width=24))
+    for run in (
+        with_training(other, initial=str(original)),
+        with_training(
+            tiny.replace(model=tiny.model.replace(blocks=tiny.model.blocks[:1])),
+            distill=DistillConfig(teacher=str(original), layer_weight=1.0),
+        ),
+    ):
+        with pytest.raises((ConfigError, CheckpointError)) as before:
+            check_begin(run)
+        with pytest.raises(type(before.value), match=re.escape(str(before.value))):
+            train(run, digits)
+    check_begin(tiny)

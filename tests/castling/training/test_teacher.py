@@ -235,3 +235,16 @@ def test_a_folder_brings_its_own_weights(tmp_path: Path) -> None:
     save(build(MODEL, seed=0), tmp_path)
     run = run_of(MODEL, **taught(teacher=str(tmp_path), weights="other.pth"))
     refused(run, ConfigError, r"^train\.distill\.weights: must be left out")
+
+
+@pytest.mark.parametrize("role", ["initial", "teacher"])
+def test_weights_that_cannot_be_fetched_are_said_to_be(
+    role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    model = backbone_config("deit_tiny_patch16_224", "linear_angular")
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    train = {"initial": "pretrained"} if role == "initial" else taught(teacher=model.backbone)
+    refused(run_of(model, **train), CheckpointError, r"^timm's deit_.*fetched \(no network\)")

@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from castling.config import DistillConfig, RunConfig
+from castling.model.build import build
+from castling.model.storage import read_tensors, save
+from castling.training.data import load_data
+from reports.records import curve_path, weights_path
+from search import worker
+
+
+def test_a_trial_begins_with_the_weights_that_the_recipe_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunConfig.from_data({"data": {"num_train": 100, "num_validation": 50}})
+    start = tmp_path / "start"
+    save(build(run.model, seed=9), start)
+    changes = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    begun = run.replace(
+        train=run.train.replace(**changes, initial=str(start), distill=DistillConfig())
+    )
+    reports: list[dict[str, object]] = []
+    monkeypatch.setattr(worker.tune, "report", reports.append)
+    config = {"trial": 0, "run": json.dumps(begun.to_data()), "folder": str(tmp_path / "run")}
+    worker.train_trial({**config, "threads": 1, "device": "cpu"}, load_data(run.data, run.model))
+    assert json.loads(str(reports[-1][worker.OUTCOME]))["state"] == "trained"
+    assert curve_path(tmp_path / "run", 0).is_file()
+    trained = read_tensors(weights_path(tmp_path / "run", 0))[0]
+    saved = read_tensors(start / "model.safetensors")[0]
+    assert (trained["head.weight"] - saved["head.weight"]).abs().max() < 1e-6

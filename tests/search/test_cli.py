@@ -38,7 +38,7 @@ def castling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 OPTIONS = {
     "search": {
         "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
-        "--set", "--resume", "--address", "--storage",
+        "--images", "--set", "--resume", "--address", "--storage",
     },
     "status": set(),
     "front": {"--format"},
@@ -48,6 +48,7 @@ OPTIONS = {
     "evaluate": set(),
     "measure": set(),
     "operators": {"--tokens", "--width", "--heads"},
+    "layers": {"--image-size", "--operator"},
     "spaces": set(),
     "recipes": set(),
     "samplers": set(),

@@ -3,12 +3,15 @@ import warnings
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import castling
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import UncountedOperatorError
+from castling.model.backbone import backbone_config
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.operators import OPERATORS
@@ -238,3 +241,43 @@ def test_a_model_is_measured_castled_and_with_its_branches() -> None:
     assert found.training_macs == spent.training_macs > found.macs
     assert found.latency_ms > 0.0
     assert found.macs == measure_macs(castle(build(config, seed=1)), (1, 8, 8))
+
+
+PUBLISHED = {
+    "deit_tiny_patch16_224": (1.254, 1.137),
+    "deit_small_patch16_224": (4.599, 4.366),
+    "deit_base_patch16_224": (17.564, 17.097),
+    "levit_128": (0.406, 0.375),
+    "levit_192": (0.658, 0.623),
+    "levit_256": (1.128, 1.082),
+    "levit_384": (2.353, 2.284),
+}
+"""GMACs of timm's models with softmax, and with every layer plainly castled."""
+QUICK = ("deit_tiny_patch16_224", "levit_128")
+"""Those that are traced every time; of the others, the closed form is."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_closed_forms_of_timms_models_are_the_published_costs(name: str) -> None:
+    for operator, gmacs in zip(("softmax", "linear_angular"), PUBLISHED[name], strict=True):
+        assert cost(backbone_config(name, operator)).macs == pytest.approx(gmacs * 1e9, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED],
+)
+def test_measured_costs_of_timms_models_are_the_published_ones(name: str) -> None:
+    softmax, castled = PUBLISHED[name]
+    stock = timm.create_model(name)
+    assert measure_macs(stock, (3, 224, 224)) == pytest.approx(softmax * 1e9, rel=5e-3)
+    model = castling.castle(castling.castle_backbone(stock, "linear_angular"))
+    assert measure_macs(model, (3, 224, 224)) == pytest.approx(castled * 1e9, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "gmacs"), [("mvitv2_tiny", 4.7), ("swin_tiny_patch4_window7_224", 4.5)]
+)
+def test_measured_costs_of_mvit_and_swin_are_the_published_ones(name: str, gmacs: float) -> None:
+    measured = measure_macs(timm.create_model(name), (3, 224, 224))
+    assert measured == pytest.approx(gmacs * 1e9, rel=5e-3)

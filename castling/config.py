@@ -290,6 +290,18 @@ def _plain_data(value: object) -> object:
         raise ConfigError("", "must be plain data, as YAML holds it", value) from None
 
 
+_NO_OPTIONS = {
+    "img_size": "is set by image_size",
+    "in_chans": "is set by channels",
+    "num_classes": "is set by num_classes beside options",
+    **dict.fromkeys(
+        ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+        "is no part of a model: train.initial names the weights to begin with",
+    ),
+}
+"""What timm's constructor takes and a config does not, and why."""
+
+
 class StockBackbone(Config):
     """A model of timm as it is: what `timm.create_model` needs to build it."""
 
@@ -304,23 +316,35 @@ class StockBackbone(Config):
     options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
 
+    @model_validator(mode="after")
+    def _no_option_twice(self) -> "StockBackbone":
+        for name in self.options.keys() & _NO_OPTIONS.keys():
+            raise ConfigError(f"options.{name}", _NO_OPTIONS[name], fix=f"remove {name!r}")
+        return self
+
 
 class BackboneConfig(StockBackbone):
     """A model of timm, its attention layers castled in place: everything needed to build it."""
 
     blocks: tuple[LayerChoice, ...]
     """The choice of every attention layer, first to last; softmax leaves timm's layer as it is.
-    In YAML, the fields of one choice stand for that choice in every layer."""
+    In YAML, one choice stands for that choice in every layer, an operator's name for its defaults.
+    """
 
     @model_validator(mode="before")
     @classmethod
-    def _one_choice_for_all(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("blocks"), dict):
+    def _short_forms(cls, data: object) -> object:
+        if not isinstance(data, dict) or "blocks" not in data:
+            return data
+        stock = {name: value for name, value in data.items() if name != "blocks"}
+        choices = data["blocks"]
+        if isinstance(choices, str | dict):
             from castling.model.hosts.anatomy import anatomy_of
 
-            stock = {name: value for name, value in data.items() if name != "blocks"}
-            layers = anatomy_of(StockBackbone(**stock)).layers
-            return {**stock, "blocks": (data["blocks"],) * len(layers)}
+            choices = (choices,) * len(anatomy_of(StockBackbone(**stock)).layers)
+        if isinstance(choices, list | tuple):
+            named = [{"operator": one} if isinstance(one, str) else one for one in choices]
+            return {**stock, "blocks": tuple(named)}
         return data
 
     @model_validator(mode="after")

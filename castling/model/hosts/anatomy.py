@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice, StockBackbone
-from castling.errors import ConfigError, UnknownNameError
+from castling.errors import ConfigError
 from castling.model.hosts.refused import REFUSED_KINDS
 from castling.model.hosts.spec import HOSTS, AttentionLayer, Call, Host, num_params
 from castling.operators import OPERATORS
@@ -91,7 +92,9 @@ def create(backbone: str, **options: Any) -> nn.Module:
         ConfigError: when there is no such model or an option does not fit it.
     """
     if not timm.is_model(backbone):
-        raise UnknownBackboneError(backbone)
+        close = get_close_matches(backbone, timm.list_models(), n=4)
+        fix = f"did you mean {', '.join(close)}" if close else "timm.list_models() lists them"
+        raise ConfigError("backbone", "must be one of timm's models", backbone, fix)
     try:
         return _create(backbone, options)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
@@ -119,14 +122,6 @@ def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
             raise
     fitting = {name: value for name, value in options.items() if name != "img_size"}
     return timm.create_model(backbone, **fitting)
-
-
-class UnknownBackboneError(UnknownNameError):
-    """timm has no architecture of this name."""
-
-    def __init__(self, name: str) -> None:
-        close = timm.list_models(f"*{name.split('_', 1)[0]}*")[:8] if name else []
-        super().__init__("backbone", name, close or ["the names that timm.list_models() lists"])
 
 
 class NoAttentionError(ConfigError):

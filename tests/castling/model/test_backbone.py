@@ -146,6 +146,13 @@ def test_a_config_in_yaml_gives_one_choice_for_all_layers(tmp_path: Path) -> Non
     assert isinstance(model, BackboneConfig)
     assert len(model.blocks) == 3
     assert {layer.conv_kernel for layer in model.blocks} == {5}
+    (tmp_path / "config.yaml").write_text(
+        text.replace("{operator: linear_angular, conv_kernel: 5}", "skip")
+    )
+    named = castling.config.read_run_config(tmp_path).model
+    assert [layer.operator for layer in named.blocks] == ["skip"] * 3
+    listed = BackboneConfig(**{**dict(named), "blocks": ["softmax", {"mask": None}, "skip"]})
+    assert [layer.operator for layer in listed.blocks] == ["softmax", "linear_angular", "skip"]
     run = RunConfig(model=model)
     assert RunConfig.from_data(json.loads(json.dumps(run.to_data()))) == run
 
@@ -236,11 +243,11 @@ def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> Non
     ("arguments", "options", "reason"),
     [
         (
-            ("deit_huge_of_mine", "softmax"),
+            ("deit_tiny_patch_16", "softmax"),
             {},
-            "backbone must be one of .*deit.*deit_huge_of_mine",
+            "must be one of timm's models, got .*did you mean deit",
         ),
-        (("", "softmax"), {}, "backbone must be one of"),
+        (("", "softmax"), {}, "backbone: must be one of timm's models"),
         (("resnet18", "softmax"), {}, "must have attention that can castle, got 'resnet18'"),
         (("deit_tiny_patch16_224", ["softmax"] * 3), {}, "12 attention layers .*, got 3"),
         (("deit_tiny_patch16_224", []), {}, "12 attention layers .*, got 0"),
@@ -316,3 +323,9 @@ def test_every_operator_serves_a_vision_transformer_of_timms(operator: str) -> N
     castled_model = castling.castle(model)
     assert spent.macs == measure_macs(castled_model, shape)
     assert spent.params == measure_params(castled_model)
+
+
+@pytest.mark.parametrize("option", ["img_size", "in_chans", "pretrained", "checkpoint_path"])
+def test_a_config_holds_no_option_twice_and_no_weights(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"options.{option}: is .*; remove '{option}'"):
+        StockBackbone(backbone="levit_128", options={option: 64})

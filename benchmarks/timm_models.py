@@ -4,8 +4,9 @@
     python benchmarks/timm_models.py --recount deit_tiny_patch16_224 levit_128s ...
 
 Builds every architecture that holds attention on the meta device, without weights, castles all of
-it, and compares the closed form with a count of the castled model by torch. Writes docs/timm-models.csv, a
-line per architecture, and the tables of docs/timm-models.md. Half an hour on one core.
+it, and compares the closed form with torch's count of the castled model. Writes
+docs/timm-models.csv, a line per architecture, and the tables of docs/timm-models.md. Half an hour
+on one core.
 """
 
 import argparse

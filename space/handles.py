@@ -88,6 +88,7 @@ HANDLES: Mapping[str, Handle] = {
     "aten::adaptive_avg_pool2d": nothing,
     "aten::upsample_nearest2d": nothing,
     "aten::upsample_bilinear2d": nothing,
+    "aten::upsample_bicubic2d": nothing,
     "aten::grid_sampler": nothing,
 }
 """What replaces or adds to fvcore's handles; the free ones are those that it counts by default."""

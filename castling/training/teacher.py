@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as pack_tensors
 from torch import nn
 
-from castling.config import BackboneConfig, Config, DistillConfig, RunConfig, read_run_config
+from castling.config import Architecture, BackboneConfig, RunConfig, read_run_config
 from castling.errors import CheckpointError, ConfigError
 from castling.model.backbone import (
     build_backbone,
@@ -31,6 +31,8 @@ PRETRAINED = "pretrained"
 """The `train.initial` that downloads timm's own weights."""
 INITIAL = "initial"
 """The `train.distill.teacher` that is the model of `train.initial`."""
+Shape = tuple[int, int, int]
+"""(channel, height, width) of images."""
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
 """How the names of timm's checkpoints end."""
 
@@ -46,36 +48,40 @@ def load_initial(run: RunConfig) -> nn.Module | None:
         ConfigError: when there is no such model, or it is of other classes or images.
         CheckpointError: when its weights are missing, truncated or of another model.
     """
-    if run.train.initial is None:
+    initial, model = run.train.initial, run.model
+    if initial is None:
         return None
-    described = json.dumps(run.model.to_data())
-    state = _state_of_file(Path(run.train.initial))
-    return _load_initial(run.train.initial, described, run.train.seed, state)
+    stock = json.dumps(stock_config(model).to_data()) if isinstance(model, BackboneConfig) else ""
+    return _load_initial(
+        initial, _shape(model), model.num_classes, stock, run.train.seed, _state_of(Path(initial))
+    )
 
 
 @lru_cache(maxsize=1)
-def _load_initial(initial: str, described: str, seed: int, _: tuple[int, ...]) -> nn.Module:
-    model = RunConfig.from_data({"model": json.loads(described)}).model
+def _load_initial(
+    initial: str, shape: Shape, num_classes: int, stock: str, seed: int, _: tuple[int, ...]
+) -> nn.Module:
     path = Path(initial)
     if path.is_dir():
-        _check_images("train.initial", read_run_config(path).model, model)
+        _check_images("train.initial", path, shape, num_classes)
         return load(path)
     if initial != PRETRAINED and path.suffix not in CHECKPOINTS:
         rule = "must be a folder of castling's, a checkpoint of timm's (.safetensors, .pth) or "
         raise ConfigError("train.initial", f"{rule}`{PRETRAINED}`", initial)
-    if not isinstance(model, BackboneConfig):
+    if not stock:
         raise ConfigError("train.initial", "must be a folder of castling's here", initial)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        model = BackboneConfig.from_data(json.loads(stock))
         return _timm_initial(model, None if initial == PRETRAINED else path)
 
 
 def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
     if weights is not None:
-        return build_backbone(stock_config(model), weights=weights)
+        return build_backbone(model, weights=weights)
     _check_downloadable(model.backbone, "train.initial")
     try:
-        return build_backbone(stock_config(model), pretrained=True)
+        return build_backbone(model, pretrained=True)
     except (ConfigError, OSError) as error:
         raise _not_fetched(model.backbone, error) from None
 
@@ -97,9 +103,11 @@ def load_teacher(run: RunConfig, initial: nn.Module | None) -> nn.Module:
         teacher = _original(run, initial)
     else:
         teacher = _load_teacher(
-            json.dumps(distill.to_data()),
-            json.dumps(run.model.to_data()),
-            _state_of_file(distill.weights or Path(distill.teacher)),
+            distill.teacher,
+            distill.weights,
+            _shape(run.model),
+            run.model.num_classes,
+            _state_of(distill.weights or Path(distill.teacher)),
         )
     return castle(teacher).requires_grad_(requires_grad=False)
 
@@ -128,29 +136,28 @@ def _timm_classes(backbone: str, initial: str) -> int | None:
 
 
 @lru_cache(maxsize=1)
-def _load_teacher(described: str, student: str, _: tuple[int, ...]) -> nn.Module:
-    distill = DistillConfig.from_data(json.loads(described))
-    model = RunConfig.from_data({"model": json.loads(student)}).model
-    folder = Path(distill.teacher)
+def _load_teacher(
+    name: str, weights: Path | None, shape: Shape, num_classes: int, _: tuple[int, ...]
+) -> nn.Module:
+    folder = Path(name)
     if folder.is_dir():
-        if distill.weights is not None:
+        if weights is not None:
             rule = "must be left out for a folder of castling's, which holds its own"
-            raise ConfigError("train.distill.weights", rule, str(distill.weights))
-        _check_images("train.distill.teacher", read_run_config(folder).model, model)
+            raise ConfigError("train.distill.weights", rule, str(weights))
+        _check_images("train.distill.teacher", folder, shape, num_classes)
         return load(folder)
-    if not timm.is_model(distill.teacher):
+    if not timm.is_model(name):
         raise ConfigError(
             "train.distill.teacher",
             f"must be `{INITIAL}`, a folder of castling's or timm's name of a model",
-            distill.teacher,
+            name,
         )
-    shape = (model.channels, *model.image_size)
-    if distill.weights is None:
-        return _downloaded_teacher(distill.teacher, shape, model.num_classes)
-    return _stored_teacher(distill.teacher, distill.weights, shape, model.num_classes)
+    if weights is None:
+        return _downloaded_teacher(name, shape, num_classes)
+    return _stored_teacher(name, weights, shape, num_classes)
 
 
-def _downloaded_teacher(name: str, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def _downloaded_teacher(name: str, shape: Shape, num_classes: int) -> nn.Module:
     _check_downloadable(name, "train.distill.weights")
     own = timm.get_pretrained_cfg(name)
     assert own is not None  # it has weights
@@ -164,9 +171,7 @@ def _downloaded_teacher(name: str, shape: tuple[int, int, int], num_classes: int
         raise _not_fetched(name, error) from None
 
 
-def _stored_teacher(
-    name: str, weights: Path, shape: tuple[int, int, int], num_classes: int
-) -> nn.Module:
+def _stored_teacher(name: str, weights: Path, shape: Shape, num_classes: int) -> nn.Module:
     tensors = read_timm_checkpoint(weights)
     _check_classes(checkpoint_classes(tensors, name), num_classes)
     own = timm.get_pretrained_cfg(name)
@@ -201,7 +206,7 @@ def located(run: RunConfig) -> RunConfig:
     return run.replace(train=train.replace(distill=distill))
 
 
-def _images_rule(shape: tuple[int, int, int]) -> str:
+def _images_rule(shape: Shape) -> str:
     return f"must take the model's images of {shape} channels, height, width"
 
 
@@ -221,15 +226,23 @@ def _check_downloadable(name: str, field: str) -> None:
         raise ConfigError(field, f"must be a checkpoint: timm has no weights of {name}")
 
 
-def _check_images(field: str, given: Config, needed: Config) -> None:
-    """Raise ConfigError unless two models are for the same images and classes."""
-    for name in ("num_classes", "image_size", "channels"):
-        got, must = getattr(given, name), getattr(needed, name)
-        if got != must:
-            raise ConfigError(field, f"must be a model with the {name} {must} of this one", got)
+def _check_images(field: str, folder: Path, shape: Shape, num_classes: int) -> None:
+    """Raise ConfigError unless a folder's model is for the same images and classes."""
+    given = read_run_config(folder).model
+    for name, got, needed in (
+        ("num_classes", given.num_classes, num_classes),
+        ("channels", given.channels, shape[0]),
+        ("image_size", given.image_size, shape[1:]),
+    ):
+        if got != needed:
+            raise ConfigError(field, f"must be a model with the {name} {needed} of this one", got)
 
 
-def _state_of_file(path: Path) -> tuple[int, ...]:
+def _shape(model: Architecture) -> Shape:
+    return (model.channels, *model.image_size)
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
     """Return what changes when a file, or the weights in a folder, is written anew."""
     file = path / WEIGHTS_FILE if path.is_dir() else path
     try:

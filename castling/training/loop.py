@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from castling.config import RunConfig, TrainConfig
-from castling.errors import CheckpointError, DivergedError
+from castling.errors import CheckpointError, ConfigError, DivergedError
 from castling.model.build import build
 from castling.model.castle import castle, set_progress
 from castling.model.storage import begin_with
@@ -133,7 +134,8 @@ class _Training:
         taught = () if self.lesson is None else self.lesson.parameters()
         self.parameters = [*self.model.parameters(), *taught]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
-        self.steps_per_epoch = math.ceil(len(data.train) / run.train.batch_size)
+        sizes = batch_sizes(self.model, len(data.train), run.train.batch_size)
+        self.batch_sizes, self.steps_per_epoch = sizes, len(sizes)
         self.num_steps = self.steps_per_epoch * run.train.epochs
         self.metrics: EpochMetrics | None = None
         """Of the last epoch."""
@@ -165,7 +167,7 @@ class _Training:
         order = torch.randperm(len(self.train_pixels.labels), generator=generator)
         self.model.train()
         total = 0.0
-        for step, rows in enumerate(order.split(self.run.train.batch_size)):
+        for step, rows in enumerate(order.split(self.batch_sizes)):
             total += self._step(rows, step, generator) * len(rows)
         trained = time.perf_counter() - started
         spent = 0.0 if self.metrics is None else self.metrics.train_seconds
@@ -236,6 +238,27 @@ class _Training:
         top1 = accuracy(self.model, self.validation_pixels, after_batch=count)
         total = len(self.validation_pixels.labels)
         return top1, tuple(mass / total for mass in surviving)
+
+
+def batch_sizes(model: nn.Module, num_images: int, batch_size: int) -> list[int]:
+    """Return the images of every step of an epoch: the last step takes what is left.
+
+    A single image that is left joins the step before where the model has batch norms, which have
+    no statistics of one image.
+
+    Raises:
+        ConfigError: when such a model is to train on one image at a time.
+    """
+    *whole, last = [len(rows) for rows in torch.arange(num_images).split(batch_size)]
+    if last > 1 or not any(isinstance(part, _BatchNorm) for part in model.modules()):
+        return [*whole, last]
+    if batch_size == 1 or not whole:
+        raise ConfigError(
+            "train.batch_size",
+            "must be at least 2, of at least 2 images, for a model with batch norms",
+            min(batch_size, num_images),
+        )
+    return [*whole[:-1], whole[-1] + last]
 
 
 def _begun(

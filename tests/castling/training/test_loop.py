@@ -25,6 +25,7 @@ from castling.training.loop import (
     Pixels,
     Trained,
     accuracy,
+    batch_sizes,
     check_begin,
     evaluate,
     train as train_anywhere,
@@ -521,3 +522,52 @@ def test_check_begin_raises_what_the_training_would(
         with pytest.raises(type(before.value), match=re.escape(str(before.value))):
             train(run, digits)
     check_begin(tiny)
+
+
+NORMED = nn.Sequential(nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize(
+    ("model", "num_images", "batch_size", "sizes"),
+    [
+        (nn.Linear(3, 3), 9, 4, [4, 4, 1]),
+        (NORMED, 9, 4, [4, 5]),
+        (NORMED, 10, 4, [4, 4, 2]),
+        (NORMED, 8, 4, [4, 4]),
+        (nn.Linear(3, 3), 1, 4, [1]),
+        (nn.Linear(3, 3), 3, 1, [1, 1, 1]),
+    ],
+)
+def test_a_single_image_that_is_left_joins_the_step_before_batch_norms(
+    model: nn.Module, num_images: int, batch_size: int, sizes: list[int]
+) -> None:
+    assert batch_sizes(model, num_images, batch_size) == sizes
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(5, 1), (1, 8)])
+def test_batch_norms_need_two_images(num_images: int, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match="batch_size: must be at least 2"):
+        batch_sizes(NORMED, num_images, batch_size)
+
+
+def test_levit_trains_on_images_of_which_one_is_left() -> None:
+    model = {
+        "backbone": "levit_128",
+        "image_size": 32,
+        "channels": 1,
+        "options": {
+            "embed_dim": [8, 16, 24],
+            "key_dim": 4,
+            "num_heads": [1, 2, 3],
+            "depth": [1, 1, 1],
+        },
+        "num_classes": 2,
+        "blocks": "linear_angular",
+    }
+    run = RunConfig.from_data({"model": model, "train": {"epochs": 2, "batch_size": 4}})
+    images = np.random.default_rng(0).integers(0, 255, (9, 1, 32, 32), np.uint8)
+    split = Split(images=images, labels=np.arange(9) % 2)
+    data = Dataset(
+        name="noise", train=split, validation=split, classes=("a", "b"), mean=(0.5,), std=(0.3,)
+    )
+    assert train(run, data).metrics.epoch == 2

@@ -29,8 +29,9 @@ from castling.config import (
     TrainConfig,
 )
 from castling.files import write_yaml
+from castling.model.storage import CONFIG_FILE
 from reports.export import METRICS_FILE, ModelMetrics
-from search.train import CHECKPOINT_FILE, train_config
+from search.train import train_config
 
 
 LESSON = DistillConfig(weight=0.5, temperature=3.0, layer_weight=0.1)
@@ -65,6 +66,7 @@ def without_weights(run: RunConfig) -> RunConfig:
 
 ABLATIONS: Mapping[str, Change] = {
     "converted": lambda run: run,
+    "without weights and teacher": lambda run: with_training(run, initial=None, distill=None),
     "without the weights": without_weights,
     "without logits": lambda run: with_lesson(run, weight=0.0),
     "without layer outputs": lambda run: with_lesson(run, layer_weight=0.0),
@@ -124,7 +126,7 @@ def trained(run: RunConfig, folder: Path) -> float:
     if not (folder / METRICS_FILE).exists():
         config = folder.with_suffix(".yaml")
         write_yaml(config, run.to_data())
-        resume = (folder / CHECKPOINT_FILE).exists()
+        resume = (folder / CONFIG_FILE).exists()
         metrics = train_config(config, folder, resume=resume)
         print(f"{folder.name}: {metrics.top1_test:.2%}", flush=True)
     return ModelMetrics.read(folder).top1_test

@@ -92,7 +92,7 @@ def test_a_backbone_is_searched_on_a_folder_of_images_from_given_weights(
 ) -> None:
     write_digits(tmp_path / "images")
     checkpoint = tmp_path / "levit.pth"
-    torch.save(timm.create_model("levit_128", num_classes=3).state_dict(), checkpoint)
+    torch.save(timm.create_model("levit_128", num_classes=3, img_size=32).state_dict(), checkpoint)
     run = tmp_path / "run"
     summary = search.run(
         "levit_128",

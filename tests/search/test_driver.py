@@ -77,6 +77,9 @@ def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(
     assert after.loc[before.index, before.columns].equals(before)
 
 
+NARROW_LEVIT = {"embed_dim": [16, 24, 32], "key_dim": 4, "num_heads": [1, 2, 3]}
+
+
 def write_digits(folder: Path) -> None:
     """Write class folders of real images: the first three of scikit-learn's digits."""
     bunch = load_digits()
@@ -92,17 +95,21 @@ def test_a_backbone_is_searched_on_a_folder_of_images_from_given_weights(
 ) -> None:
     write_digits(tmp_path / "images")
     checkpoint = tmp_path / "levit.pth"
-    torch.save(timm.create_model("levit_128", num_classes=3, img_size=32).state_dict(), checkpoint)
+    torch.save(
+        timm.create_model("levit_128", num_classes=3, img_size=32, **NARROW_LEVIT).state_dict(),
+        checkpoint,
+    )
     run = tmp_path / "run"
     summary = search.run(
         "levit_128",
         out=run,
         images=tmp_path / "images",
         trials=2,
-        workers=2,
-        max_macs="11.3M",
+        workers=1,
+        max_macs="140k",
         settings={
             "model.image_size": 32,
+            "model.options": NARROW_LEVIT,
             "train.initial": str(checkpoint),
             "train.epochs": 2,
             "train.batch_size": 16,
@@ -110,8 +117,8 @@ def test_a_backbone_is_searched_on_a_folder_of_images_from_given_weights(
     )
     assert (summary.trained, summary.failed) == (2, 0)
     trials = reports.load(run)
-    assert (trials.macs <= 11_300_000).all()
-    metrics = export(run, tmp_path / "best", max_macs="11.3M")
+    assert (trials.macs <= 140_000).all()
+    metrics = export(run, tmp_path / "best", max_macs="140k")
     assert evaluate_folder(tmp_path / "best").is_reproduced
     model = castling.load(tmp_path / "best")
     assert model.config.backbone == "levit_128"

@@ -112,9 +112,9 @@ def test_the_config_holds_the_values_of_the_active_names(name: str, seed: int) -
         assert read == {value}
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", ["digits", "levit_128"])
 @given(seed=SEEDS)
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_exactly_the_active_names_change_the_digest(name: str, seed: int) -> None:
     space, rng = PRESETS[name], Random(seed)
     point = space.sample(rng)

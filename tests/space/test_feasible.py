@@ -134,7 +134,7 @@ HIDDEN_BY_FORM = of_two_blocks(
 
 
 @given(space=small_spaces())
-@settings(max_examples=30)
+@settings(max_examples=15)
 @example(space=HIDDEN_CHEAPEST)
 @example(space=HIDDEN_DEAREST)
 @example(space=HIDDEN_BY_FORM)
@@ -160,7 +160,7 @@ def preset_ends(name: str, quantity: Quantity) -> tuple[int, int]:
     return count(low, quantity), count(high, quantity)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["digits", "levit_128"])
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=10)
@@ -258,7 +258,7 @@ def test_two_bounds_that_no_point_meets_are_refused_in_one_sentence() -> None:
     check_feasible(TRADE_OFF, Budget(max_macs=softmax.macs, max_params=mixed.params - 1))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["digits", "levit_128"])
 @given(seed=st.integers(0, 2**32), share=st.floats(0.0, 1.0), quantity=st.sampled_from(QUANTITIES))
 @settings(max_examples=6)
 def test_repaired_points_are_within_the_budget(

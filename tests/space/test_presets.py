@@ -77,6 +77,10 @@ def test_presets_have_the_tokens_that_they_state(name: str, num_patches: int) ->
     assert (height // model.patch_size) * (width // model.patch_size) == num_patches
 
 
+TRACED_SLOWLY = ("deit_tiny", "deit_small", "levit_256", "mvitv2_tiny", "swin_tiny")
+"""Their kinds of attention are traced in tests/castling/model/hosts, in small models."""
+
+
 @pytest.mark.parametrize(
     ("name", "num_layers", "gmacs"),
     [
@@ -97,7 +101,9 @@ def test_timms_models_have_their_layers_and_published_cost(
     assert cost(softmax).macs == pytest.approx(gmacs * 1e9, rel=0.005)
 
 
-@pytest.mark.parametrize("name", ["deit_tiny", "levit_128", "mvitv2_tiny", "swin_tiny"])
+@pytest.mark.parametrize(
+    "name", ["levit_128", *(pytest.param(name, marks=pytest.mark.slow) for name in TRACED_SLOWLY)]
+)
 def test_any_point_of_a_backbone_costs_what_is_measured(name: str) -> None:
     """At 64 pixels, where LeViT's last map has one token, and non-square."""
     space = SPACES[name]()

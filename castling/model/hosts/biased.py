@@ -82,20 +82,13 @@ def _layer(call: Call) -> CoreLayer | str:
     projections = grid.num_tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
     table = getattr(module, "relative_position_bias_table", None)
     biases = num_params(module, "rel_pos") + (0 if table is None else table.numel())
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=size,
-        value_size=size,
-        queries=grid,
-        keys=grid,
+    return CoreLayer.of(
+        call,
+        CastledBiasedAttention,
         kept_macs=projections,
-        kept_params=num_params(module) - biases,
-        branch_macs=call.macs[""] - projections,
-        branch_keys=grid.num_tokens,
-        build=CastledBiasedAttention,
+        sizes=(size, size),
+        queries=grid,
+        biases=biases,
     )
 
 

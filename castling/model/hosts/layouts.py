@@ -21,7 +21,6 @@ from castling.model.hosts.spec import (
     CoreLayer,
     Host,
     input_tensor,
-    num_params,
 )
 from castling.operators.spec import TokenGrid
 
@@ -117,21 +116,14 @@ def _layer(call: Call) -> CoreLayer | str:
     qkv = module.qkv
     width = (qkv.out_channels if isinstance(qkv, nn.Conv2d) else qkv.out_features) // 3
     kept = call.macs["qkv"] + call.macs["proj"]
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=width // module.num_heads,
-        value_size=width // module.num_heads,
-        queries=grid,
-        keys=grid,
-        repeats=kept // (grid.num_tokens * num_weights(module)),
+    size = width // module.num_heads
+    return CoreLayer.of(
+        call,
+        CastledLaidOutAttention,
         kept_macs=kept,
-        kept_params=num_params(module),
-        branch_macs=call.macs[""] - kept,
-        branch_keys=grid.num_tokens,
-        build=CastledLaidOutAttention,
+        sizes=(size, size),
+        queries=grid,
+        repeats=kept // (grid.num_tokens * num_weights(module)),
     )
 
 

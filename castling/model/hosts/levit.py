@@ -16,7 +16,6 @@ from castling.model.hosts.spec import (
     CoreLayer,
     Host,
     input_tensor,
-    num_params,
 )
 from castling.operators.spec import TokenGrid
 
@@ -109,22 +108,16 @@ def _layer(call: Call) -> CoreLayer:
     downsamples = isinstance(module, AttentionDownsample)
     stride = module.stride if downsamples else 1
     kept = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=module.key_dim,
-        value_size=module.val_dim,
+    return CoreLayer.of(
+        call,
+        CastledLevitDownsample if downsamples else CastledLevitAttention,
+        kept_macs=kept,
+        sizes=(module.key_dim, module.val_dim),
         queries=TokenGrid(height=-(-height // stride), width=-(-width // stride)),
         keys=TokenGrid(height=height, width=width),
+        biases=module.attention_biases.numel(),
         query_stride=stride,
         repeats=x.shape[0],
-        kept_macs=kept,
-        kept_params=num_params(module) - module.attention_biases.numel(),
-        branch_macs=call.macs[""] - kept,
-        branch_keys=height * width,
-        build=CastledLevitDownsample if downsamples else CastledLevitAttention,
     )
 
 

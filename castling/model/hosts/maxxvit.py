@@ -66,21 +66,14 @@ def _layer(call: Call) -> CoreLayer | str:
     height, width = x.shape[2:] if is_map else x.shape[1:3]
     grid = TokenGrid(height=height, width=width)
     kept = call.macs["qkv"] + call.macs["proj"]
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=module.dim_head,
-        value_size=module.dim_head,
-        queries=grid,
-        keys=grid,
-        repeats=x.shape[0],
+    return CoreLayer.of(
+        call,
+        CastledMaxxAttention,
         kept_macs=kept,
-        kept_params=num_params(module) - num_params(module, "rel_pos"),
-        branch_macs=call.macs[""] - kept,
-        branch_keys=grid.num_tokens,
-        build=CastledMaxxAttention,
+        sizes=(module.dim_head, module.dim_head),
+        queries=grid,
+        biases=num_params(module, "rel_pos"),
+        repeats=x.shape[0],
     )
 
 

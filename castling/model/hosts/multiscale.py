@@ -91,22 +91,16 @@ def _layer(call: Call) -> CoreLayer | str:
         return TokenGrid(height=height, width=width, num_prefix=prefix)
 
     kept = sum(call.macs.get(name, 0) for name in _PARTS)
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=module.head_dim,
-        value_size=module.head_dim,
+    return CoreLayer.of(
+        call,
+        CastledMultiScaleAttention,
+        kept_macs=kept,
+        sizes=(module.head_dim, module.head_dim),
         queries=grid(query_stride),
         keys=grid(key_stride),
+        biases=num_params(module) - num_params(module, *_PARTS),
         query_stride=query_stride,
         key_stride=key_stride,
-        kept_macs=kept,
-        kept_params=num_params(module, *_PARTS),
-        branch_macs=call.macs[""] - kept,
-        branch_keys=grid(key_stride).num_tokens,
-        build=CastledMultiScaleAttention,
     )
 
 

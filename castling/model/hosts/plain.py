@@ -167,21 +167,13 @@ def _layer(call: Call) -> AttentionLayer | str:
             index=_index(call),
         )
     kept = call.macs.get("qkv", 0) + call.macs.get("proj", 0) + call.macs.get("gate", 0)
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=module.head_dim,
-        value_size=module.head_dim,
-        queries=grid,
-        keys=grid,
-        repeats=x.shape[0],
+    return CoreLayer.of(
+        call,
+        CastledTokenAttention,
         kept_macs=kept,
-        kept_params=num_params(module),
-        branch_macs=call.macs[""] - kept,
-        branch_keys=grid.num_tokens,
-        build=CastledTokenAttention,
+        sizes=(module.head_dim, module.head_dim),
+        queries=grid,
+        repeats=x.shape[0],
     )
 
 

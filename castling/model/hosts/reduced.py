@@ -16,7 +16,6 @@ from castling.model.hosts.spec import (
     CoreLayer,
     Host,
     input_tensor,
-    num_params,
 )
 from castling.operators.spec import TokenGrid
 
@@ -100,22 +99,15 @@ def _layer(call: Call) -> CoreLayer:
     names = ("q", "kv", "sr", "qkv", "proj")
     kept = sum(call.macs.get(name, 0) for name in names)
     size = input_tensor(call).shape[-1] // module.num_heads
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=size,
-        value_size=size,
+    return CoreLayer.of(
+        call,
+        CastledLocalAttention if is_local else CastledReducedAttention,
+        kept_macs=kept,
+        sizes=(size, size),
         queries=window,
         keys=keys,
         key_stride=stride,
         repeats=math.ceil(height / window.height) * math.ceil(width / window.width),
-        kept_macs=kept,
-        kept_params=num_params(module),
-        branch_macs=call.macs[""] - kept,
-        branch_keys=keys.num_tokens,
-        build=CastledLocalAttention if is_local else CastledReducedAttention,
     )
 
 

@@ -20,7 +20,6 @@ from castling.model.hosts.spec import (
     has_mask,
     input_tensor,
     keep_biases,
-    num_params,
     product_macs,
     with_biases,
 )
@@ -94,20 +93,12 @@ def _layer(call: Call) -> CoreLayer | str:
     if grid is None:
         return f"has {x.shape[1]} tokens, on a grid that cannot be told"
     products = product_macs(module.num_heads, grid, grid, module.head_dim)
-    return CoreLayer(
-        name=call.name,
-        stock_macs=call.macs[""],
-        stock_params=num_params(module),
-        num_heads=module.num_heads,
-        key_size=module.head_dim,
-        value_size=module.head_dim,
-        queries=grid,
-        keys=grid,
+    return CoreLayer.of(
+        call,
+        CastledRopeAttention,
         kept_macs=call.macs[""] - products,
-        kept_params=num_params(module),
-        branch_macs=products,
-        branch_keys=grid.num_tokens,
-        build=CastledRopeAttention,
+        sizes=(module.head_dim, module.head_dim),
+        queries=grid,
     )
 
 

@@ -97,6 +97,49 @@ class CoreLayer(AttentionLayer):
     build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module]
     """Makes the castled module of timm's module."""
 
+    @classmethod
+    def of(  # noqa: PLR0913 - what kinds of attention differ in
+        cls,
+        call: Call,
+        build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module],
+        *,
+        kept_macs: int,
+        sizes: tuple[int, int],
+        queries: TokenGrid,
+        keys: TokenGrid | None = None,
+        biases: int = 0,
+        **placed: int,
+    ) -> "CoreLayer":
+        """Return the layer of a call; what it costs beyond `kept_macs` is its softmax.
+
+        Args:
+            call: the attention.
+            build: makes the castled module.
+            kept_macs: of the parts that stay.
+            sizes: channels of q and k, and of v, per head.
+            queries: their grid.
+            keys: their grid; by default the queries'.
+            biases: parameters of the softmax, which go with it.
+            placed: strides and repeats, where they are not 1.
+        """
+        keys = queries if keys is None else keys
+        return cls(
+            name=call.name,
+            stock_macs=call.macs[""],
+            stock_params=num_params(call.module),
+            num_heads=call.module.num_heads,
+            key_size=sizes[0],
+            value_size=sizes[1],
+            queries=queries,
+            keys=keys,
+            kept_macs=kept_macs,
+            kept_params=num_params(call.module) - biases,
+            branch_macs=call.macs[""] - kept_macs,
+            branch_keys=keys.num_tokens,
+            build=build,
+            **placed,
+        )
+
     @property
     def tokens(self) -> tuple[int, int]:
         """Numbers of queries and of keys, over all windows."""

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import DropPath
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -124,16 +125,23 @@ def layer_choices(choice: Choice | Sequence[Choice], anatomy: Anatomy) -> tuple[
     return _choices(choice, len(anatomy.layers))
 
 
-def _choices(choice: Choice | Sequence[Choice], num_layers: int) -> tuple[LayerChoice, ...]:
+def _choices(choice: object, num_layers: int) -> tuple[LayerChoice, ...]:
     if isinstance(choice, str | Mapping | LayerChoice):
         return (_layer_choice(choice),) * num_layers
+    if not isinstance(choice, Sequence):
+        return (_layer_choice(choice),)  # which refuses it
     return tuple(_layer_choice(one) for one in choice)
 
 
-def _layer_choice(choice: Choice) -> LayerChoice:
+def _layer_choice(choice: object) -> LayerChoice:
     if isinstance(choice, str):
         return LayerChoice(operator=choice)
-    return LayerChoice.from_data(choice) if isinstance(choice, Mapping) else choice
+    if isinstance(choice, Mapping):
+        return LayerChoice.from_data(choice)
+    if not isinstance(choice, LayerChoice):
+        rule = "must be an operator's name, a LayerChoice, or one of them for each layer"
+        raise ConfigError("choice", rule, choice)
+    return choice
 
 
 def _castle_module(
@@ -181,8 +189,7 @@ def _swapped(
         if choice.operator != STOCK:
             stock = model.get_submodule(layer.name)
             model.set_submodule(layer.name, layer.castled(stock, choice))
-    if config is not None:
-        vars(model)["config"] = config  # torch types every attribute as tensor or module
+    vars(model)["config"] = config  # torch types every attribute as tensor or module
     return model
 
 
@@ -204,28 +211,40 @@ def _image_shape(
 def _config_of(
     model: nn.Module, shape: tuple[int, int, int], choices: Sequence[LayerChoice]
 ) -> BackboneConfig | None:
-    """Return the config that builds a model anew, or None where timm's defaults build another."""
-    own = getattr(model, "pretrained_cfg", None) or {}
+    """Return the config that builds a model anew, or None where it would build another.
+
+    It is the one that the model was built from, or else timm's defaults for its architecture.
+    """
+    known: Any = getattr(model, "pretrained_cfg", None) or {}
+    own = getattr(model, "config", None)
+    options = own.options if isinstance(own, BackboneConfig) else {}
     try:
         config = BackboneConfig(
-            backbone=own.get("architecture", ""),
+            backbone=known.get("architecture", ""),
             image_size=shape[1:],
             channels=shape[0],
             num_classes=getattr(model, "num_classes", 0),
+            options=options,
             blocks=tuple(choices),
         )
         with torch.device("meta"):
             anew = create(
                 config.backbone, img_size=shape[1:], in_chans=shape[0],
-                num_classes=config.num_classes,
+                num_classes=config.num_classes, **options,
             )  # fmt: skip
     except (ConfigError, KeyError):
         return None
-    return config if _shapes(anew) == _shapes(model) else None
+    return config if _structure(anew) == _structure(model) else None
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+def _structure(model: nn.Module) -> dict[str, object]:
+    """Return what two models must share to be one at inference: parts, settings, sizes."""
+    parts = {
+        path: (type(part).__name__, part.extra_repr())
+        for path, part in model.named_modules()
+        if not isinstance(part, nn.Dropout | nn.Identity | DropPath)
+    }
+    return parts | {path: tensor.shape for path, tensor in model.state_dict().items()}
 
 
 def create_with(weights: Path, backbone: str, **options: Any) -> nn.Module:

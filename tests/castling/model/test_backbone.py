@@ -116,7 +116,7 @@ def test_timms_defaults_can_be_built_anew_and_nothing_else() -> None:
     assert model.config.num_classes == 7
     odd = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2, num_classes=7)
     castling.castle_backbone(odd, "linear_angular")
-    assert not hasattr(odd, "config")
+    assert odd.config is None
     with pytest.raises(ConfigError, match="must be built from a config or from the name"):
         castling.save(odd, "nowhere")
     assert not Path("nowhere").exists()
@@ -329,3 +329,25 @@ def test_every_operator_serves_a_vision_transformer_of_timms(operator: str) -> N
 def test_a_config_holds_no_option_twice_and_no_weights(option: str) -> None:
     with pytest.raises(ConfigError, match=f"options.{option}: is .*; remove '{option}'"):
         StockBackbone(backbone="levit_128", options={option: 64})
+
+
+def test_a_model_that_was_built_by_name_may_be_castled_further(tmp_path: Path) -> None:
+    model = castled("deit_tiny_patch16_224", "softmax", drop_path_rate=0.2)
+    castling.castle_backbone(model, ["softmax", "linear_angular", "softmax"])
+    assert [layer.operator for layer in model.config.blocks] == [
+        "softmax",
+        "linear_angular",
+        "softmax",
+    ]
+    castling.set_progress(model, 1.0)
+    castling.save(model, tmp_path)
+    assert torch.equal(castling.load(tmp_path)(images(model)), model.eval()(images(model)))
+    castling.castle_backbone(model, "taylor", image_size=32)  # the two layers that are timm's
+    assert model.config is None
+
+
+def test_a_model_of_another_structure_but_equal_sizes_has_no_config() -> None:
+    model = timm.create_model("deit_tiny_patch16_224", act_layer=nn.ReLU, num_classes=5)
+    assert castling.castle_backbone(model, "softmax").config is None
+    model = timm.create_model("deit_tiny_patch16_224", drop_path_rate=0.1, num_classes=5)
+    assert castling.castle_backbone(model, "softmax").config is not None

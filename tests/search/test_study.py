@@ -87,7 +87,10 @@ def test_contract_of_every_sampler(sampler: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-@pytest.mark.parametrize("stop_after", [1, 5, 11])
+@pytest.mark.parametrize(
+    "stop_after",
+    [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(11, marks=pytest.mark.slow)],
+)
 def test_interrupted_search_proposes_what_the_uninterrupted_one_does(
     sampler: str, stop_after: int, tmp_path: Path
 ) -> None:

@@ -275,6 +275,7 @@ def test_measured_costs_of_timms_models_are_the_published_ones(name: str) -> Non
     assert measure_macs(model, (3, 224, 224)) == pytest.approx(castled * 1e9, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gmacs"), [("mvitv2_tiny", 4.7), ("swin_tiny_patch4_window7_224", 4.5)]
 )

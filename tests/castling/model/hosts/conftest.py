@@ -1,14 +1,15 @@
 import pytest
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a host's contract on each of its backbones.
+EVERY_BACKBONE = "test_the_branch_alone_is_the_attention_of_timm"
+"""What is told of every backbone each time; all else of the first of each kind, the rest slowly."""
 
-    fvcore takes seconds for a trace: what it counts is compared on the first, the rest are slow.
-    """
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a host's contract on each of its backbones."""
     if "backbone" not in metafunc.fixturenames or metafunc.cls is None:
         return
     first, *others = metafunc.cls.backbones
-    if "is_what_is_counted" in metafunc.function.__name__:
+    if metafunc.function.__name__ != EVERY_BACKBONE:
         others = [pytest.param(other, marks=pytest.mark.slow) for other in others]
     metafunc.parametrize("backbone", [first, *others], ids=str)

@@ -2,7 +2,7 @@ import pytest
 
 
 EVERY_BACKBONE = "test_the_branch_alone_is_the_attention_of_timm"
-"""What is told of every backbone each time; all else of the first of each kind, the rest slowly."""
+"""What is tested of every backbone; all else of the first of each kind, of the others slowly."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,16 +1,17 @@
 """The exact angular kernel in quadratic time: what linear-angular attention approximates."""
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from castling.operators.linear_angular import (
-    OwnValues,
+    ConvolvedCore,
     TokenConvolution,
+    conv_core_params,
     conv_macs,
-    conv_params,
     normalize_rows,
 )
 from castling.operators.spec import (
@@ -93,33 +94,6 @@ def angular(
     return normalize_rows(y if added is None else y + added)
 
 
-class AngularCore(nn.Module):
-    """`AngularAttention` between an attention's own projections; queries may be fewer.
-
-    A query's own value is as in `LinearAngularCore`. Cost, with N queries, M keys, heads h, sizes
-    d and e of key and value, and k taps: N M h (d + e) + k N h e MACs.
-    """
-
-    def __init__(self, shape: CoreShape) -> None:
-        super().__init__()
-        self.own = OwnValues(shape)
-        self.conv = TokenConvolution(
-            shape.choice, shape.queries, shape.num_heads, shape.value_size
-        )
-
-    def forward(
-        self,
-        q: Float[Tensor, "batch head query size"],
-        k: Float[Tensor, "batch head key size"],
-        v: Float[Tensor, "batch head key value"],
-        added: Float[Tensor, "batch head query value"] | None,
-    ) -> Float[Tensor, "batch head query value"]:
-        """Mix values by queries and keys, each per head."""
-        own = self.own(v)
-        local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
-        return angular(q, k, v, own, added) + local.transpose(1, 2)
-
-
 def _cosines(
     q: Float[Tensor, "batch head query size"], k: Float[Tensor, "batch head key size"]
 ) -> Float[Tensor, "batch head query key"]:
@@ -140,10 +114,6 @@ def _core_macs(shape: CoreShape) -> int:
     return products + conv_macs(shape.choice, shape.queries, width)
 
 
-def _core_params(shape: CoreShape) -> int:
-    return conv_params(shape.choice, shape.num_heads, shape.value_size)
-
-
 OPERATORS.add(
     "angular",
     OperatorSpec(
@@ -154,6 +124,8 @@ OPERATORS.add(
         macs=_macs,
         params=OPERATORS["linear_angular"].params,
         training_macs=_macs,
-        core=CoreSpec(build=AngularCore, macs=_core_macs, params=_core_params),
+        core=CoreSpec(
+            build=partial(ConvolvedCore, angular), macs=_core_macs, params=conv_core_params
+        ),
     ),
 )

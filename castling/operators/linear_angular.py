@@ -1,6 +1,8 @@
 """Castling's linear-angular attention: linear in the tokens, with a depthwise convolution on v."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -137,20 +139,25 @@ class LinearAngularAttention(nn.Module):
         return self.proj(y.flatten(2) + self.conv(v.transpose(1, 2).flatten(2)))
 
 
-class LinearAngularCore(nn.Module):
-    """Linear-angular attention between an attention's own projections; queries may be fewer.
+Mix = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""From q, k, v, each query's own value and what the branch adds, to mixed values, per head."""
+
+
+class ConvolvedCore(nn.Module):
+    """Attention with an identity and a convolution between an attention's own projections.
 
     As `LinearAngularAttention`, with v at the query's place in the identity and the convolution.
     The paper leaves attention between different grids open (LeViT's downsampling, MViTv2's pooled
     keys): here a query's own value is that of the key at its place on the layer's input grid, or
     of the next one above and to the left of it.
 
-    Cost, with N queries, M keys, heads h, sizes d and e of key and value, and k taps:
-    (N + M) h d e + k N h e MACs.
+    Cost, with N queries, M keys, heads h, sizes d and e of key and value, and k taps: k N h e
+    MACs beside those of `mix`, which are (N + M) h d e for `linear_angular`.
     """
 
-    def __init__(self, shape: CoreShape) -> None:
+    def __init__(self, mix: Mix, shape: CoreShape) -> None:
         super().__init__()
+        self.mix = mix
         self.own = OwnValues(shape)
         self.conv = TokenConvolution(
             shape.choice, shape.queries, shape.num_heads, shape.value_size
@@ -166,7 +173,7 @@ class LinearAngularCore(nn.Module):
         """Mix values by queries and keys, each per head."""
         own = self.own(v)
         local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
-        return linear_angular(q, k, v, own, added) + local.transpose(1, 2)
+        return self.mix(q, k, v, own, added) + local.transpose(1, 2)
 
 
 class OwnValues(nn.Module):
@@ -221,7 +228,8 @@ def _core_macs(shape: CoreShape) -> int:
     return products + conv_macs(shape.choice, shape.queries, width)
 
 
-def _core_params(shape: CoreShape) -> int:
+def conv_core_params(shape: CoreShape) -> int:
+    """Return the parameters of a `ConvolvedCore`: its convolution's."""
     return conv_params(shape.choice, shape.num_heads, shape.value_size)
 
 
@@ -230,7 +238,7 @@ def _macs(shape: LayerShape) -> int:
 
 
 def _params(shape: LayerShape) -> int:
-    return projection_params(shape) + _core_params(core_shape(shape))
+    return projection_params(shape) + conv_core_params(core_shape(shape))
 
 
 def _training_macs(shape: LayerShape) -> int:
@@ -249,6 +257,10 @@ OPERATORS.add(
         macs=_macs,
         params=_params,
         training_macs=_training_macs,
-        core=CoreSpec(build=LinearAngularCore, macs=_core_macs, params=_core_params),
+        core=CoreSpec(
+            build=partial(ConvolvedCore, linear_angular),
+            macs=_core_macs,
+            params=conv_core_params,
+        ),
     ),
 )

@@ -36,9 +36,9 @@ def values_and_gradients(output: Tensor, x: Tensor, module: nn.Module) -> dict[s
     return {"output": output.detach(), **dict(zip(("input", *names), gradients, strict=True))}
 
 
-def relative_error(got: Tensor, expected: Tensor) -> float:
+def relative_error(got: Tensor, expected: Tensor, smallest_scale: float = 1e-3) -> float:
     """Return the largest difference as a fraction of the largest expected number."""
-    scale = expected.double().abs().max().clamp_min(1e-3)
+    scale = expected.double().abs().max().clamp_min(smallest_scale)
     return float(((got.double() - expected.double()).abs().max() / scale).detach())
 
 
@@ -48,6 +48,7 @@ def compare_with_oracle(
     layer: LayerShape,
     dtype: torch.dtype,
     tolerance: float,
+    smallest_scale: float = 1e-3,
 ) -> None:
     """Compare the module in `dtype` with the oracle in float64 on the same rounded numbers."""
     module = built(layer, dtype)
@@ -59,4 +60,4 @@ def compare_with_oracle(
     for name, tensor in got.items():
         assert tensor.dtype == dtype, name
         assert torch.isfinite(tensor).all(), name
-        assert relative_error(tensor, expected[name]) < tolerance, name
+        assert relative_error(tensor, expected[name], smallest_scale) < tolerance, name

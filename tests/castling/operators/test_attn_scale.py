@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle_comparison import heads_of, random_input, values_and_gradients
+from oracle_comparison import (
+    compare_with_oracle,
+    heads_of,
+    random_input,
+    relative_error,
+    values_and_gradients,
+)
 from torch import Tensor
 
 from castling.config import BlockConfig
@@ -81,25 +87,11 @@ def built(layer: LayerShape, dtype: torch.dtype) -> AttnScale:
     return module
 
 
-def relative_error(got: Tensor, expected: Tensor, smallest_scale: float = 1e-3) -> float:
-    scale = expected.double().abs().max().clamp_min(smallest_scale)
-    return float(((got.double() - expected.double()).abs().max() / scale).detach())
-
-
 def compare(
     layer: LayerShape, dtype: torch.dtype, tolerance: float, smallest_scale: float = 1e-3
 ) -> None:
     """Compare the module in `dtype` with the oracle in float64 on the same rounded numbers."""
-    module = built(layer, dtype)
-    x = random_input(layer, dtype).requires_grad_()
-    exact_module = built(layer, dtype).double()
-    exact_x = x.detach().double().requires_grad_()
-    got = values_and_gradients(module(x), x, module)
-    expected = values_and_gradients(oracle(exact_module, layer, exact_x), exact_x, exact_module)
-    for name, tensor in got.items():
-        assert tensor.dtype == dtype, name
-        assert torch.isfinite(tensor).all(), name
-        assert relative_error(tensor, expected[name], smallest_scale) < tolerance, name
+    compare_with_oracle(built, oracle, layer, dtype, tolerance, smallest_scale)
 
 
 @pytest.mark.parametrize("size", AWKWARD, ids=str)

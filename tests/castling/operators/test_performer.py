@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle_comparison import random_input, values_and_gradients
+from oracle_comparison import compare_with_oracle, random_input, values_and_gradients
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -89,17 +89,7 @@ def built(layer: LayerShape, dtype: torch.dtype) -> PerformerAttention:
 
 def compare(layer: LayerShape, dtype: torch.dtype, tolerance: float) -> None:
     """Compare the module in `dtype` with the oracle in float64 on the same rounded numbers."""
-    module = built(layer, dtype)
-    x = random_input(layer, dtype).requires_grad_()
-    exact_module = built(layer, dtype).double()
-    exact_x = x.detach().double().requires_grad_()
-    got = values_and_gradients(module(x), x, module)
-    expected = values_and_gradients(oracle(exact_module, layer, exact_x), exact_x, exact_module)
-    for name, tensor in got.items():
-        assert tensor.dtype == dtype, name
-        assert torch.isfinite(tensor).all(), name
-        error = (tensor.double() - expected[name]).abs().max()
-        assert error < tolerance * expected[name].abs().max().clamp_min(1e-3), name
+    compare_with_oracle(built, oracle, layer, dtype, tolerance)
 
 
 @pytest.mark.parametrize("size", AWKWARD, ids=str)

@@ -17,6 +17,7 @@ from castling.config import BackboneConfig, LayerChoice, StockBackbone
 from castling.errors import CheckpointError, ConfigError
 from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
+from castling.model.keep import keep_weights
 from castling.model.vit import CastlingViT
 
 
@@ -169,13 +170,7 @@ def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> Castli
         for block, one in zip(blocks, choices, strict=True)
     ]
     castled = CastlingViT(model.config.replace(blocks=tuple(changed)))
-    own = castled.state_dict()
-    kept = {
-        name: weight
-        for name, weight in model.state_dict().items()
-        if name in own and own[name].shape == weight.shape and not name.endswith(".progress")
-    }
-    castled.load_state_dict(kept, strict=False)
+    keep_weights(castled, model.state_dict())
     return castled.to(next(model.parameters()).device)
 
 

@@ -16,6 +16,7 @@ from castling.errors import CheckpointError
 from castling.files import write_bytes, write_yaml
 from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
+from castling.model.keep import keep_weights
 
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
@@ -109,13 +110,7 @@ def begin_with(model: nn.Module, initial: nn.Module) -> str:
     """
     if _skeleton(config_of(model)) != _skeleton(config_of(initial)):
         raise CheckpointError("the initial weights", "they are of another architecture")
-    own, given = model.state_dict(), initial.state_dict()
-    weights = {
-        name: tensor
-        for name, tensor in given.items()
-        if name in own and own[name].shape == tensor.shape and not name.endswith(".progress")
-    }
-    model.load_state_dict(weights, strict=False)
+    weights = keep_weights(model, initial.state_dict())
     return sha256(pack_tensors({key: value.cpu() for key, value in weights.items()})).hexdigest()
 
 

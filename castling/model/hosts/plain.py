@@ -22,6 +22,7 @@ from castling.model.hosts.spec import (
     num_params,
     placed_like,
 )
+from castling.model.keep import keep_weights
 from castling.operators import OPERATORS
 from castling.operators.spec import LayerShape, TokenGrid
 
@@ -61,13 +62,7 @@ class WholeLayer(AttentionLayer):
     def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
         """Return the operator's module with timm's weights wherever name and shape agree."""
         module = OPERATORS[choice.operator].build(self.shape(choice))
-        own = module.state_dict()
-        weights = {
-            name: weight
-            for name, weight in stock.state_dict().items()
-            if name in own and own[name].shape == weight.shape
-        }
-        module.load_state_dict(weights, strict=False)
+        keep_weights(module, stock.state_dict())
         module.register_forward_pre_hook(_drop_absent_mask, with_kwargs=True)
         return placed_like(stock, module)
 

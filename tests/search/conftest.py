@@ -12,6 +12,13 @@ import search
 from search.cluster import joined
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every search four minutes: Ray takes a minute to start on a machine that is busy."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(240))
+
+
 @pytest.fixture(scope="session")
 def _end() -> Iterator[ExitStack]:
     with ExitStack() as end:

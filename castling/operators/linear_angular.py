@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
+from castling.native import linear_angular as native
 from castling.operators.auxiliary import AuxiliaryBranch, masked_attention
 from castling.operators.spec import (
     OPERATORS,
@@ -60,6 +60,13 @@ class TokenConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_filters, 1, *size))
         bound = 1.0 / math.sqrt(size[0] * size[1])
         nn.init.uniform_(self.weight, -bound, bound)
+
+    def reach(self, num_tokens: int) -> native.ConvolutionGrid:
+        """Return the grid that the taps run over, for the native kernel."""
+        if not self.on_grid:
+            return native.ConvolutionGrid(prefix=0, height=num_tokens, width=1)
+        grid = self.grid
+        return native.ConvolutionGrid(prefix=grid.num_prefix, height=grid.height, width=grid.width)
 
     def forward(self, v: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Convolve the values, (batch, token, attention width) in and out."""
@@ -135,7 +142,11 @@ class LinearAngularAttention(nn.Module):
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        y = linear_angular(q, k, v, v, masked_attention(self, q, k, v)).transpose(1, 2)
+        added, weight = masked_attention(self, q, k, v), self.conv.weight
+        if native.serves(q, k, v, added, weight):
+            mixed = native.mix_packed(qkv, added, weight, self.conv.reach(x.shape[1]))
+            return self.proj(mixed.transpose(1, 2).flatten(2))
+        y = linear_angular(q, k, v, v, added).transpose(1, 2)
         return self.proj(y.flatten(2) + self.conv(v.transpose(1, 2).flatten(2)))
 
 
@@ -174,6 +185,26 @@ class ConvolvedCore(nn.Module):
         own = self.own(v)
         local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
         return self.mix(q, k, v, own, added) + local.transpose(1, 2)
+
+
+class LinearAngularCore(ConvolvedCore):
+    """The `ConvolvedCore` of `linear_angular`, by the native kernel where it serves."""
+
+    def __init__(self, shape: CoreShape) -> None:
+        super().__init__(linear_angular, shape)
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head query size"],
+        k: Float[Tensor, "batch head key size"],
+        v: Float[Tensor, "batch head key value"],
+        added: Float[Tensor, "batch head query value"] | None,
+    ) -> Float[Tensor, "batch head query value"]:
+        """Mix values by queries and keys, each per head."""
+        weight = self.conv.weight
+        if not native.serves(q, k, v, added, weight):
+            return super().forward(q, k, v, added)
+        return native.mix(q, k, v, self.own(v), added, weight, self.conv.reach(q.shape[2]))
 
 
 class OwnValues(nn.Module):
@@ -258,7 +289,7 @@ OPERATORS.add(
         params=_params,
         training_macs=_training_macs,
         core=CoreSpec(
-            build=partial(ConvolvedCore, linear_angular),
+            build=LinearAngularCore,
             macs=_core_macs,
             params=conv_core_params,
         ),

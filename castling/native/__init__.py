@@ -1,0 +1,1 @@
+"""Kernels in C for float32 on the CPU, compiled for the machine at hand at their first use."""

@@ -103,6 +103,7 @@ def _compiled(source: Path, compiler: str, macros: list[str], path: Path) -> cty
     """Compile beside the path and move there, so that processes side by side do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
+        said = ""
         for flags in _MACHINES:
             result = subprocess.run(
                 [compiler, *_OPTIMISED, *flags, *macros, str(source), "-o", str(made), "-lm"],
@@ -113,5 +114,5 @@ def _compiled(source: Path, compiler: str, macros: list[str], path: Path) -> cty
             if result.returncode == 0:
                 made.replace(path)
                 return ctypes.CDLL(str(path))
-    message = result.stderr.decode(errors="replace").strip().splitlines()
-    raise OSError(message[0] if message else f"{compiler} failed")
+            said = result.stderr.decode(errors="replace").strip()
+    raise OSError(said.partition("\n")[0] or f"{compiler} failed")

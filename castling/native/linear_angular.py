@@ -18,6 +18,8 @@ from castling.native.compiler import library
 _SOURCE = Path(__file__).with_name("linear_angular.c")
 _LARGEST_SIZE = 256
 """Channels per head; blocks of this many squared lie on the stack."""
+_NUMBERS_PER_THREAD = 1 << 16
+"""Fewer numbers of q and v than this are not worth a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class _MixPacked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         qkv, added, weight, contexts = ctx.saved_tensors
         dqkv = qkv.new_empty(qkv.shape)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -138,7 +140,7 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, own, added, weight, contexts = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         down = dv if own is None else torch.empty_like(own)
@@ -172,7 +174,7 @@ def _forward(
         _tensors([*inputs, out]),
         _pointer(taps),
         _pointer(contexts),
-        torch.get_num_threads(),
+        _num_threads(q, v),
     )
     return out, contexts
 
@@ -201,12 +203,17 @@ def _backward(
         _pointer(taps),
         _pointer(contexts),
         _pointer(dtaps),
-        torch.get_num_threads(),
+        _num_threads(q, v),
     )
     summed = dtaps.sum(0)
     if weight.shape[0] == heads:
         return summed.sum(-1).view(weight.shape)
     return summed.transpose(1, 2).reshape(weight.shape)
+
+
+def _num_threads(q: Tensor, v: Tensor) -> int:
+    """Return how many threads are worth starting; every one takes whole heads of images."""
+    return max(1, min(torch.get_num_threads(), (q.numel() + v.numel()) // _NUMBERS_PER_THREAD))
 
 
 def _taps(weight: Tensor, heads: int, size: int) -> Tensor:

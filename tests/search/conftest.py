@@ -1,5 +1,6 @@
 """One Ray for all searches of a test process, and one small real search for many tests."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,8 @@ from filelock import FileLock
 
 import search
 from search.cluster import joined
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # else tests beside them starve the workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

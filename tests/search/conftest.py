@@ -12,6 +12,7 @@ from filelock import FileLock
 import search
 from search.cluster import joined
 
+
 os.environ.setdefault("RAY_worker_niceness", "0")  # else tests beside them starve the workers
 
 

@@ -29,8 +29,8 @@ FREE_OPERATORS = frozenset(
         "aten::ones_like", "aten::pad", "aten::pow", "aten::reciprocal", "aten::repeat",
         "aten::repeat_interleave", "aten::reshape_as", "aten::roll", "aten::rsqrt", "aten::rsub",
         "aten::sigmoid", "aten::sign", "aten::silu", "aten::sin", "aten::softmax", "aten::sqrt",
-        "aten::square", "aten::std", "aten::sub", "aten::sum", "aten::tanh", "aten::unflatten",
-        "aten::var", "aten::where",
+        "aten::square", "aten::std", "aten::sub", "aten::sum", "aten::tanh", "aten::threshold",
+        "aten::unflatten", "aten::var", "aten::where",
     }
 )  # fmt: skip
 """Operators without multiply-adds to count: elementwise, reductions, norms, data movement.

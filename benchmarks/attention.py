@@ -12,6 +12,7 @@ the limit of every block here; MB are the bytes that the eager operations read a
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from measuring import bytes_moved, compiled, medians, peak_bytes
@@ -29,6 +30,8 @@ from castling.operators.spec import LayerShape, TokenGrid
 WIDTH, HEADS = 192, 3
 THRESHOLD = 0.02
 """Of the masked branch, constant, as released."""
+SHARPENED = 8.0
+"""Times the logits of new weights: attention that has learnt what to look at."""
 
 console = Console(width=170)
 
@@ -177,40 +180,58 @@ class Bench:
         return medians({"": call}, seconds=self.seconds, device=self.device)[""]
 
     def training(self) -> None:
-        """Print the training step, with the masked branch and without."""
+        """Print the training step once the branch is empty."""
         table = _table(
             "training step: forward and backward",
-            "softmax ms,castling without branch,speed (asked),projections,"
-            "released with branch,castling with branch,speed (asked),to compiled,"
-            "peak MB,released's",
+            "softmax ms,castling without branch,speed (asked),projections",
         )
         for goal in TRAINING:
             x = self.input(goal, grad=True)
-            plain, masked = block("linear_angular", goal), self.masked(goal)
+            plain = block("linear_angular", goal)
             times = self.pair(plain, Attention(WIDTH, HEADS, qkv_bias=True), x)
-            released = ReleasedBlock(WIDTH, HEADS, branch=True)
-            against = self.pair(masked, released, x)
-            peaks = [
-                peak_bytes(self.call(module, x), self.device) / 1e6
-                for module in (masked, released)
-            ]
             table.add_row(
                 f"{goal.tokens} x {goal.batch}",
                 _both(times[2:]),
                 _both(times[:2]),
                 _ratio(min(times[2:]) / min(times[:2]), goal.softmax),
                 f"{self.alone(Projections(), x):.1f}",
-                _both(against[2:]),
-                _both(against[:2]),
-                _ratio(against[2] / min(against[:2]), goal.released),
-                f"{min(against[2:]) / min(against[:2]):.2f}",
+            )
+        console.print(table)
+
+    def branch(self) -> None:
+        """Print the training step with the branch, of weights as made and of sharper ones."""
+        table = _table(
+            "training step with the masked branch: forward and backward",
+            "queries with survivors,released,castling,speed (asked),to compiled,"
+            "peak MB,released's",
+        )
+        for goal, gain in product(TRAINING, (1.0, SHARPENED)):
+            x = self.input(goal, grad=True)
+            ours = block("linear_angular", goal, constant_branch(goal)).train()
+            released = ReleasedBlock(WIDTH, HEADS, branch=True)
+            with torch.no_grad():
+                released.qkv.weight[: 2 * WIDTH] *= gain**0.5
+                ours.get_submodule("qkv").load_state_dict(released.qkv.state_dict())
+            times = self.pair(ours, released, x)
+            peaks = [
+                peak_bytes(self.call(module, x), self.device) / 1e6 for module in (ours, released)
+            ]
+            table.add_row(
+                f"{goal.tokens} x {goal.batch}",
+                f"{self.queries_with_survivors(released, x):.0%}",
+                _both(times[2:]),
+                _both(times[:2]),
+                _ratio(times[2] / min(times[:2]), goal.released),
+                f"{min(times[2:]) / min(times[:2]):.2f}",
                 *(f"{peak:.0f}" for peak in peaks),
             )
         console.print(table)
 
-    def masked(self, goal: Goal) -> nn.Module:
-        """Return the castling block with its branch alive, as the released one has it."""
-        return block("linear_angular", goal, constant_branch(goal)).train()
+    def queries_with_survivors(self, released: ReleasedBlock, x: Tensor) -> float:
+        """Return the fraction of queries that attend to some key above the threshold."""
+        q, k, _ = released.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5).softmax(dim=-1)
+        return float((attention > THRESHOLD).any(-1).float().mean())
 
     def operators(self) -> None:
         """Print every operator of the registry against softmax, in inference."""
@@ -270,6 +291,7 @@ def main() -> None:
         return
     bench.inference()
     bench.training()
+    bench.branch()
 
 
 if __name__ == "__main__":

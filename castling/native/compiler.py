@@ -77,7 +77,13 @@ def _temporary() -> Path:
 
 def _digest(source: Path, compiler: str, macros: list[str]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    parts = [source.read_bytes(), version, " ".join([*_OPTIMISED, *macros]).encode(), _processor()]
+    texts = [source, *sorted(source.parent.glob("*.h"))]  # what it may include
+    parts = [
+        *(text.read_bytes() for text in texts),
+        version,
+        " ".join([*_OPTIMISED, *macros]).encode(),
+        _processor(),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
 
@@ -114,5 +120,6 @@ def _compiled(source: Path, compiler: str, macros: list[str], path: Path) -> cty
             if result.returncode == 0:
                 made.replace(path)
                 return ctypes.CDLL(str(path))
-            said = result.stderr.decode(errors="replace").strip()
-    raise OSError(said.partition("\n")[0] or f"{compiler} failed")
+            lines = result.stderr.decode(errors="replace").splitlines()
+            said = next((line for line in lines if "error" in line), f"{compiler} failed")
+    raise OSError(said)

@@ -1,6 +1,5 @@
 /* Linear-angular attention with its convolution, forward and backward, one head at a time.
 
-   Compiled with KEY and VALUE, the channels of keys and values per head, multiples of 4.
    Per head, with qn = q / |q|, kn = k / |k| and rows without a direction left zero:
 
        y   = own / 2 + qn (kn^T v) / pi + added
@@ -9,35 +8,9 @@
    Tensors are given by pointer and by strides of image, head and token, in floats; their last
    axis is contiguous. Nothing is allocated but small blocks on the stack. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "rows.h"
 
-#if defined(__AVX512F__) && KEY % 16 == 0 && VALUE % 16 == 0
-#define LANES 16
-#define REGISTERS 24
-#elif defined(__AVX__) && KEY % 8 == 0 && VALUE % 8 == 0
-#define LANES 8
-#define REGISTERS 12
-#else
-#define LANES 4
-#define REGISTERS 12
-#endif
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define WIDEST MAX(KEY, VALUE)
-#define ROWS MAX(1, MIN(8, REGISTERS / (WIDEST / LANES))) /* of a product held in registers */
-#define BLOCK (8 * ROWS)                                  /* tokens whose rows stay in the cache */
 #define INVERSE_PI 0.31830988618379067f
-#define SMALLEST_SQUARED_NORM 1e-24f
-
-typedef struct {
-  float *data; /* NULL where there is none */
-  int64_t image, head, token;
-} Tensor;
 
 typedef struct {
   int64_t prefix, height, width; /* tokens before the grid, and the grid */
@@ -49,79 +22,9 @@ typedef struct {
   Grid grid; /* of the convolution, over the queries' own values */
 } Shape;
 
-static inline vec load(const float *from) { return *(const vec *)from; }
-static inline void store(float *to, vec x) { *(vec *)to = x; }
-
-static inline float total(vec x) {
-  float sum = 0.0f;
-  for (int i = 0; i < LANES; i++) sum += x[i];
-  return sum;
-}
-
-static inline float dot(const float *a, const float *b, int size) {
-  vec sum = {0};
-  for (int c = 0; c < size; c += LANES) sum += load(a + c) * load(b + c);
-  return total(sum);
-}
-
-static inline float inverse_norm(const float *row, int size) {
-  float squared = dot(row, row, size);
-  return squared > SMALLEST_SQUARED_NORM ? 1.0f / sqrtf(squared) : 0.0f;
-}
-
-static inline void scaled(float *to, const float *from, float factor, int size) {
-  for (int c = 0; c < size; c += LANES) store(to + c, load(from + c) * factor);
-}
-
-static inline float *row(const Tensor *x, int64_t image, int64_t head, int64_t token) {
-  return x->data + image * x->image + head * x->head + token * x->token;
-}
-
-/* y[i] += a[i] B for `ROWS` rows a of `depth` numbers; B is depth x width. */
-#define DEFINE_PRODUCT(NAME, DEPTH, WIDTH)                                       \
-  static void NAME(float *y, const float *a, const float *b) {                   \
-    vec sum[ROWS][(WIDTH) / LANES];                                              \
-    for (int i = 0; i < ROWS; i++)                                               \
-      for (int c = 0; c < (WIDTH) / LANES; c++)                                  \
-        sum[i][c] = load(y + i * (WIDTH) + c * LANES);                           \
-    for (int e = 0; e < (DEPTH); e++)                                            \
-      for (int c = 0; c < (WIDTH) / LANES; c++) {                                \
-        vec other = load(b + e * (WIDTH) + c * LANES);                           \
-        for (int i = 0; i < ROWS; i++) sum[i][c] += a[i * (DEPTH) + e] * other;  \
-      }                                                                          \
-    for (int i = 0; i < ROWS; i++)                                               \
-      for (int c = 0; c < (WIDTH) / LANES; c++)                                  \
-        store(y + i * (WIDTH) + c * LANES, sum[i][c]);                           \
-  }
-
 DEFINE_PRODUCT(key_to_value, KEY, VALUE)
 DEFINE_PRODUCT(value_to_key, VALUE, KEY)
-
-/* context += a^T b for `count` rows of a (KEY) and b (VALUE, `step` apart). */
-static void add_outer(float *context, const float *a, const float *b, int64_t step, int count) {
-  for (int first = 0; first < KEY; first += ROWS) {
-    int rows = MIN(ROWS, KEY - first);
-    vec sum[ROWS][VALUE / LANES] = {0};
-    if (rows == ROWS) {
-      for (int t = 0; t < count; t++)
-        for (int c = 0; c < VALUE / LANES; c++) {
-          vec other = load(b + t * step + c * LANES);
-          for (int i = 0; i < ROWS; i++) sum[i][c] += a[t * KEY + first + i] * other;
-        }
-    } else {
-      for (int t = 0; t < count; t++)
-        for (int c = 0; c < VALUE / LANES; c++) {
-          vec other = load(b + t * step + c * LANES);
-          for (int i = 0; i < rows; i++) sum[i][c] += a[t * KEY + first + i] * other;
-        }
-    }
-    for (int i = 0; i < rows; i++)
-      for (int c = 0; c < VALUE / LANES; c++) {
-        float *to = context + (first + i) * VALUE + c * LANES;
-        store(to, load(to) + sum[i][c]);
-      }
-  }
-}
+DEFINE_OUTER(add_outer, KEY, VALUE)
 
 static void transposed(float *to, const float *from) {
   for (int e = 0; e < KEY; e++)
@@ -139,7 +42,7 @@ static void contract(const Shape *shape, const Tensor *k, const Tensor *v, float
       const float *key = row(k, image, head, start + t);
       scaled(normed + t * KEY, key, inverse_norm(key, KEY), KEY);
     }
-    add_outer(context, normed, row(v, image, head, start), v->token, count);
+    add_outer(context, normed, KEY, row(v, image, head, start), v->token, count);
   }
   scaled(context, context, INVERSE_PI, KEY * VALUE);
 }
@@ -162,7 +65,7 @@ static void mixed(const Tensor *q, const Tensor *own, const Tensor *added, const
         store(y + i * VALUE + c, load(y + i * VALUE + c) + load(more + c));
     }
   }
-  key_to_value(y, normed, context);
+  key_to_value(y, VALUE, normed, KEY, context, VALUE, ROWS);
 }
 
 /* The taps of one axis that stay inside it, as offsets `*low` to `*high` from a position. */
@@ -280,12 +183,12 @@ void backward(const Shape *shape, const Tensor *x, const float *weight, const fl
           convolve(to, &shape->grid, g, weight + head * taps * VALUE, image, head, at + i, -1);
           if (dadded->data) memcpy(row(dadded, image, head, at + i), d + i * VALUE, 4 * VALUE);
         }
-        value_to_key(dnormed, d, turned);
+        value_to_key(dnormed, KEY, d, VALUE, turned, KEY, ROWS);
         for (int i = 0; i < count; i++)
           through_norm(row(dq, image, head, at + i), dnormed + i * KEY, n + i * KEY,
                        inverse_norm(row(q, image, head, at + i), KEY), KEY);
       }
-      add_outer(dcontext, normed, dy, VALUE, block);
+      add_outer(dcontext, normed, KEY, dy, VALUE, block);
     }
     scaled(dcontext, dcontext, INVERSE_PI, KEY * VALUE);
     transposed(turned, dcontext);
@@ -301,8 +204,8 @@ void backward(const Shape *shape, const Tensor *x, const float *weight, const fl
         memcpy(y + i * VALUE, row(v, image, head, start + i), 4 * VALUE);
         if (shared) memcpy(dy + i * VALUE, row(dv, image, head, start + i), 4 * VALUE);
       }
-      value_to_key(dnormed, y, turned);
-      key_to_value(dy, normed, dcontext);
+      value_to_key(dnormed, KEY, y, VALUE, turned, KEY, ROWS);
+      key_to_value(dy, VALUE, normed, KEY, dcontext, VALUE, ROWS);
       for (int i = 0; i < count; i++) {
         through_norm(row(dk, image, head, start + i), dnormed + i * KEY, normed + i * KEY,
                      inverse_norm(row(k, image, head, start + i), KEY), KEY);

@@ -1,7 +1,6 @@
 """Linear-angular attention with its convolution as one kernel, forward and backward."""
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,14 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from castling.native import arguments, masked_attention
 from castling.native.compiler import library
 
 
 _SOURCE = Path(__file__).with_name("linear_angular.c")
-_LARGEST_SIZE = 256
-"""Channels per head; blocks of this many squared lie on the stack."""
-_NUMBERS_PER_THREAD = 1 << 16
-"""Fewer numbers of q and v than this are not worth a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,41 +28,52 @@ class ConvolutionGrid:
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Return whether the kernel takes these tensors here, given q, k, v and whatever else.
-
-    It takes float32 on the CPU with channels per head in multiples of four, where a C compiler
-    was found. What traces, exports, compiles or counts operations must see torch's own instead.
-    """
-    given = [tensor for tensor in tensors if tensor is not None]
-    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in given):
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_watched():
-        return False
-    return kernel(given[0].shape[-1], given[2].shape[-1]) is not None
-
-
-def _is_watched() -> bool:
-    """Return whether a dispatch mode or a function transform wants to see every operation."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()  # noqa: SLF001
+    """Return whether the kernel takes these tensors here, given q, k, v and whatever else."""
+    q, _, v = tensors[:3]
+    assert q is not None
+    assert v is not None
+    return arguments.fit(*tensors) and kernel(q.shape[-1], v.shape[-1]) is not None
 
 
 @cache
 def kernel(key_size: int, value_size: int) -> ctypes.CDLL | None:
     """Return the library for heads of these sizes, or None where there is none."""
-    sizes = (key_size, value_size)
-    if any(size % 4 or not 4 <= size <= _LARGEST_SIZE for size in sizes):
+    if not arguments.sizes_fit(key_size, value_size):
         return None
     return library(_SOURCE, key=key_size, value=value_size)
 
 
+def serves_packed(
+    qkv: Float[Tensor, "batch token 3 head size"],
+    weight: Float[Tensor, "filter 1 down across"],
+) -> bool:
+    """Return whether `mix_packed` takes these tensors here; a compiler calls it as it is."""
+    if not torch.compiler.is_compiling():
+        return arguments.fit(qkv, weight) and _has_kernel(qkv.shape[-1])
+    if torch.compiler.is_exporting():  # into a graph that others run
+        return False
+    return arguments.of_its_kind(qkv, weight) and _has_kernel(qkv.shape[-1])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_kernel(size: int) -> bool:
+    return kernel(size, size) is not None
+
+
 def mix_packed(
     qkv: Float[Tensor, "batch token 3 head size"],
-    added: Float[Tensor, "batch head token size"] | None,
     weight: Float[Tensor, "filter 1 down across"],
     grid: ConvolutionGrid,
-) -> Float[Tensor, "batch head token size"]:
-    """Return y / |y| + DWConv(v) for q, k and v side by side; see `mix`."""
-    return _MixPacked.apply(qkv, added, weight, grid)
+    threshold: float | None = None,
+) -> Float[Tensor, "batch token head size"]:
+    """Return y / |y| + DWConv(v) for q, k and v side by side; see `mix`, but tokens come first.
+
+    With a threshold, the masked attention of the same q, k and v is what `mix` calls `added`.
+    """
+    if torch.compiler.is_compiling():
+        along = [grid.prefix, grid.height, grid.width]
+        return torch.ops.castling.mix_packed(qkv, weight, along, threshold)[0]
+    return _MixPacked.apply(qkv, weight, grid, threshold)
 
 
 def mix(  # noqa: PLR0913, PLR0917 - the operator's own
@@ -98,26 +105,62 @@ def mix(  # noqa: PLR0913, PLR0917 - the operator's own
 class _MixPacked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, added: Tensor | None, weight: Tensor, grid: ConvolutionGrid
+        ctx: Any, qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
     ) -> Tensor:
-        qkv, added = _rows(qkv), _rows(added)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out, contexts = _forward([q, k, v, v, added], weight, grid)
-        ctx.save_for_backward(qkv, added, weight, contexts)
-        ctx.grid = grid
+        qkv = arguments.in_rows(qkv)
+        out, *kept = forward_packed(qkv, weight, grid, threshold)
+        ctx.save_for_backward(qkv, weight, *kept)
+        ctx.grid, ctx.threshold = grid, threshold
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, added, weight, contexts = ctx.saved_tensors
-        dqkv = qkv.new_empty(qkv.shape)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        dq, dk, dv = dqkv.permute(2, 0, 3, 1, 4).unbind(0)
-        dadded = None if added is None else torch.empty_like(added)
-        inputs, gradients = [q, k, v, v, added], [dq, dk, dv, dv, dadded]
-        dweight = _backward(inputs, weight, contexts, gradient, gradients, ctx.grid)
-        return dqkv, dadded, dweight, None
+        qkv, weight, contexts, added, kept = ctx.saved_tensors
+        dqkv, dweight = backward_packed(
+            qkv, weight, contexts, added, kept, ctx.grid, ctx.threshold, gradient
+        )
+        return dqkv, dweight, None, None
+
+
+def forward_packed(
+    qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return mixed values (batch, token, head, size), and what `backward_packed` wants of it."""
+    q, k, v = _apart(qkv)
+    added = kept = None
+    if threshold is not None:
+        added, kept = masked_attention.forward(q, k, v, threshold)
+    out, contexts = _forward([q, k, v, v, added], weight, grid)
+    return out.transpose(1, 2), contexts, added, kept
+
+
+def backward_packed(  # noqa: PLR0913, PLR0917 - what was kept
+    qkv: Tensor,
+    weight: Tensor,
+    contexts: Tensor,
+    added: Tensor | None,
+    kept: Tensor | None,
+    grid: ConvolutionGrid,
+    threshold: float | None,
+    gradient: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of qkv and weight."""
+    dqkv = qkv.new_empty(qkv.shape)
+    (q, k, v), (dq, dk, dv) = _apart(qkv), _apart(dqkv)
+    dadded = None if added is None else torch.empty_like(added)
+    inputs, gradients = [q, k, v, v, added], [dq, dk, dv, dv, dadded]
+    dweight = _backward(inputs, weight, contexts, gradient.transpose(1, 2), gradients, grid)
+    if added is not None:
+        assert dadded is not None
+        assert kept is not None
+        assert threshold is not None
+        masked_attention.add_gradients([q, k, v, added, dadded], kept, threshold, [dq, dk, dv])
+    return dqkv, dweight
+
+
+def _apart(qkv: Tensor) -> tuple[Tensor, ...]:
+    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class _Mix(torch.autograd.Function):
@@ -132,7 +175,7 @@ class _Mix(torch.autograd.Function):
         weight: Tensor,
         grid: ConvolutionGrid,
     ) -> Tensor:
-        q, k, v, own, added = (_rows(x) for x in (q, k, v, own, added))
+        q, k, v, own, added = (arguments.in_rows(x) for x in (q, k, v, own, added))
         out, contexts = _forward([q, k, v, v if own is None else own, added], weight, grid)
         ctx.save_for_backward(q, k, v, own, added, weight, contexts)
         ctx.grid = grid
@@ -150,13 +193,6 @@ class _Mix(torch.autograd.Function):
         return dq, dk, dv, None if own is None else down, dadded, dweight, None
 
 
-def _rows(x: Any) -> Any:
-    """Return a tensor whose rows are contiguous and apart from one another."""
-    if x is None or (x.stride(-1) == 1 and 0 not in x.stride()):
-        return x
-    return x.contiguous()
-
-
 def _forward(
     inputs: list[Tensor | None], weight: Tensor, grid: ConvolutionGrid
 ) -> tuple[Tensor, Tensor]:
@@ -171,10 +207,10 @@ def _forward(
     taps = _taps(weight, heads, v.shape[-1])
     found.forward(
         _shape(q, v, weight, grid),
-        _tensors([*inputs, out]),
-        _pointer(taps),
-        _pointer(contexts),
-        _num_threads(q, v),
+        arguments.tensors([*inputs, out]),
+        arguments.pointer(taps),
+        arguments.pointer(contexts),
+        arguments.num_threads(q, v),
     )
     return out, contexts
 
@@ -196,24 +232,19 @@ def _backward(
     assert found is not None  # `serves`
     taps = _taps(weight, heads, size)
     dtaps = taps.new_empty(q.shape[0], *taps.shape)
-    gradient = _rows(gradient)
+    gradient = arguments.in_rows(gradient)
     found.backward(
         _shape(q, v, weight, grid),
-        _tensors([*inputs, gradient, *gradients]),
-        _pointer(taps),
-        _pointer(contexts),
-        _pointer(dtaps),
-        _num_threads(q, v),
+        arguments.tensors([*inputs, gradient, *gradients]),
+        arguments.pointer(taps),
+        arguments.pointer(contexts),
+        arguments.pointer(dtaps),
+        arguments.num_threads(q, v),
     )
     summed = dtaps.sum(0)
     if weight.shape[0] == heads:
         return summed.sum(-1).view(weight.shape)
     return summed.transpose(1, 2).reshape(weight.shape)
-
-
-def _num_threads(q: Tensor, v: Tensor) -> int:
-    """Return how many threads are worth starting; every one takes whole heads of images."""
-    return max(1, min(torch.get_num_threads(), (q.numel() + v.numel()) // _NUMBERS_PER_THREAD))
 
 
 def _taps(weight: Tensor, heads: int, size: int) -> Tensor:
@@ -226,22 +257,6 @@ def _taps(weight: Tensor, heads: int, size: int) -> Tensor:
 def _shape(q: Tensor, v: Tensor, weight: Tensor, grid: ConvolutionGrid) -> Any:
     batch, heads, queries, _ = q.shape
     down, across = weight.shape[2:]
-    return _integers(
-        [batch, heads, queries, v.shape[2], grid.prefix, grid.height, grid.width, down, across]
+    return arguments.integers(
+        batch, heads, queries, v.shape[2], grid.prefix, grid.height, grid.width, down, across
     )
-
-
-def _tensors(tensors: Sequence[Tensor | None]) -> Any:
-    """Return each tensor's address and its strides of image, head and token."""
-    numbers: list[int] = []
-    for tensor in tensors:
-        numbers += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride()[:3])
-    return _integers(numbers)
-
-
-def _integers(numbers: list[int]) -> Any:
-    return (ctypes.c_int64 * len(numbers))(*numbers)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,14 +1,12 @@
 """The training-only branch: softmax attention whose mask empties on a schedule."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from castling.config import MaskSchedule
+from castling.native import masked_attention as native
 
 
 class AuxiliaryBranch(nn.Module):
@@ -44,6 +42,11 @@ class AuxiliaryBranch(nn.Module):
         """Whether no entry can survive: the branch then adds nothing and is skipped."""
         return self.threshold >= 1.0
 
+    @property
+    def only_adds(self) -> bool:
+        """Whether a forward pass owes nothing but S v: neither a loss nor a density."""
+        return self.training and self.schedule.l1_weight == 0.0
+
     def forward(
         self,
         q: Float[Tensor, "batch head query size"],
@@ -52,11 +55,9 @@ class AuxiliaryBranch(nn.Module):
         bias: Float[Tensor, "... query key"] | None = None,
     ) -> Float[Tensor, "batch head query value"]:
         """Return S v for un-normalised q, k, v, per head; `bias` is added before the softmax."""
-        scaled = q * q.shape[-1] ** -0.5
-        if self.training and bias is None and self.schedule.l1_weight == 0.0 and _by_image(q):
-            self.surviving_mass = None
-            return _MaskedAttention.apply(scaled, k, v, self.threshold)
-        logits = scaled @ k.transpose(-2, -1)
+        if self.only_adds and bias is None and native.serves(q, k, v):
+            return native.masked_attention(q, k, v, self.threshold)
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         attention = (logits if bias is None else logits + bias).softmax(dim=-1)
         surviving = F.threshold(attention, self.threshold, 0.0)
         if self.training:
@@ -68,62 +69,16 @@ class AuxiliaryBranch(nn.Module):
         return surviving @ v
 
 
-def _by_image(q: Tensor) -> bool:
-    """Return whether images are best taken one by one, which a compiler would unroll."""
-    return q.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-class _MaskedAttention(torch.autograd.Function):
-    """S v image by image: a map of attention is made and used while it is in the cache.
-
-    Only the softmax is kept for the backward pass; which entries survived is seen again from it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float) -> Tensor:
-        batch, heads, queries, _ = q.shape
-        attention = q.new_empty(batch, heads, queries, k.shape[2])
-        mixed = v.new_empty(batch, queries, heads, v.shape[3]).transpose(1, 2)
-        for image in range(batch):
-            logits = q[image] @ k[image].transpose(1, 2)
-            torch.softmax(logits, dim=-1, out=attention[image])
-            mixed[image] = F.threshold(attention[image], threshold, 0.0) @ v[image]
-        ctx.save_for_backward(q, k, v, attention)
-        ctx.threshold = threshold
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, attention = ctx.saved_tensors
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for image in range(q.shape[0]):
-            probabilities, g = attention[image], gradient[image]
-            surviving = F.threshold(probabilities, ctx.threshold, 0.0)
-            dv[image] = surviving.transpose(1, 2) @ g
-            # through S = A * (A > eps) and the softmax: A * (M * dS - sum of A * M * dS)
-            weighted = surviving.mul_(g @ v[image].transpose(1, 2))
-            dlogits = weighted.addcmul_(probabilities, weighted.sum(-1, keepdim=True), value=-1.0)
-            dq[image] = dlogits @ k[image]
-            dk[image] = dlogits.transpose(1, 2) @ q[image]
-        return dq, dk, dv, None
-
-
 def _read_threshold(branch: nn.Module, _: object) -> None:
     assert isinstance(branch, AuxiliaryBranch)
     if not branch.progress.is_meta:  # there it has no value
         branch.set_progress(branch.progress.item())
 
 
-def masked_attention(
-    layer: nn.Module,
-    q: Float[Tensor, "batch head query size"],
-    k: Float[Tensor, "batch head key size"],
-    v: Float[Tensor, "batch head key value"],
-) -> Float[Tensor, "batch head query value"] | None:
-    """Return what a layer's branch `auxiliary` adds; None without one, or once it is empty."""
+def alive_branch(layer: nn.Module) -> AuxiliaryBranch | None:
+    """Return a layer's branch `auxiliary`; None without one, or once it is empty."""
     branch = getattr(layer, "auxiliary", None)
-    return None if branch is None or branch.is_empty else branch(q, k, v)
+    return None if branch is None or branch.is_empty else branch
 
 
 def branches(model: nn.Module) -> list[AuxiliaryBranch]:

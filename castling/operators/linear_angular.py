@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from castling.config import LayerChoice
 from castling.native import linear_angular as native
-from castling.operators.auxiliary import AuxiliaryBranch, masked_attention
+from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import (
     OPERATORS,
     CoreShape,
@@ -141,11 +141,13 @@ class LinearAngularAttention(nn.Module):
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
+        branch, weight = alive_branch(self), self.conv.weight
+        if (branch is None or branch.only_adds) and native.serves_packed(qkv, weight):
+            threshold = None if branch is None else branch.threshold
+            mixed = native.mix_packed(qkv, weight, self.conv.reach(x.shape[1]), threshold)
+            return self.proj(mixed.flatten(2))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        added, weight = masked_attention(self, q, k, v), self.conv.weight
-        if native.serves(q, k, v, added, weight):
-            mixed = native.mix_packed(qkv, added, weight, self.conv.reach(x.shape[1]))
-            return self.proj(mixed.transpose(1, 2).flatten(2))
+        added = None if branch is None else branch(q, k, v)
         y = linear_angular(q, k, v, v, added).transpose(1, 2)
         return self.proj(y.flatten(2) + self.conv(v.transpose(1, 2).flatten(2)))
 

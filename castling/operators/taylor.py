@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from castling.operators.auxiliary import AuxiliaryBranch, masked_attention
+from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import (
     OPERATORS,
     CoreShape,
@@ -57,7 +57,8 @@ class TaylorAttention(nn.Module):
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        y = taylor(q, k, v, masked_attention(self, q, k, v))
+        branch = alive_branch(self)
+        y = taylor(q, k, v, None if branch is None else branch(q, k, v))
         return self.proj(y.transpose(1, 2).flatten(2))
 
 

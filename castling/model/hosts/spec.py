@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from castling.config import LayerChoice
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch
+from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import CoreShape, TokenGrid
 from castling.registry import Registry
 
@@ -234,10 +234,8 @@ class CastledAttention(nn.Module, ABC):
         Returns:
             (batch, head, query, value size).
         """
-        branch = getattr(self, "auxiliary", None)
-        if branch is None or branch.is_empty:
-            return self.core(q, k, v, None)
-        return self.core(q, k, v, self.added(q, k, v, shared))
+        alive = alive_branch(self) is not None
+        return self.core(q, k, v, self.added(q, k, v, shared) if alive else None)
 
     def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
         """Return what the masked branch adds; shapes as of `mix`."""

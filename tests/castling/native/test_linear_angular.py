@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
@@ -5,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice
 from castling.native import linear_angular as native
+from castling.native.masked_attention import masked_attention
 from castling.operators.linear_angular import TokenConvolution, linear_angular
 from castling.operators.spec import TokenGrid
 
@@ -87,19 +89,20 @@ def test_values_and_gradients_are_the_formulas(  # noqa: PLR0917
     assert conv.kernel == choice.conv_kernel
 
 
-def test_packed_is_separate() -> None:
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.2])
+def test_packed_is_separate(threshold: float | None) -> None:
     torch.manual_seed(0)
     qkv = torch.randn(2, 7, 3, 2, 16, requires_grad=True)
     weight = torch.randn(2, 1, 3, 1, requires_grad=True)
-    added = torch.randn(2, 2, 7, 16, requires_grad=True)
     grid = native.ConvolutionGrid(prefix=0, height=7, width=1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    packed = native.mix_packed(qkv, added, weight, grid)
+    packed = native.mix_packed(qkv, weight, grid, threshold)
+    added = None if threshold is None else masked_attention(q, k, v, threshold)
     separate = native.mix(q, k, v, v, added, weight, grid)
-    assert torch.equal(packed, separate)
+    assert torch.equal(packed.transpose(1, 2), separate)
     for ours, other in zip(  # the gradient of a sum is one number for all, without rows in memory
-        torch.autograd.grad(packed.sum(), [qkv, added, weight]),
-        torch.autograd.grad(separate.sum(), [qkv, added, weight]),
+        torch.autograd.grad(packed.sum(), [qkv, weight]),
+        torch.autograd.grad(separate.sum(), [qkv, weight]),
         strict=True,
     ):
         torch.testing.assert_close(ours, other)
@@ -107,18 +110,18 @@ def test_packed_is_separate() -> None:
 
 def test_no_images_are_no_images() -> None:
     grid = native.ConvolutionGrid(prefix=0, height=5, width=1)
-    mixed = native.mix_packed(torch.randn(0, 5, 3, 2, 8), None, torch.randn(2, 1, 3, 1), grid)
-    assert mixed.shape == (0, 2, 5, 8)
+    mixed = native.mix_packed(torch.randn(0, 5, 3, 2, 8), torch.randn(2, 1, 3, 1), grid, 0.1)
+    assert mixed.shape == (0, 5, 2, 8)
 
 
 def test_threads_change_nothing() -> None:
     torch.manual_seed(0)
     qkv, weight = torch.randn(4, 300, 3, 3, 64), torch.randn(3, 1, 9, 1)
     grid = native.ConvolutionGrid(prefix=0, height=300, width=1)
-    alone = native.mix_packed(qkv, None, weight, grid)
+    alone = native.mix_packed(qkv, weight, grid)
     try:
         torch.set_num_threads(2)
-        assert torch.equal(native.mix_packed(qkv, None, weight, grid), alone)
+        assert torch.equal(native.mix_packed(qkv, weight, grid), alone)
     finally:
         torch.set_num_threads(1)
 

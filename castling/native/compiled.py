@@ -1,0 +1,99 @@
+"""The kernel of a whole layer as an operator of torch's, which torch.compile calls as it is."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from castling.native import arguments
+from castling.native.linear_angular import ConvolutionGrid, backward_packed, forward_packed
+
+
+_CHOICES = "int[] grid, float? threshold"
+
+
+def _register() -> None:
+    """Make `torch.ops.castling.mix_packed` known, with its shapes and its gradient."""
+    forward, backward = "castling::mix_packed", "castling::mix_packed_backward"
+    torch.library.define(
+        forward, f"(Tensor qkv, Tensor weight, {_CHOICES}) -> (Tensor, Tensor, Tensor, Tensor)"
+    )
+    torch.library.define(
+        backward,
+        "(Tensor qkv, Tensor weight, Tensor contexts, Tensor added, Tensor kept,"
+        f" {_CHOICES}, Tensor gradient) -> (Tensor, Tensor)",
+    )
+    torch.library.impl(forward, "cpu", _forward)
+    torch.library.impl(backward, "cpu", _backward)
+    torch.library.register_fake(forward, _forward_shapes)
+    torch.library.register_fake(backward, _backward_shapes)
+    torch.library.register_autograd(forward, _gradient, setup_context=_keep)
+
+
+def _forward(
+    qkv: Tensor, weight: Tensor, grid: list[int], threshold: float | None
+) -> tuple[Tensor, ...]:
+    """Return what `forward_packed` does; an operator returns empty tensors for none."""
+    made = forward_packed(arguments.in_rows(qkv), weight, _grid(grid), threshold)
+    return tuple(qkv.new_empty(0) if part is None else part for part in made)
+
+
+def _forward_shapes(
+    qkv: Tensor, _weight: Tensor, _grid: list[int], threshold: float | None
+) -> tuple[Tensor, ...]:
+    batch, tokens, _, heads, size = qkv.shape
+    out = qkv.new_empty(batch, tokens, heads, size)
+    contexts = qkv.new_empty(batch, heads, size, size)
+    if threshold is None:
+        return out, contexts, qkv.new_empty(0), qkv.new_empty(0)
+    added = qkv.new_empty(batch, tokens, heads, size).transpose(1, 2)
+    return out, contexts, added, qkv.new_empty(batch, heads, tokens, 2)
+
+
+def _backward(  # noqa: PLR0913, PLR0917 - what was kept
+    qkv: Tensor,
+    weight: Tensor,
+    contexts: Tensor,
+    added: Tensor,
+    kept: Tensor,
+    grid: list[int],
+    threshold: float | None,
+    gradient: Tensor,
+) -> tuple[Tensor, Tensor]:
+    alive = threshold is not None
+    return backward_packed(
+        arguments.in_rows(qkv),
+        weight,
+        contexts,
+        added if alive else None,
+        kept if alive else None,
+        _grid(grid),
+        threshold,
+        arguments.in_rows(gradient),
+    )
+
+
+def _backward_shapes(qkv: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return qkv.new_empty(qkv.shape), weight.new_empty(weight.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    qkv, weight, grid, threshold = inputs
+    ctx.save_for_backward(qkv, weight, *output[1:])
+    ctx.grid, ctx.threshold = grid, threshold
+
+
+def _gradient(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    dqkv, dweight = torch.ops.castling.mix_packed_backward(
+        *saved, ctx.grid, ctx.threshold, gradient
+    )
+    return dqkv, dweight, None, None
+
+
+def _grid(numbers: list[int]) -> ConvolutionGrid:
+    prefix, height, width = numbers
+    return ConvolutionGrid(prefix=prefix, height=height, width=width)
+
+
+_register()

@@ -1,0 +1,241 @@
+/* Masked softmax attention S v, forward and backward, one head at a time.
+
+   Per head, with p = softmax(q k^T scale) and s = p where p > threshold, else 0:
+
+       out = s v
+
+   and with g the gradient of out, d = sum of g * out per query, and l = s (g v^T) - p d:
+
+       dq = l k scale, dk = l^T q scale, dv = s^T g
+
+   A query none of whose keys survives gives nothing to any of them, and one has survivors only
+   where 1 / threshold exceeds its sum of exponentials: the others cost one product, most often
+   not even their exponentials. Of a query two numbers are kept, its largest logit and the inverse
+   of that sum (zero without survivors); nothing of queries x keys is.
+
+   TILE queries lie side by side in the lanes, so that maxima and sums need no lane but their own.
+   Comparisons are written so that what is not a number stays so.
+
+   Tensors are given by pointer and by strides of image, head and token, in floats; their last
+   axis is contiguous. */
+
+#include "rows.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#endif
+
+#define TILE MIN(WIDEST, 4 * LANES)
+#define KEYS_PER_LOOK 16 /* exponentials summed before looking whether any query can survive */
+#define SMALLEST_EXPONENT (-87.0f)
+#define INVERSE_LN2 1.44269504088896341f
+#define LN2 0.69314718055994531f
+
+typedef struct {
+  int64_t images, heads, queries, keys;
+} Shape;
+
+
+DEFINE_PRODUCT(logits_of, KEY, TILE)
+DEFINE_PRODUCT(dsurviving_of, VALUE, TILE)
+DEFINE_PRODUCT(add_dv, TILE, VALUE)
+DEFINE_PRODUCT(add_dk, TILE, KEY)
+DEFINE_OUTER(add_values, TILE, VALUE)
+DEFINE_OUTER(add_dq, TILE, KEY)
+
+/* Queries whose logits one thread works on, for the caller to make room. */
+int queries_at_a_time(void) { return TILE; }
+
+/* exp of x <= 0: 2^n times a polynomial in the rest, to within two units in the last place. */
+static inline vec exponential(vec x) {
+  const vec zero = {0}, smallest = zero + SMALLEST_EXPONENT;
+  x = chosen(x < smallest, smallest, x);
+  ivec n = __builtin_convertvector(x * INVERSE_LN2 - 0.5f, ivec);
+  vec r = x - __builtin_convertvector(n, vec) * LN2;
+  vec series = zero + 1.0f / 5040;
+  series = series * r + 1.0f / 720;
+  series = series * r + 1.0f / 120;
+  series = series * r + 1.0f / 24;
+  series = series * r + 1.0f / 6;
+  series = series * r + 0.5f;
+  series = series * r + 1.0f;
+  series = series * r + 1.0f;
+  return series * (vec)((n + 127) << 23);
+}
+
+/* Rows side by side: to[e][i] = scale * rows[i][e]; lanes past `count` are zero. */
+static void side_by_side(float *to, const float *const *rows, int count, float scale, int size) {
+  memset(to, 0, sizeof(float) * (size_t)size * TILE);
+  for (int i = 0; i < count; i++)
+    for (int e = 0; e < size; e++) to[e * TILE + i] = scale * rows[i][e];
+}
+
+/* logits (keys x TILE) of the queries side by side, and the largest of each. */
+static void measure(float *logits, float *largest, const Tensor *k, const float *queries,
+                    int64_t keys, int64_t image, int64_t head) {
+  for (int i = 0; i < TILE; i++) largest[i] = -INFINITY;
+  for (int64_t t = 0; t < keys; t += ROWS) {
+    int count = (int)MIN(ROWS, keys - t);
+    float *to = logits + t * TILE;
+    memset(to, 0, sizeof(float) * (size_t)count * TILE);
+    logits_of(to, TILE, row(k, image, head, t), k->token, queries, TILE, count);
+    for (int r = 0; r < count; r++)
+      for (int i = 0; i < TILE; i += LANES) {
+        vec logit = load(to + r * TILE + i), so_far = load(largest + i);
+        store(largest + i, chosen(logit > so_far, logit, so_far));
+      }
+  }
+}
+
+/* Sums of the logits' exponentials, which take their place; whether any stays below `most`. */
+static int exponentials(float *logits, float *sum, const float *largest, int64_t keys,
+                        float most) {
+  memset(sum, 0, sizeof(float) * TILE);
+  for (int64_t start = 0; start < keys; start += KEYS_PER_LOOK) {
+    for (int64_t t = start; t < MIN(start + KEYS_PER_LOOK, keys); t++)
+      for (int i = 0; i < TILE; i += LANES) {
+        vec power = exponential(load(logits + t * TILE + i) - load(largest + i));
+        store(logits + t * TILE + i, power);
+        store(sum + i, load(sum + i) + power);
+      }
+    int below = 0;
+    for (int i = 0; i < TILE; i++) below += !(sum[i] >= most);
+    if (!below) return 0;
+  }
+  return 1;
+}
+
+/* x: q, k, v, out. kept, written: (image, head, query, 2). logits: (thread, key, TILE) to work. */
+void forward(const Shape *shape, const Tensor *x, float threshold, float *kept, float *logits,
+             int threads) {
+  const Tensor *q = x, *k = x + 1, *v = x + 2, *out = x + 3;
+  const float scale = 1.0f / sqrtf(KEY);
+  const vec zero = {0};
+#pragma omp parallel for num_threads(threads)
+  for (int64_t task = 0; task < shape->images * shape->heads; task++) {
+    int64_t image = task / shape->heads, head = task % shape->heads;
+    float *own = logits + omp_get_thread_num() * shape->keys * TILE;
+    float queries[KEY * TILE], largest[TILE], sum[TILE], mixed[TILE * VALUE];
+    const float *rows[TILE];
+    for (int64_t start = 0; start < shape->queries; start += TILE) {
+      int count = (int)MIN(TILE, shape->queries - start), alive = 0;
+      for (int i = 0; i < count; i++) rows[i] = row(q, image, head, start + i);
+      side_by_side(queries, rows, count, scale, KEY);
+      measure(own, largest, k, queries, shape->keys, image, head);
+      if (exponentials(own, sum, largest, shape->keys, 1.0f / threshold)) {
+        for (int i = 0; i < TILE; i++) sum[i] = 1.0f / sum[i];
+        for (int i = 0; i < count; i++) alive += !(sum[i] <= threshold);
+      }
+      float *note = kept + 2 * (task * shape->queries + start);
+      memset(note, 0, sizeof(float) * 2 * (size_t)count);
+      memset(mixed, 0, sizeof mixed);
+      if (alive) {
+        for (int64_t t = 0; t < shape->keys; t++)
+          for (int i = 0; i < TILE; i += LANES) {
+            vec p = load(own + t * TILE + i) * load(sum + i);
+            store(own + t * TILE + i, chosen(p <= zero + threshold, zero, p));
+          }
+        for (int64_t t = 0; t < shape->keys; t += BLOCK)
+          add_values(mixed, own + t * TILE, TILE, row(v, image, head, t), v->token,
+                    (int)MIN(BLOCK, shape->keys - t));
+        for (int i = 0; i < count; i++)
+          if (!(sum[i] <= threshold)) {
+            note[2 * i] = largest[i];
+            note[2 * i + 1] = sum[i];
+          }
+      }
+      for (int i = 0; i < count; i++)
+        memcpy(row(out, image, head, start + i), mixed + i * VALUE, sizeof(float) * VALUE);
+    }
+  }
+}
+
+/* Up to TILE queries with survivors, and what of them the backward pass needs. */
+typedef struct {
+  float q[TILE * KEY], g[TILE * VALUE];           /* rows; of q, scaled */
+  float q_aside[KEY * TILE], g_aside[VALUE * TILE]; /* the same, side by side */
+  float largest[TILE], inverse[TILE], along[TILE];  /* along: the sum of g * out */
+  float dq[TILE * KEY];
+  int64_t place[TILE];
+  int count;
+} Queries;
+
+/* Gather the next queries that have survivors, from `start` on; return where to go on. */
+static int64_t gather(Queries *to, const Shape *shape, const Tensor *q, const Tensor *g,
+                      const Tensor *out, const float *kept, float scale, int64_t start,
+                      int64_t image, int64_t head) {
+  const float *q_rows[TILE], *g_rows[TILE];
+  memset(to, 0, sizeof *to);
+  for (; start < shape->queries && to->count < TILE; start++) {
+    if (kept[2 * start + 1] == 0.0f) continue;
+    int i = to->count++;
+    to->place[i] = start;
+    to->largest[i] = kept[2 * start];
+    to->inverse[i] = kept[2 * start + 1];
+    q_rows[i] = row(q, image, head, start);
+    g_rows[i] = row(g, image, head, start);
+    scaled(to->q + i * KEY, q_rows[i], scale, KEY);
+    memcpy(to->g + i * VALUE, g_rows[i], sizeof(float) * VALUE);
+    to->along[i] = dot(g_rows[i], row(out, image, head, start), VALUE);
+  }
+  side_by_side(to->q_aside, q_rows, to->count, scale, KEY);
+  side_by_side(to->g_aside, g_rows, to->count, 1.0f, VALUE);
+  return start;
+}
+
+/* x: q, k, v, out, the gradient of out; those of q, k and v are added to. */
+void backward(const Shape *shape, const Tensor *x, float threshold, const float *kept,
+              int threads) {
+  const Tensor *q = x, *k = x + 1, *v = x + 2, *out = x + 3, *g = x + 4;
+  const Tensor *dq = x + 5, *dk = x + 6, *dv = x + 7;
+  const float scale = 1.0f / sqrtf(KEY);
+  const vec zero = {0};
+#pragma omp parallel for num_threads(threads)
+  for (int64_t task = 0; task < shape->images * shape->heads; task++) {
+    int64_t image = task / shape->heads, head = task % shape->heads, next = 0;
+    float dlogits[BLOCK * TILE], surviving[ROWS * TILE], dsurviving[ROWS * TILE];
+    Queries some;
+    while (next < shape->queries) {
+      next = gather(&some, shape, q, g, out, kept + 2 * task * shape->queries, scale, next, image,
+                    head);
+      if (!some.count) break;
+      for (int64_t start = 0; start < shape->keys; start += BLOCK) {
+        int block = (int)MIN(BLOCK, shape->keys - start);
+        for (int first = 0; first < block; first += ROWS) {
+          int count = MIN(ROWS, block - first);
+          int64_t at = start + first;
+          float *l = dlogits + first * TILE;
+          vec any = zero;
+          memset(l, 0, sizeof(float) * ROWS * TILE);
+          logits_of(l, TILE, row(k, image, head, at), k->token, some.q_aside, TILE, count);
+          for (int r = 0; r < count; r++)
+            for (int i = 0; i < TILE; i += LANES) {
+              vec logit = load(l + r * TILE + i) - load(some.largest + i);
+              vec p = exponential(logit) * load(some.inverse + i);
+              vec s = chosen(p <= zero + threshold, zero, p);
+              store(surviving + r * TILE + i, s);
+              store(l + r * TILE + i, -p * load(some.along + i));
+              any += s;
+            }
+          if (!(total(any) <= 0.0f)) {
+            memset(dsurviving, 0, sizeof dsurviving);
+            dsurviving_of(dsurviving, TILE, row(v, image, head, at), v->token, some.g_aside, TILE,
+                          count);
+            for (int j = 0; j < count * TILE; j += LANES)
+              store(l + j, load(l + j) + load(surviving + j) * load(dsurviving + j));
+            add_dv(row(dv, image, head, at), dv->token, surviving, TILE, some.g, VALUE, count);
+          }
+          add_dk(row(dk, image, head, at), dk->token, l, TILE, some.q, KEY, count);
+        }
+        add_dq(some.dq, dlogits, TILE, row(k, image, head, start), k->token, block);
+      }
+      for (int i = 0; i < some.count; i++) {
+        float *to = row(dq, image, head, some.place[i]);
+        for (int c = 0; c < KEY; c += LANES)
+          store(to + c, load(to + c) + load(some.dq + i * KEY + c) * scale);
+      }
+    }
+  }
+}

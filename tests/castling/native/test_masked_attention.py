@@ -1,0 +1,135 @@
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from torch import Tensor
+
+from castling.config import MaskSchedule
+from castling.native import masked_attention as native
+from castling.operators.auxiliary import AuxiliaryBranch
+
+
+def _rows(batch: int, tokens: int, heads: int, size: int) -> Tensor:
+    """Return values as projections leave them: heads side by side."""
+    return torch.randn(batch, tokens, heads, size).transpose(1, 2)
+
+
+def _attention(q: Tensor, k: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def _apart(attention: Tensor, threshold: float) -> float:
+    """Return a threshold nearby that no entry is too close to for float32 to tell."""
+    ordered = attention.flatten().sort().values
+    at = int(torch.searchsorted(ordered, threshold))
+    near = ordered[max(at - 8, 0) : at + 8]
+    if len(near) < 2:
+        return threshold
+    widest = int(near.diff().argmax())
+    return float(near[widest : widest + 2].mean())
+
+
+@given(
+    sizes=st.tuples(*[st.sampled_from([4, 8, 12, 16, 20, 32, 64, 96])] * 2),
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 150),
+    keys=st.integers(1, 150),
+    sharpness=st.sampled_from([0.0, 1.0, 3.0, 10.0]),
+    multiple=st.sampled_from([0.0, 0.5, 1.0, 4.0, 40.0]),
+    seed=st.integers(0, 9),
+)
+def test_values_and_gradients_are_the_formulas(  # noqa: PLR0917
+    sizes: tuple[int, int],
+    heads: int,
+    queries: int,
+    keys: int,
+    sharpness: float,
+    multiple: float,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    key, value = sizes
+    parts = [_rows(2, queries, heads, key), _rows(2, keys, heads, key)]
+    given = [*(part * sharpness**0.5 for part in parts), _rows(2, keys, heads, value)]
+    gradient = _rows(2, queries, heads, value)
+    wide = [part.double() for part in given]
+    threshold = min(multiple / keys, 1.0)
+    if sharpness > 0.0:
+        threshold = _apart(_attention(*wide[:2]), threshold)
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        attention = _attention(q, k)
+        return (attention * (attention.float() > threshold)) @ v
+
+    def run(function: object, parts: list[Tensor]) -> list[Tensor]:
+        leaves = [part.detach().requires_grad_() for part in parts]
+        out = function(*leaves)  # type: ignore[operator]
+        return [out, *torch.autograd.grad(out, leaves, gradient.to(out.dtype))]
+
+    kernel = run(lambda q, k, v: native.masked_attention(q, k, v, threshold), given)
+    for name, ours, exact in zip(["out", "q", "k", "v"], kernel, run(formula, wide), strict=True):
+        largest = float(exact.detach().abs().max().clamp_min(1.0))
+        assert (ours.double() - exact).detach().abs().max() <= 1e-5 * largest, name
+
+
+def test_queries_without_survivors_give_exactly_nothing() -> None:
+    torch.manual_seed(0)
+    q, k, v = (_rows(2, 70, 2, 8) for _ in range(3))
+    q *= 0.1
+    q[:, :, 9] *= 1000.0  # it alone attends to few keys
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = native.masked_attention(*leaves, 0.5)
+    dq, dk, _ = torch.autograd.grad(out.square().sum(), leaves)
+    others = [token for token in range(70) if token != 9]
+    assert not out[:, :, others].any()
+    assert not dq[:, :, others].any()
+    assert out[:, :, 9].any()
+    assert dk.any()
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 5), (2, 0, 5)])
+def test_nothing_in_nothing_out(shape: tuple[int, int, int]) -> None:
+    batch, queries, keys = shape
+    q, k, v = _rows(batch, queries, 2, 8), _rows(batch, keys, 2, 8), _rows(batch, keys, 2, 8)
+    q.requires_grad_()
+    out = native.masked_attention(q, k, v, 0.1)
+    assert out.shape == (batch, 2, queries, 8)
+    out.sum().backward()
+    assert q.grad is not None
+    assert not q.grad.any()
+
+
+def test_threads_change_nothing() -> None:
+    torch.manual_seed(0)
+    q, k, v = (_rows(4, 200, 3, 64).requires_grad_() for _ in range(3))
+
+    def run() -> list[Tensor]:
+        out = native.masked_attention(q, k, v, 0.01)
+        return [out, *torch.autograd.grad(out.square().sum(), [q, k, v])]
+
+    alone = run()
+    try:
+        torch.set_num_threads(2)
+        for ours, other in zip(run(), alone, strict=True):
+            assert torch.equal(ours, other)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_broken_numbers_stay_broken() -> None:
+    q, k, v = (_rows(1, 6, 1, 8) for _ in range(3))
+    v[0, 0, 3] = torch.nan
+    assert native.masked_attention(q, k, v, 0.0).isnan().any()
+    k[0, 0, 2, 1] = torch.nan
+    assert native.masked_attention(q, k, torch.ones_like(v), 0.0).isnan().any()
+
+
+def test_a_branch_goes_by_the_kernel_where_it_owes_no_more_than_a_sum() -> None:
+    torch.manual_seed(0)
+    q, k, v = (_rows(2, 30, 2, 8) for _ in range(3))
+    schedule = MaskSchedule(shape="constant", start_multiple=0.7)
+    branch = AuxiliaryBranch(schedule, 30).train()
+    by_kernel = branch(q, k, v)
+    assert torch.equal(by_kernel, native.masked_attention(q, k, v, branch.threshold))
+    assert not branch.density
+    torch.testing.assert_close(branch.eval()(q, k, v), by_kernel)
+    assert branch.density > 0.1

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from castling.config import RunConfig, TrainConfig
 from castling.errors import CheckpointError, ConfigError, DivergedError
 from castling.model.build import build
-from castling.model.castle import castle, set_progress
+from castling.model.castle import castle
 from castling.model.storage import begin_with
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.operators.gates import Gates, cost_penalty, gated
@@ -172,7 +172,7 @@ class _Training:
         trained = time.perf_counter() - started
         spent = 0.0 if self.metrics is None else self.metrics.train_seconds
         epochs = self.epochs + 1
-        set_progress(self.model, epochs / self.run.train.epochs)
+        self._set_progress(epochs / self.run.train.epochs)
         top1_branch, density = self._validate_with_branches()
         top1 = top1_branch if self._all_empty() else self._validate_castled()
         self.metrics = EpochMetrics(
@@ -192,7 +192,7 @@ class _Training:
         step = self.epochs * self.steps_per_epoch + step_of_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, self.num_steps) * group["rate"]
-        set_progress(self.model, step / self.num_steps)
+        self._set_progress(step / self.num_steps)
         rows = rows.to(self.train_pixels.images.device)
         images = augment(self.train_pixels.batch(rows), config.augment, generator)
         loss = self._loss(images, self.train_pixels.labels[rows])
@@ -205,6 +205,10 @@ class _Training:
                 raise DivergedError(what, self.epochs + 1, step_of_epoch + 1, number)
         self.optimizer.step()
         return value
+
+    def _set_progress(self, progress: float) -> None:
+        for branch in self.branches:
+            branch.set_progress(progress)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch: labels, teacher, masks and gates."""

@@ -16,7 +16,6 @@ from castling.model.build import build
 from castling.model.castle import castle, set_progress
 from castling.model.hosts.anatomy import anatomy_of, create
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import masked_attention
 from castling.operators.spec import (
     CoreShape,
     CoreSpec,
@@ -121,8 +120,7 @@ class _OnlyBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        added = masked_attention(self, *qkv.permute(2, 0, 3, 1, 4).unbind(0))
-        assert added is not None
+        added = self.auxiliary(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
         return self.proj(added.transpose(1, 2).flatten(2))
 
 

@@ -23,7 +23,7 @@ class PatchEmbedding(nn.Module):
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch token embed"]:
         """Cut images (batch, channel, height, width) into tokens, row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return self.proj(images).flatten(2).transpose(1, 2).contiguous()
 
 
 class Block(nn.Module):

@@ -47,7 +47,7 @@ def _forward_shapes(
     if threshold is None:
         return out, contexts, qkv.new_empty(0), qkv.new_empty(0)
     added = qkv.new_empty(batch, tokens, heads, size).transpose(1, 2)
-    return out, contexts, added, qkv.new_empty(batch, heads, tokens, 2)
+    return out, contexts, added, qkv.new_empty(batch, heads, tokens, 3)
 
 
 def _backward(  # noqa: PLR0913, PLR0917 - what was kept

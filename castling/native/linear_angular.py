@@ -65,15 +65,18 @@ def mix_packed(
     weight: Float[Tensor, "filter 1 down across"],
     grid: ConvolutionGrid,
     threshold: float | None = None,
-) -> Float[Tensor, "batch token head size"]:
+) -> tuple[Float[Tensor, "batch token head size"], Float[Tensor, "batch head token"] | None]:
     """Return y / |y| + DWConv(v) for q, k and v side by side; see `mix`, but tokens come first.
 
-    With a threshold, the masked attention of the same q, k and v is what `mix` calls `added`.
+    With a threshold, the masked attention of the same q, k and v is what `mix` calls `added`, and
+    beside the values comes how many keys of each query survive.
     """
     if torch.compiler.is_compiling():
         along = [grid.prefix, grid.height, grid.width]
-        return torch.ops.castling.mix_packed(qkv, weight, along, threshold)[0]
-    return _MixPacked.apply(qkv, weight, grid, threshold)
+        out, _, _, kept = torch.ops.castling.mix_packed(qkv, weight, along, threshold)
+    else:
+        out, kept = _MixPacked.apply(qkv, weight, grid, threshold)
+    return out, None if threshold is None else masked_attention.survivors(kept)
 
 
 def mix(  # noqa: PLR0913, PLR0917 - the operator's own
@@ -106,16 +109,18 @@ class _MixPacked(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         qkv = arguments.in_rows(qkv)
-        out, *kept = forward_packed(qkv, weight, grid, threshold)
-        ctx.save_for_backward(qkv, weight, *kept)
+        out, contexts, added, kept = forward_packed(qkv, weight, grid, threshold)
+        ctx.save_for_backward(qkv, weight, contexts, added, kept)
         ctx.grid, ctx.threshold = grid, threshold
-        return out
+        if kept is not None:
+            ctx.mark_non_differentiable(kept)
+        return out, kept
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         qkv, weight, contexts, added, kept = ctx.saved_tensors
         dqkv, dweight = backward_packed(
             qkv, weight, contexts, added, kept, ctx.grid, ctx.threshold, gradient

@@ -10,8 +10,8 @@
 
    A query none of whose keys survives gives nothing to any of them, and one has survivors only
    where 1 / threshold exceeds its sum of exponentials: the others cost one product, most often
-   not even their exponentials. Of a query two numbers are kept, its largest logit and the inverse
-   of that sum (zero without survivors); nothing of queries x keys is.
+   not even their exponentials. Of a query three numbers are kept, its largest logit, the inverse
+   of that sum (zero without survivors) and the survivors; nothing of queries x keys is.
 
    TILE queries lie side by side in the lanes, so that maxima and sums need no lane but their own.
    Comparisons are written so that what is not a number stays so.
@@ -28,6 +28,7 @@
 #endif
 
 #define TILE MIN(WIDEST, 4 * LANES)
+#define KEPT 3 /* numbers per query */
 #define KEYS_PER_LOOK 16 /* exponentials summed before looking whether any query can survive */
 #define SMALLEST_EXPONENT (-87.0f)
 #define INVERSE_LN2 1.44269504088896341f
@@ -107,7 +108,7 @@ static int exponentials(float *logits, float *sum, const float *largest, int64_t
   return 1;
 }
 
-/* x: q, k, v, out. kept, written: (image, head, query, 2). logits: (thread, key, TILE) to work. */
+/* x: q, k, v, out. kept, written: (image, head, query, KEPT). logits: (thread, key, TILE) to work. */
 void forward(const Shape *shape, const Tensor *x, float threshold, float *kept, float *logits,
              int threads) {
   const Tensor *q = x, *k = x + 1, *v = x + 2, *out = x + 3;
@@ -117,7 +118,7 @@ void forward(const Shape *shape, const Tensor *x, float threshold, float *kept, 
   for (int64_t task = 0; task < shape->images * shape->heads; task++) {
     int64_t image = task / shape->heads, head = task % shape->heads;
     float *own = logits + omp_get_thread_num() * shape->keys * TILE;
-    float queries[KEY * TILE], largest[TILE], sum[TILE], mixed[TILE * VALUE];
+    float queries[KEY * TILE], largest[TILE], sum[TILE], survivors[TILE], mixed[TILE * VALUE];
     const float *rows[TILE];
     for (int64_t start = 0; start < shape->queries; start += TILE) {
       int count = (int)MIN(TILE, shape->queries - start), alive = 0;
@@ -128,22 +129,26 @@ void forward(const Shape *shape, const Tensor *x, float threshold, float *kept, 
         for (int i = 0; i < TILE; i++) sum[i] = 1.0f / sum[i];
         for (int i = 0; i < count; i++) alive += !(sum[i] <= threshold);
       }
-      float *note = kept + 2 * (task * shape->queries + start);
-      memset(note, 0, sizeof(float) * 2 * (size_t)count);
+      float *note = kept + KEPT * (task * shape->queries + start);
+      memset(note, 0, sizeof(float) * KEPT * (size_t)count);
       memset(mixed, 0, sizeof mixed);
       if (alive) {
+        memset(survivors, 0, sizeof survivors);
         for (int64_t t = 0; t < shape->keys; t++)
           for (int i = 0; i < TILE; i += LANES) {
             vec p = load(own + t * TILE + i) * load(sum + i);
-            store(own + t * TILE + i, chosen(p <= zero + threshold, zero, p));
+            ivec fallen = p <= zero + threshold;
+            store(own + t * TILE + i, chosen(fallen, zero, p));
+            store(survivors + i, load(survivors + i) + chosen(fallen, zero, zero + 1.0f));
           }
         for (int64_t t = 0; t < shape->keys; t += BLOCK)
           add_values(mixed, own + t * TILE, TILE, row(v, image, head, t), v->token,
                     (int)MIN(BLOCK, shape->keys - t));
         for (int i = 0; i < count; i++)
           if (!(sum[i] <= threshold)) {
-            note[2 * i] = largest[i];
-            note[2 * i + 1] = sum[i];
+            note[KEPT * i] = largest[i];
+            note[KEPT * i + 1] = sum[i];
+            note[KEPT * i + 2] = survivors[i];
           }
       }
       for (int i = 0; i < count; i++)
@@ -169,11 +174,11 @@ static int64_t gather(Queries *to, const Shape *shape, const Tensor *q, const Te
   const float *q_rows[TILE], *g_rows[TILE];
   memset(to, 0, sizeof *to);
   for (; start < shape->queries && to->count < TILE; start++) {
-    if (kept[2 * start + 1] == 0.0f) continue;
+    if (kept[KEPT * start + 1] == 0.0f) continue;
     int i = to->count++;
     to->place[i] = start;
-    to->largest[i] = kept[2 * start];
-    to->inverse[i] = kept[2 * start + 1];
+    to->largest[i] = kept[KEPT * start];
+    to->inverse[i] = kept[KEPT * start + 1];
     q_rows[i] = row(q, image, head, start);
     g_rows[i] = row(g, image, head, start);
     scaled(to->q + i * KEY, q_rows[i], scale, KEY);
@@ -198,7 +203,7 @@ void backward(const Shape *shape, const Tensor *x, float threshold, const float 
     float dlogits[BLOCK * TILE], surviving[ROWS * TILE], dsurviving[ROWS * TILE];
     Queries some;
     while (next < shape->queries) {
-      next = gather(&some, shape, q, g, out, kept + 2 * task * shape->queries, scale, next, image,
+      next = gather(&some, shape, q, g, out, kept + KEPT * task * shape->queries, scale, next, image,
                     head);
       if (!some.count) break;
       for (int64_t start = 0; start < shape->keys; start += BLOCK) {

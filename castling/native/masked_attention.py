@@ -39,27 +39,36 @@ def masked_attention(
     k: Float[Tensor, "batch head key size"],
     v: Float[Tensor, "batch head key value"],
     threshold: float,
-) -> Float[Tensor, "batch head query value"]:
-    """Return S v with S = A * (A > threshold), A = softmax(q k^T / sqrt(size)).
+) -> tuple[Float[Tensor, "batch head query value"], Float[Tensor, "batch head query"]]:
+    """Return S v with S = A * (A > threshold), A = softmax(q k^T / sqrt(size)), and survivors.
 
     Values' memory is (batch, query, head, value). Kept for the backward pass beside q, k, v and
-    the result are two numbers per query; it computes A once more, of queries with survivors.
+    the result are three numbers per query; it computes A once more, of queries with survivors.
     """
-    return _MaskedAttention.apply(q, k, v, threshold)
+    out, kept = _MaskedAttention.apply(q, k, v, threshold)
+    return out, survivors(kept)
+
+
+def survivors(kept: Float[Tensor, "batch head query 3"]) -> Float[Tensor, "batch head query"]:
+    """Return how many keys of each query survive, of what `forward` has kept."""
+    return kept[..., 2]
 
 
 class _MaskedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float
+    ) -> tuple[Tensor, Tensor]:
         q, k, v = (arguments.in_rows(x) for x in (q, k, v))
         out, kept = forward(q, k, v, threshold)
         ctx.save_for_backward(q, k, v, out, kept)
         ctx.threshold = threshold
-        return out
+        ctx.mark_non_differentiable(kept)
+        return out, kept
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, kept = ctx.saved_tensors
         gradients = [torch.zeros_like(x) for x in (q, k, v)]
         add_gradients([q, k, v, out, arguments.in_rows(gradient)], kept, ctx.threshold, gradients)
@@ -70,7 +79,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> tuple[Tensor, 
     """Return S v, and what `add_gradients` wants to know of each query."""
     (batch, heads, queries, key_size), (keys, size) = q.shape, v.shape[2:]
     out = v.new_empty(batch, queries, heads, size).transpose(1, 2)
-    kept = q.new_empty(batch, heads, queries, 2)
+    kept = q.new_empty(batch, heads, queries, 3)
     threads = arguments.num_threads(q, v)
     found = kernel(key_size, size)
     assert found is not None  # `serves`

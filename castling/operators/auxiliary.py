@@ -43,9 +43,14 @@ class AuxiliaryBranch(nn.Module):
         return self.threshold >= 1.0
 
     @property
-    def only_adds(self) -> bool:
-        """Whether a forward pass owes nothing but S v: neither a loss nor a density."""
-        return self.training and self.schedule.l1_weight == 0.0
+    def needs_map(self) -> bool:
+        """Whether a forward pass needs A itself: the loss wants its mass."""
+        return self.training and self.schedule.l1_weight > 0.0
+
+    def note(self, survivors: Float[Tensor, "batch head query"], num_keys: int) -> None:
+        """Note the density of a forward pass in eval mode, of the survivors of each query."""
+        if not self.training:
+            self.density = survivors.mean().item() / num_keys
 
     def forward(
         self,
@@ -55,17 +60,16 @@ class AuxiliaryBranch(nn.Module):
         bias: Float[Tensor, "... query key"] | None = None,
     ) -> Float[Tensor, "batch head query value"]:
         """Return S v for un-normalised q, k, v, per head; `bias` is added before the softmax."""
-        if self.only_adds and bias is None and native.serves(q, k, v):
-            return native.masked_attention(q, k, v, self.threshold)
+        if bias is None and not self.needs_map and native.serves(q, k, v):
+            mixed, survivors = native.masked_attention(q, k, v, self.threshold)
+            self.note(survivors, k.shape[2])
+            return mixed
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         attention = (logits if bias is None else logits + bias).softmax(dim=-1)
         surviving = F.threshold(attention, self.threshold, 0.0)
-        if self.training:
-            self.surviving_mass = (
-                surviving.sum(-1).mean() if self.schedule.l1_weight > 0.0 else None
-            )
-        elif not surviving.is_meta:  # there it has no value
-            self.density = (surviving > 0.0).float().mean().item()
+        self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
+        if not surviving.is_meta:  # there it has no value
+            self.note((surviving > 0.0).float().sum(-1), k.shape[2])
         return surviving @ v
 
 

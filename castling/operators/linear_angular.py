@@ -142,9 +142,12 @@ class LinearAngularAttention(nn.Module):
         """Mix tokens; shapes (batch, token, channel) in and out."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         branch, weight = alive_branch(self), self.conv.weight
-        if (branch is None or branch.only_adds) and native.serves_packed(qkv, weight):
-            threshold = None if branch is None else branch.threshold
-            mixed = native.mix_packed(qkv, weight, self.conv.reach(x.shape[1]), threshold)
+        if not (branch and branch.needs_map) and native.serves_packed(qkv, weight):
+            threshold = branch.threshold if branch else None
+            reach = self.conv.reach(x.shape[1])
+            mixed, survivors = native.mix_packed(qkv, weight, reach, threshold)
+            if branch and survivors is not None:
+                branch.note(survivors, x.shape[1])
             return self.proj(mixed.flatten(2))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         added = None if branch is None else branch(q, k, v)

@@ -96,8 +96,12 @@ def test_packed_is_separate(threshold: float | None) -> None:
     weight = torch.randn(2, 1, 3, 1, requires_grad=True)
     grid = native.ConvolutionGrid(prefix=0, height=7, width=1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    packed = native.mix_packed(qkv, weight, grid, threshold)
-    added = None if threshold is None else masked_attention(q, k, v, threshold)
+    packed, survivors = native.mix_packed(qkv, weight, grid, threshold)
+    added = None
+    if threshold is not None:
+        added, others = masked_attention(q, k, v, threshold)
+        assert survivors is not None
+        assert torch.equal(survivors, others)
     separate = native.mix(q, k, v, v, added, weight, grid)
     assert torch.equal(packed.transpose(1, 2), separate)
     for ours, other in zip(  # the gradient of a sum is one number for all, without rows in memory
@@ -110,7 +114,7 @@ def test_packed_is_separate(threshold: float | None) -> None:
 
 def test_no_images_are_no_images() -> None:
     grid = native.ConvolutionGrid(prefix=0, height=5, width=1)
-    mixed = native.mix_packed(torch.randn(0, 5, 3, 2, 8), torch.randn(2, 1, 3, 1), grid, 0.1)
+    mixed, _ = native.mix_packed(torch.randn(0, 5, 3, 2, 8), torch.randn(2, 1, 3, 1), grid, 0.1)
     assert mixed.shape == (0, 5, 2, 8)
 
 
@@ -118,10 +122,10 @@ def test_threads_change_nothing() -> None:
     torch.manual_seed(0)
     qkv, weight = torch.randn(4, 300, 3, 3, 64), torch.randn(3, 1, 9, 1)
     grid = native.ConvolutionGrid(prefix=0, height=300, width=1)
-    alone = native.mix_packed(qkv, weight, grid)
+    alone, _ = native.mix_packed(qkv, weight, grid)
     try:
         torch.set_num_threads(2)
-        assert torch.equal(native.mix_packed(qkv, weight, grid), alone)
+        assert torch.equal(native.mix_packed(qkv, weight, grid)[0], alone)
     finally:
         torch.set_num_threads(1)
 

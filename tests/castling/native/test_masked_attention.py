@@ -65,7 +65,7 @@ def test_values_and_gradients_are_the_formulas(  # noqa: PLR0917
         out = function(*leaves)  # type: ignore[operator]
         return [out, *torch.autograd.grad(out, leaves, gradient.to(out.dtype))]
 
-    kernel = run(lambda q, k, v: native.masked_attention(q, k, v, threshold), given)
+    kernel = run(lambda q, k, v: native.masked_attention(q, k, v, threshold)[0], given)
     for name, ours, exact in zip(["out", "q", "k", "v"], kernel, run(formula, wide), strict=True):
         largest = float(exact.detach().abs().max().clamp_min(1.0))
         assert (ours.double() - exact).detach().abs().max() <= 1e-5 * largest, name
@@ -77,7 +77,7 @@ def test_queries_without_survivors_give_exactly_nothing() -> None:
     q *= 0.1
     q[:, :, 9] *= 1000.0  # it alone attends to few keys
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    out = native.masked_attention(*leaves, 0.5)
+    out, _ = native.masked_attention(*leaves, 0.5)
     dq, dk, _ = torch.autograd.grad(out.square().sum(), leaves)
     others = [token for token in range(70) if token != 9]
     assert not out[:, :, others].any()
@@ -91,7 +91,7 @@ def test_nothing_in_nothing_out(shape: tuple[int, int, int]) -> None:
     batch, queries, keys = shape
     q, k, v = _rows(batch, queries, 2, 8), _rows(batch, keys, 2, 8), _rows(batch, keys, 2, 8)
     q.requires_grad_()
-    out = native.masked_attention(q, k, v, 0.1)
+    out, _ = native.masked_attention(q, k, v, 0.1)
     assert out.shape == (batch, 2, queries, 8)
     out.sum().backward()
     assert q.grad is not None
@@ -103,7 +103,7 @@ def test_threads_change_nothing() -> None:
     q, k, v = (_rows(4, 200, 3, 64).requires_grad_() for _ in range(3))
 
     def run() -> list[Tensor]:
-        out = native.masked_attention(q, k, v, 0.01)
+        out, _ = native.masked_attention(q, k, v, 0.01)
         return [out, *torch.autograd.grad(out.square().sum(), [q, k, v])]
 
     alone = run()
@@ -118,18 +118,34 @@ def test_threads_change_nothing() -> None:
 def test_broken_numbers_stay_broken() -> None:
     q, k, v = (_rows(1, 6, 1, 8) for _ in range(3))
     v[0, 0, 3] = torch.nan
-    assert native.masked_attention(q, k, v, 0.0).isnan().any()
+    assert native.masked_attention(q, k, v, 0.0)[0].isnan().any()
     k[0, 0, 2, 1] = torch.nan
-    assert native.masked_attention(q, k, torch.ones_like(v), 0.0).isnan().any()
+    assert native.masked_attention(q, k, torch.ones_like(v), 0.0)[0].isnan().any()
 
 
-def test_a_branch_goes_by_the_kernel_where_it_owes_no_more_than_a_sum() -> None:
+def test_survivors_are_counted() -> None:
+    torch.manual_seed(0)
+    q, k, v = (_rows(2, 90, 3, 16) for _ in range(3))
+    threshold = _apart(_attention(q.double(), k.double()), 0.9 / 90)
+    _, survivors = native.masked_attention(q, k, v, threshold)
+    assert torch.equal(survivors, (_attention(q, k) > threshold).float().sum(-1))
+
+
+def test_a_branch_goes_by_the_kernel_unless_its_loss_wants_the_map() -> None:
     torch.manual_seed(0)
     q, k, v = (_rows(2, 30, 2, 8) for _ in range(3))
-    schedule = MaskSchedule(shape="constant", start_multiple=0.7)
-    branch = AuxiliaryBranch(schedule, 30).train()
-    by_kernel = branch(q, k, v)
-    assert torch.equal(by_kernel, native.masked_attention(q, k, v, branch.threshold))
-    assert not branch.density
-    torch.testing.assert_close(branch.eval()(q, k, v), by_kernel)
-    assert branch.density > 0.1
+    free, weighed = (
+        AuxiliaryBranch(
+            MaskSchedule(shape="constant", start_multiple=0.7, l1_weight=weight), 30
+        ).train()
+        for weight in (0.0, 0.1)
+    )
+    by_kernel, _ = native.masked_attention(q, k, v, free.threshold)
+    assert torch.equal(free(q, k, v), by_kernel)
+    torch.testing.assert_close(weighed(q, k, v), by_kernel)
+    assert weighed.surviving_mass is not None
+    assert free.surviving_mass is None
+    assert torch.equal(free.eval()(q, k, v), by_kernel)
+    with_map = AuxiliaryBranch(free.schedule, 30).double().eval()
+    with_map(*(x.double() for x in (q, k, v)))
+    assert free.density == pytest.approx(with_map.density)

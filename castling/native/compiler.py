@@ -81,7 +81,7 @@ def _digest(source: Path, compiler: str, macros: list[str]) -> str:
     parts = [
         *(text.read_bytes() for text in texts),
         version,
-        " ".join([*_OPTIMISED, *macros]).encode(),
+        " ".join([compiler, *_OPTIMISED, *macros]).encode(),
         _processor(),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]

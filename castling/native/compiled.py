@@ -13,7 +13,10 @@ _CHOICES = "int[] grid, float? threshold"
 
 
 def _register() -> None:
-    """Make `torch.ops.castling.mix_packed` known, with its shapes and its gradient."""
+    """Make `torch.ops.castling.mix_packed` known, with its shapes and its gradient.
+
+    torch.compile keeps its code on disk by the operator's name: other shapes want another name.
+    """
     forward, backward = "castling::mix_packed", "castling::mix_packed_backward"
     torch.library.define(
         forward, f"(Tensor qkv, Tensor weight, {_CHOICES}) -> (Tensor, Tensor, Tensor, Tensor)"

@@ -38,7 +38,6 @@ typedef struct {
   int64_t images, heads, queries, keys;
 } Shape;
 
-
 DEFINE_PRODUCT(logits_of, KEY, TILE)
 DEFINE_PRODUCT(dsurviving_of, VALUE, TILE)
 DEFINE_PRODUCT(add_dv, TILE, VALUE)
@@ -159,7 +158,7 @@ void forward(const Shape *shape, const Tensor *x, float threshold, float *kept, 
 
 /* Up to TILE queries with survivors, and what of them the backward pass needs. */
 typedef struct {
-  float q[TILE * KEY], g[TILE * VALUE];           /* rows; of q, scaled */
+  float q[TILE * KEY], g[TILE * VALUE];             /* rows; of q, scaled */
   float q_aside[KEY * TILE], g_aside[VALUE * TILE]; /* the same, side by side */
   float largest[TILE], inverse[TILE], along[TILE];  /* along: the sum of g * out */
   float dq[TILE * KEY];

@@ -9,7 +9,7 @@ from castling.native import arguments
 from castling.native.linear_angular import ConvolutionGrid, backward_packed, forward_packed
 
 
-_CHOICES = "int[] grid, float? threshold"
+_CHOICES = "int[] grid, Tensor? threshold"
 
 
 def _register() -> None:
@@ -34,15 +34,15 @@ def _register() -> None:
 
 
 def _forward(
-    qkv: Tensor, weight: Tensor, grid: list[int], threshold: float | None
+    qkv: Tensor, weight: Tensor, grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return what `forward_packed` does; an operator returns empty tensors for none."""
-    made = forward_packed(arguments.in_rows(qkv), weight, _grid(grid), threshold)
+    made = forward_packed(arguments.in_rows(qkv), weight, _grid(grid), _number(threshold))
     return tuple(qkv.new_empty(0) if part is None else part for part in made)
 
 
 def _forward_shapes(
-    qkv: Tensor, _weight: Tensor, _grid: list[int], threshold: float | None
+    qkv: Tensor, _weight: Tensor, _grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
     batch, tokens, _, heads, size = qkv.shape
     out = qkv.new_empty(batch, tokens, heads, size)
@@ -60,7 +60,7 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
     added: Tensor,
     kept: Tensor,
     grid: list[int],
-    threshold: float | None,
+    threshold: Tensor | None,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
     alive = threshold is not None
@@ -71,7 +71,7 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
         added if alive else None,
         kept if alive else None,
         _grid(grid),
-        threshold,
+        _number(threshold),
         arguments.in_rows(gradient),
     )
 
@@ -82,16 +82,18 @@ def _backward_shapes(qkv: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tens
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     qkv, weight, grid, threshold = inputs
-    ctx.save_for_backward(qkv, weight, *output[1:])
-    ctx.grid, ctx.threshold = grid, threshold
+    ctx.save_for_backward(qkv, weight, *output[1:], threshold)
+    ctx.grid = grid
 
 
 def _gradient(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    dqkv, dweight = torch.ops.castling.mix_packed_backward(
-        *saved, ctx.grid, ctx.threshold, gradient
-    )
+    *saved, threshold = ctx.saved_tensors
+    dqkv, dweight = torch.ops.castling.mix_packed_backward(*saved, ctx.grid, threshold, gradient)
     return dqkv, dweight, None, None
+
+
+def _number(threshold: Tensor | None) -> float | None:
+    return None if threshold is None else threshold.item()
 
 
 def _grid(numbers: list[int]) -> ConvolutionGrid:

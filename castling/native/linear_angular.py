@@ -64,12 +64,13 @@ def mix_packed(
     qkv: Float[Tensor, "batch token 3 head size"],
     weight: Float[Tensor, "filter 1 down across"],
     grid: ConvolutionGrid,
-    threshold: float | None = None,
+    threshold: float | Tensor | None = None,
 ) -> tuple[Float[Tensor, "batch token head size"], Float[Tensor, "batch head token"] | None]:
     """Return y / |y| + DWConv(v) for q, k and v side by side; see `mix`, but tokens come first.
 
     With a threshold, the masked attention of the same q, k and v is what `mix` calls `added`, and
-    beside the values comes how many keys of each query survive.
+    beside the values comes how many keys of each query survive. While a model is compiled the
+    threshold is a tensor of one number.
     """
     if torch.compiler.is_compiling():
         along = [grid.prefix, grid.height, grid.width]

@@ -26,6 +26,7 @@ class AuxiliaryBranch(nn.Module):
         self.num_tokens = num_tokens
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self.register_load_state_dict_post_hook(_read_threshold)  # type: ignore[no-untyped-call]
+        self._limit = torch.zeros((), dtype=torch.float64, device="cpu")
         self.threshold = schedule.threshold(0.0, num_tokens)
         self.surviving_mass: Tensor | None = None
         """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
@@ -38,9 +39,21 @@ class AuxiliaryBranch(nn.Module):
         self.threshold = self.schedule.threshold(progress, self.num_tokens)
 
     @property
-    def is_empty(self) -> bool:
+    def threshold(self) -> float:
+        """The attention that an entry must exceed to survive."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._limit.fill_(threshold)
+        self.is_empty = threshold >= 1.0
         """Whether no entry can survive: the branch then adds nothing and is skipped."""
-        return self.threshold >= 1.0
+
+    @property
+    def limit(self) -> float | Tensor:
+        """The threshold as a number; to a compiler a tensor: its change compiles nothing."""
+        return self._limit if torch.compiler.is_compiling() else self._threshold
 
     @property
     def needs_map(self) -> bool:
@@ -66,7 +79,10 @@ class AuxiliaryBranch(nn.Module):
             return mixed
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         attention = (logits if bias is None else logits + bias).softmax(dim=-1)
-        surviving = F.threshold(attention, self.threshold, 0.0)
+        if torch.compiler.is_compiling():
+            surviving = torch.where(attention > self.limit, attention, 0.0)
+        else:
+            surviving = F.threshold(attention, self.threshold, 0.0)
         self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
         if not surviving.is_meta:  # there it has no value
             self.note((surviving > 0.0).float().sum(-1), k.shape[2])

@@ -143,7 +143,7 @@ class LinearAngularAttention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         branch, weight = alive_branch(self), self.conv.weight
         if not (branch and branch.needs_map) and native.serves_packed(qkv, weight):
-            threshold = branch.threshold if branch else None
+            threshold = branch.limit if branch else None
             reach = self.conv.reach(x.shape[1])
             mixed, survivors = native.mix_packed(qkv, weight, reach, threshold)
             if branch and survivors is not None:

@@ -26,6 +26,8 @@ class AuxiliaryBranch(nn.Module):
         self.num_tokens = num_tokens
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self.register_load_state_dict_post_hook(_read_threshold)  # type: ignore[no-untyped-call]
+        self.is_empty = False
+        """Whether no entry can survive: the branch then adds nothing and is skipped."""
         self._limit = torch.zeros((), dtype=torch.float64, device="cpu")
         self.threshold = schedule.threshold(0.0, num_tokens)
         self.surviving_mass: Tensor | None = None
@@ -48,7 +50,6 @@ class AuxiliaryBranch(nn.Module):
         self._threshold = threshold
         self._limit.fill_(threshold)
         self.is_empty = threshold >= 1.0
-        """Whether no entry can survive: the branch then adds nothing and is skipped."""
 
     @property
     def limit(self) -> float | Tensor:
@@ -84,8 +85,8 @@ class AuxiliaryBranch(nn.Module):
         else:
             surviving = F.threshold(attention, self.threshold, 0.0)
         self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
-        if not surviving.is_meta:  # there it has no value
-            self.note((surviving > 0.0).float().sum(-1), k.shape[2])
+        if not (self.training or surviving.is_meta):  # there it has no value
+            self.density = (surviving > 0.0).float().mean().item()
         return surviving @ v
 
 

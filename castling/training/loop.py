@@ -31,7 +31,7 @@ from castling.training.schedule import learning_rate
 from castling.training.teacher import digest_of, load_initial, load_teacher
 
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 250
 """Images per forward pass of an evaluation; fixed, so that accuracies are reproduced exactly."""
 
 

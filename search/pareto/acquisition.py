@@ -1,0 +1,145 @@
+"""What a candidate is worth after the trials so far: its expected gain of hypervolume."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.pareto import Mask, Points
+from search.pareto.improvement import Forecast, expected_improvement
+from search.pareto.surrogate import Groups, Surrogate
+
+
+FEWEST_RESULTS = 3
+"""Trials with a result before a surrogate is trusted; until then candidates fill the space."""
+NADIR_MARGIN = 0.1
+"""How far beyond the worst trial an objective without reference counts, in ranges of the trials."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """Candidates or trials as the sampler sees them; every objective is written smaller better."""
+
+    features: Points
+    """(row, feature), scaled so that a distance of 1 is a large one."""
+    values: Points
+    """(row, objective): what is known before training, NaN elsewhere."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: NDArray[np.intp] | Mask) -> "Encoded":
+        return Encoded(features=self.features[rows], values=self.values[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """The trials so far, running ones included."""
+
+    trials: Encoded
+    """NaN in `values` is what a running trial has yet to show."""
+    fidelity: Points
+    """(row), the fraction of its training that a trial had; 1 for running trials."""
+
+    @property
+    def measured(self) -> Mask:
+        """Which trials have a result."""
+        return np.isfinite(self.trials.values).all(axis=1)
+
+    def is_informative(self, goal: "Goal") -> bool:
+        """Return whether there are results enough to learn from, if there is anything to learn."""
+        return not goal.learnt.any() or np.count_nonzero(self.measured) >= FEWEST_RESULTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What is traded off, and how the features belong together."""
+
+    groups: Groups
+    """The features' columns, by group."""
+    learnt: Mask
+    """(objective), whether it is only known after training."""
+    reference: Points
+    """(objective), the worst value that counts; NaN takes it from the trials."""
+
+
+class Score(Protocol):
+    """Rates candidates; higher is better."""
+
+    def __call__(self, candidates: Encoded) -> Points:
+        """Return the score of every candidate."""
+
+
+def acquisition(goal: Goal, history: History) -> Score:
+    """Return what rates candidates after the trials so far.
+
+    Once a few trials have results, the score is the exact expected hypervolume improvement: each
+    learnt objective has a Gaussian process of its own, the others are known, and running trials
+    count as if they had the result that is expected of them. Before, it is the distance to the
+    nearest trial.
+    """
+    if history.is_informative(goal):
+        return _Improvement(goal, history)
+    return _Distance(history.trials.features)
+
+
+class _Distance:
+    """Rates candidates by the distance to the nearest trial."""
+
+    def __init__(self, trials: Points) -> None:
+        self._trials = trials
+
+    def __call__(self, candidates: Encoded) -> Points:
+        if not len(self._trials):
+            return np.zeros(len(candidates))
+        gaps = candidates.features[:, None, :] - self._trials[None, :, :]
+        return (gaps**2).sum(axis=2).min(axis=1)
+
+
+class _Improvement:
+    """Rates candidates by their expected hypervolume improvement."""
+
+    def __init__(self, goal: Goal, history: History) -> None:
+        self._goal = goal
+        measured = history.measured
+        running = history.trials[~measured]
+        self._surrogates = {
+            int(objective): Surrogate(
+                _with_fidelity(history.trials.features[measured], history.fidelity[measured]),
+                history.trials.values[measured, objective],
+                (*goal.groups, (history.trials.features.shape[1],)),
+            )
+            for objective in np.flatnonzero(goal.learnt)
+        }
+        expected = self._forecast(running).mean
+        for objective, surrogate in self._surrogates.items():
+            surrogate.imagine(_with_fidelity(running.features), expected[:, objective])
+        whole = measured & (history.fidelity >= 1.0)
+        self._front = np.concatenate([history.trials.values[whole], expected])
+        self._reference = _completed(goal.reference, self._front)
+
+    def __call__(self, candidates: Encoded) -> Points:
+        return expected_improvement(self._forecast(candidates), self._front, self._reference)
+
+    def _forecast(self, candidates: Encoded) -> Forecast:
+        mean, std = candidates.values.copy(), np.zeros_like(candidates.values)
+        features = _with_fidelity(candidates.features)
+        for objective, surrogate in self._surrogates.items():
+            mean[:, objective], std[:, objective] = surrogate.predict(features)
+        return Forecast(mean=mean, std=std)
+
+
+def _with_fidelity(features: Points, fidelity: Points | float = 1.0) -> Points:
+    """Return features with a last column: the part of the training that is missing."""
+    missing = np.broadcast_to(1.0 - np.asarray(fidelity), len(features))
+    return np.column_stack([features, missing])
+
+
+def _completed(reference: Points, values: Points) -> Points:
+    """Return the reference, where it is NaN a little worse than the worst trial."""
+    if not np.isnan(reference).any() or not len(values):
+        return np.nan_to_num(reference, nan=np.inf)
+    worst, best = values.max(axis=0), values.min(axis=0)
+    beyond = worst + NADIR_MARGIN * np.maximum(worst - best, np.abs(worst))
+    return np.where(np.isnan(reference), beyond, reference)

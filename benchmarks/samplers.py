@@ -11,15 +11,13 @@ the reference 100 % error and the latency of the slowest of all architectures. T
 means over the benchmark's training seeds.
 """
 
-import argparse
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
 import numpy as np
-import optuna
 
 from reports.pareto import Points, hypervolume
 from search.pareto.acquisition import Encoded, Goal
@@ -120,6 +118,10 @@ class TableProblem:
         """Return the architecture's number."""
         return point
 
+    def identity(self, point: int) -> Hashable:
+        """Return the architecture's number."""
+        return point
+
     def sample(self, rng: Random) -> int:
         """Draw an architecture."""
         return rng.choice(self.everything)
@@ -150,9 +152,10 @@ def search_pareto(
         if len(running) < workers and len(finished) + len(running) < trials:
             point = queue.pop() if queue else propose(problem, [*finished, *running], rng)
             assert point is not None
-            running.append(Trial(point=point, values=(np.nan, np.nan)))
+            running.append(Trial(point=point, values=(np.nan, np.nan), identity=point))
             continue
         point = running.pop(0).point
         error, latency = table.values[point]
-        finished.append(Trial(point=point, values=(float(error), float(latency))))
+        values = (float(error), float(latency))
+        finished.append(Trial(point=point, values=values, identity=point))
     return [trial.point for trial in finished]

@@ -205,7 +205,11 @@ def _points(trials: pd.DataFrame, goals: Mapping[str, Direction]) -> Points:
 
 def _within(trials: pd.DataFrame, bounds: Budget) -> Mask:
     mask = np.ones(len(trials), dtype=np.bool_)
-    for name, limit in (("macs", bounds.max_macs), ("params", bounds.max_params)):
+    for name, limit in (
+        ("macs", bounds.max_macs),
+        ("params", bounds.max_params),
+        ("latency_ms", bounds.max_latency_ms),
+    ):
         if limit is not None:
             mask &= _numbers(trials, name) <= limit
     return mask

@@ -37,6 +37,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("params", "int64", "parameters", "parameters of the castled model"),
     Column("training_macs", "int64", "MACs", "the same of the forward pass with the branch alive"),
     Column("config_id", "string", "", "hash of the run's config, equal for equal trainings"),
+    Column("latency_ms", "float64", "ms", "time of one image by the table; missing without one"),
     Column("top1", "float64", "fraction", "validation accuracy of the castled model"),
     Column("top1_branch", "float64", "fraction", "validation accuracy with the auxiliary branch"),
     Column("loss", "float64", "nats", "mean training loss of the last epoch"),

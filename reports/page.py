@@ -110,6 +110,8 @@ def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
         )
         if limit is not None
     ]
+    if manifest.budget.max_latency_ms is not None:
+        budget.append(f"{manifest.budget.max_latency_ms:g} ms")
     volume = relative_hypervolume(trials)
     worst = ", ".join(f"{name} {_amount(value)}" for name, value in manifest.reference.items())
     spent = trials.loc[trials["state"] != TrialState.REPLAYED, "train_seconds"].sum() / 3600.0

@@ -62,6 +62,11 @@ class Objective(Config):
     metric: str
     direction: Direction
 
+    @property
+    def sign(self) -> float:
+        """What to multiply the metric by so that smaller is better."""
+        return -1.0 if self.direction == "max" else 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -80,6 +85,8 @@ class Record:
     """Hash of the canonical RunConfig: equal for equal trainings."""
     point: Mapping[str, Any] = field(default_factory=dict)
     """The searched dimensions that this proposal depends on."""
+    latency_ms: float = math.nan
+    """Milliseconds of one image by the run's latency table; NaN where it has none."""
     top1: float = math.nan
     """Validation accuracy of the castled model, 0 to 1."""
     top1_branch: float = math.nan

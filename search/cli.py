@@ -46,6 +46,12 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),
 ]
 MaxParams = Annotated[str | None, typer.Option(help="Budget of parameters: 60k, 5.7M.")]
+ObjectiveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective", metavar="METRIC:DIRECTION", help="What to trade off: top1:max, macs:min."
+    ),
+]
 
 
 @app.command()
@@ -57,6 +63,8 @@ def search(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
     max_macs: MaxMacs = None,
     max_params: MaxParams = None,
+    objective: ObjectiveOption = None,
+    points: Annotated[Path | None, typer.Option(help="YAML file of points to try first.")] = None,
     trials: Annotated[int | None, typer.Option(help="How many candidates to train.")] = None,
     workers: Annotated[int | None, typer.Option(help="How many to train at a time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Who proposes candidates.")] = None,
@@ -77,6 +85,7 @@ def search(
     from reports.records import MANIFEST_FILE
     from search.display import TerminalDisplay
     from search.driver import run
+    from search.objectives import parse_objectives
 
     try:
         summary = run(
@@ -85,6 +94,8 @@ def search(
             resume=resume,
             max_macs=max_macs,
             max_params=max_params,
+            objectives=parse_objectives(objective) if objective else None,
+            points=points,
             trials=trials,
             workers=workers,
             sampler=sampler,
@@ -147,7 +158,7 @@ def front(
         Literal["table", "csv", "json"], typer.Option("--format", help="How to print it.")
     ] = "table",
 ) -> None:
-    """Print a run's front of accuracy against MACs."""
+    """Print a run's front: the models that no other beats in every objective."""
     import reports
 
     trials = reports.load(run)
@@ -161,9 +172,17 @@ def front(
 
 
 def _front_table(trials: "pd.DataFrame") -> Table:
-    volume = trials.pareto.hypervolume(relative=True)
-    table = Table(box=None, pad_edge=False, title=f"front, relative hypervolume {volume:.4f}")
-    for column in ("trial", "top1", "MACs", "params", "training s"):
+    from reports.figures import relative_hypervolume
+
+    volume = relative_hypervolume(trials)
+    title = "front" if volume is None else f"front, relative hypervolume {volume:.4f}"
+    table = Table(box=None, pad_edge=False, title=title)
+    others = [
+        goal["metric"]
+        for goal in trials.attrs["objectives"]
+        if goal["metric"] not in {"top1", "macs", "params", "train_seconds"}
+    ]
+    for column in ("trial", "top1", "MACs", "params", "training s", *others):
         table.add_column(column, justify="right")
     for row in trials.pareto.front().itertuples():
         table.add_row(
@@ -172,6 +191,7 @@ def _front_table(trials: "pd.DataFrame") -> Table:
             format_size(row.macs),
             format_size(row.params),
             f"{row.train_seconds:.1f}",
+            *(f"{getattr(row, metric):.4g}" for metric in others),
         )
     return table
 

@@ -14,11 +14,14 @@ from castling.config import Config, Positive, RunConfig, read_yaml
 from castling.errors import ConfigError, InvalidPointError, UnknownNameError
 from castling.operators import OPERATORS
 from reports.records import Objective
-from search.samplers import SAMPLERS
+from search.objectives import check_objectives
+from search.samplers import Setting, check_points, check_sampler, sampler_named
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
 from space.domain import Choice
+from space.feasible import check_feasible
+from space.known import Pricing
 from space.point import BLOCKS, Dimension, Space
 from space.presets import SPACES
 
@@ -48,8 +51,10 @@ class SearchConfig(Config):
         Objective(metric="macs", direction="min"),
     )
     """What the front trades off."""
-    sampler: str = "tpe"
-    """Who proposes candidates, a name of `castling samplers`."""
+    points: tuple[dict[str, Any], ...] = ()
+    """Points to try first; what one leaves out has the base's value."""
+    sampler: str = "pareto"
+    """Who proposes candidates, a name of `castling samplers` or `optuna:` and a class of its."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the proposals; the seed of training is `train.seed`."""
     workers: Positive | None = None
@@ -71,16 +76,31 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        for field, name, known in (
-            ("space", self.space, list(SPACES)),
-            ("sampler", self.sampler, list(SAMPLERS)),
-        ):
-            if name not in known:
-                raise ConfigError(field, f"must be one of {', '.join(known)}", name)
-        metrics = [objective.metric for objective in self.objectives]
-        if metrics != ["top1", "macs"]:
-            raise ConfigError("objectives", "must be top1 and macs", metrics)
+        if self.space not in SPACES:
+            raise ConfigError("space", f"must be one of {', '.join(SPACES)}", self.space)
+        try:
+            sampler_named(self.sampler)
+        except UnknownNameError as error:
+            rule = f"must be one of {', '.join(error.known)}"
+            raise ConfigError("sampler", rule, self.sampler) from None
+        check_objectives(self.objectives)
         return self
+
+    def setting(self, space: Space, pricing: Pricing | None = None) -> Setting:
+        """Return what a sampler may know of the search.
+
+        Raises:
+            InfeasibleBudgetError: when a bound is below the cheapest point's cost.
+            ConfigError: when no point is within all bounds.
+        """
+        return Setting(
+            space=space,
+            budget=self.budget,
+            objectives=self.objectives,
+            seed=self.seed,
+            anchor=check_feasible(space, self.budget),
+            pricing=pricing or Pricing(),
+        )
 
     def build_space(self) -> Space:
         """Return the preset with its settings and dimensions changed.
@@ -214,6 +234,26 @@ def recipe_summaries() -> dict[str, str]:
 
 def _recipe_text(name: str) -> str:
     return (files("search") / RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def check_search(config: SearchConfig, space: Space) -> None:
+    """Raise a CastlingError unless budget, sampler and first points suit the space."""
+    setting = config.setting(space)
+    check_sampler(config.sampler, setting)
+    check_points(config.points, setting)
+
+
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """Return the points of a YAML file: a list of mappings from dimensions to values.
+
+    Raises:
+        ConfigError: when the file is missing or holds something else.
+    """
+    data = read_yaml(path)
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        rule = "must be a list of points, each a mapping from dimensions to values"
+        raise ConfigError(str(path), rule, data)
+    return [{str(name): value for name, value in entry.items()} for entry in data]
 
 
 def read_recipe(recipe: str) -> SearchConfig:

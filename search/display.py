@@ -11,24 +11,36 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.pareto import nondominated
-from reports.records import Record, TrialState
+from reports.records import Objective, Record, TrialState
+from search.objectives import values_of
 from space.budget import format_size
 
 
-def front_of(records: Sequence[Record]) -> list[Record]:
-    """Return the trained records that no other dominates in top1 and MACs, by rising MACs."""
+def front_of(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
+    """Return the trained records that no other dominates in the objectives, by rising MACs."""
     trained = [record for record in records if record.state == TrialState.TRAINED]
     trained.sort(key=lambda record: record.trial)  # of equals reports keep the first proposed
-    kept = nondominated([[record.top1, record.macs] for record in trained], ("max", "min"))
+    points = [values_of(record, objectives) for record in trained]
+    kept = nondominated(points, [goal.direction for goal in objectives])
     front = [record for record, keep in zip(trained, kept, strict=True) if keep]
     return sorted(front, key=lambda record: record.macs)
+
+
+SHOWN = ("top1", "macs", "params")
+"""The metrics of every table of trials."""
 
 
 class Display(Protocol):
     """What the driver tells while it searches."""
 
-    def start(self, title: str, trials: int, records: Sequence[Record]) -> None:
-        """Begin: how many trials there will be, and those that earlier drivers finished."""
+    def start(
+        self,
+        title: str,
+        trials: int,
+        records: Sequence[Record],
+        objectives: Sequence[Objective],
+    ) -> None:
+        """Begin: how many trials there will be, those that earlier drivers finished, the aims."""
 
     def record(self, record: Record) -> None:
         """Take note of a trial that began or ended, or of a refused proposal."""
@@ -43,7 +55,13 @@ class Display(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, title: str, trials: int, records: Sequence[Record]) -> None:
+    def start(
+        self,
+        title: str,
+        trials: int,
+        records: Sequence[Record],
+        objectives: Sequence[Objective],
+    ) -> None:
         """Show nothing."""
 
     def record(self, record: Record) -> None:
@@ -61,15 +79,22 @@ class TerminalDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._objectives: tuple[Objective, ...] = ()
         self._live: Live | None = None
         self._records: dict[int, Record] = {}
         self._epochs: dict[int, tuple[int, float]] = {}
         self._title, self._trials, self._done_before = "", 0, 0
         self._started = time.monotonic()
 
-    def start(self, title: str, trials: int, records: Sequence[Record]) -> None:
+    def start(
+        self,
+        title: str,
+        trials: int,
+        records: Sequence[Record],
+        objectives: Sequence[Objective],
+    ) -> None:
         """Begin to show a search."""
-        self._title, self._trials = title, trials
+        self._title, self._trials, self._objectives = title, trials, tuple(objectives)
         self._records = {record.trial: record for record in records}
         self._done_before = self._num_done()
         self._started = time.monotonic()
@@ -114,9 +139,8 @@ class TerminalDisplay:
             f"{done}/{self._trials} trials",
             f"ETA {self._eta(done)}",
         )
-        return Group(
-            bar, self._running(), front_table(front_of([*self._records.values()])), self._counts()
-        )
+        front = front_of([*self._records.values()], self._objectives)
+        return Group(bar, self._running(), front_table(front, self._objectives), self._counts())
 
     def _eta(self, done: int) -> str:
         """Return the time left, from what this driver's trials took so far."""
@@ -143,10 +167,11 @@ class TerminalDisplay:
         return Text(", ".join(shown), style="dim")
 
 
-def front_table(front: Sequence[Record]) -> Table:
-    """Return the front as a table, by rising MACs."""
+def front_table(front: Sequence[Record], objectives: Sequence[Objective] = ()) -> Table:
+    """Return the front as a table, by rising MACs; accuracy and counts are always shown."""
     table = Table(title="front", title_justify="left", box=None, pad_edge=False)
-    for column in ("trial", "top1", "MACs", "params"):
+    others = [goal.metric for goal in objectives if goal.metric not in SHOWN]
+    for column in ("trial", "top1", "MACs", "params", *others):
         table.add_column(column, justify="right")
     for record in front:
         table.add_row(
@@ -154,6 +179,7 @@ def front_table(front: Sequence[Record]) -> Table:
             f"{record.top1:.2%}",
             format_size(record.macs),
             format_size(record.params),
+            *(f"{getattr(record, metric):.4g}" for metric in others),
         )
     return table
 

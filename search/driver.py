@@ -4,7 +4,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from reports.records import (
     weights_path,
 )
 from search.cluster import Resources, joined, share
-from search.config import SearchConfig, read_recipe
+from search.config import SearchConfig, check_search, read_points, read_recipe
 from search.display import Display, Silent, front_of
 from search.run_folder import (
     check_not_lost,
@@ -42,7 +42,7 @@ from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import format_size, parse_size
-from space.feasible import check_feasible
+from space.point import Point, Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,9 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     resume: bool = False,
     max_macs: str | int | None = None,
     max_params: str | int | None = None,
+    max_latency_ms: float | None = None,
+    objectives: Sequence[Mapping[str, str]] | None = None,
+    points: str | Path | Sequence[Point] | None = None,
     trials: int | None = None,
     workers: int | None = None,
     sampler: str | None = None,
@@ -85,6 +88,9 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         resume: go on with a run: no finished trial is repeated, interrupted ones continue.
         max_macs: budget of multiply-accumulates per image, such as "1.2M".
         max_params: budget of parameters.
+        max_latency_ms: budget of milliseconds per image, by a table measured on this machine.
+        objectives: what to trade off, each {"metric": ..., "direction": "max" or "min"}.
+        points: to try first, or a YAML file of them; what one leaves out is the base's.
         trials: how many candidates to train.
         workers: how many at a time.
         sampler: who proposes them.
@@ -102,11 +108,18 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     folder = Path(out).absolute()
     manifest = Manifest.read(folder) if resume else None
     config = _resolved(recipe, folder, manifest)
-    limits = {"max_macs": max_macs, "max_params": max_params}
-    fields = {"trials": trials, "workers": workers, "sampler": sampler, "seed": seed}
+    limits = {"max_macs": max_macs, "max_params": max_params, "max_latency_ms": max_latency_ms}
+    fields = {
+        "trials": trials,
+        "workers": workers,
+        "sampler": sampler,
+        "seed": seed,
+        "objectives": objectives,
+        "points": _points(points),
+    }
     config = _overridden(config, limits, fields, _settings(images, settings))
     space = config.build_space()
-    check_feasible(space, config.budget)
+    check_search(config, space)
     data = load_data(space.base.data, space.base.model)
     check_weights(space.base)
     if storage is not None and manifest is None:
@@ -125,10 +138,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
             if manifest is None:
                 manifest = new_manifest(config, space, storage)
                 manifest.write(folder)
-            store = open_storage(folder, manifest.storage)
             search = _Search(folder, config, resources, display or Silent())
-            study = SearchStudy(open_study(store), store, config, space, search.on_record)
-            return search.run(study, data)
+            return search.run(search.open(manifest, space), data)
 
 
 def _resolved(
@@ -148,15 +159,24 @@ def _settings(images: str | Path | None, settings: Mapping[str, Any] | None) -> 
     return {**found, **(settings or {})}
 
 
+def _points(given: str | Path | Sequence[Point] | None) -> Sequence[Point] | None:
+    """Return the points to try first, read where they are a file."""
+    return read_points(Path(given)) if isinstance(given, str | Path) else given
+
+
 def _overridden(
     config: SearchConfig,
-    limits: Mapping[str, str | int | None],
-    fields: Mapping[str, str | int | None],
+    limits: Mapping[str, str | int | float | None],
+    fields: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> SearchConfig:
     """Return a search config with the options that were given put over the recipe's."""
     budget = config.budget.replace(
-        **{name: parse_size(size, name) for name, size in limits.items() if size is not None}
+        **{
+            name: size if isinstance(size, float) else parse_size(size, name)
+            for name, size in limits.items()
+            if size is not None
+        }
     )
     given = {name: value for name, value in fields.items() if value is not None}
     return config.replace(**given, budget=budget, set={**config.set, **settings})
@@ -172,11 +192,19 @@ class _Search:
         self._display = display
         self._trained: list[Record] = []
 
+    def open(self, manifest: Manifest, space: Space) -> SearchStudy:
+        """Open the run's study, or make it."""
+        store = open_storage(self._folder, manifest.storage)
+        study = open_study(store, self._config.objectives)
+        return SearchStudy(study, store, self._config, space, self.on_record)
+
     def run(self, study: SearchStudy, data: Dataset) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
-        self._display.start(self._title(), self._config.trials, study.records)
+        self._display.start(
+            self._title(), self._config.trials, study.records, self._config.objectives
+        )
         searcher = StudySearcher(study, self._folder, self._resources, self._display.progress)
         try:
             with _interruptible(searcher):
@@ -206,7 +234,7 @@ class _Search:
         training_path(self._folder, record.trial).unlink(missing_ok=True)
         if record.state == TrialState.TRAINED:
             self._trained.append(record)
-            kept = {member.trial for member in front_of(self._trained)}
+            kept = {member.trial for member in front_of(self._trained, self._config.objectives)}
             for other in self._trained:
                 if other.trial not in kept:
                     weights_path(self._folder, other.trial).unlink(missing_ok=True)
@@ -218,6 +246,8 @@ class _Search:
             for limit, what in ((budget.max_macs, "MACs"), (budget.max_params, "params"))
             if limit is not None
         ]
+        if budget.max_latency_ms is not None:
+            bounds.append(f"{budget.max_latency_ms:g} ms")
         return f"{self._config.space} within {' and '.join(bounds) or 'no budget'}"
 
     def _tune(self, searcher: StudySearcher, data: Dataset) -> None:

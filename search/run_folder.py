@@ -4,7 +4,7 @@ import errno
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,10 +25,10 @@ from castling.errors import (
     SpaceMismatchError,
     StorageError,
 )
-from reports.records import CURVES_FOLDER, STUDY_FILE, STUDY_NAME, Manifest
+from reports.records import CURVES_FOLDER, STUDY_FILE, STUDY_NAME, Manifest, Objective
 from reports.study import MALFORMED, study_place
 from search.config import SearchConfig
-from space.feasible import dearest, point_cost
+from search.objectives import DIRECTIONS, reference_point
 from space.point import Space
 
 
@@ -103,13 +103,12 @@ def make_run_folder(run: Path) -> None:
 
 def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Manifest:
     """Return what a new run's config.yaml says."""
-    largest = config.budget.max_macs or point_cost(space, dearest(space, "macs")).macs
     return Manifest(
         recipe=config.to_data(),
         space_fingerprint=space.fingerprint,
         budget=config.budget,
         objectives=config.objectives,
-        reference={"top1": 0.0, "macs": float(largest)},
+        reference=dict(reference_point(space, config.budget, config.objectives)),
         storage=storage,
         versions={"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
@@ -125,7 +124,8 @@ def check_resumable(run: Path, manifest: Manifest, config: SearchConfig, space: 
             str(run), "the space", manifest.space_fingerprint, space.fingerprint
         )
     given = config.to_data()
-    for field, stored in manifest.recipe.items():
+    started = SearchConfig.from_data(manifest.recipe, str(run)).to_data()  # fields since then
+    for field, stored in started.items():
         if field not in FREE_TO_CHANGE and given.get(field) != stored:
             raise SpaceMismatchError(str(run), field, str(stored), str(given.get(field)))
 
@@ -173,12 +173,12 @@ def check_not_lost(run: Path, manifest: Manifest, storage: BaseStorage) -> None:
         raise RunFolderError(str(run), rule, "restore it from a copy, or choose another --out")
 
 
-def open_study(storage: BaseStorage) -> optuna.Study:
+def open_study(storage: BaseStorage, objectives: Sequence[Objective]) -> optuna.Study:
     """Open or make the study in a storage; the caller holds the run folder's lock."""
     return optuna.create_study(
         storage=storage,
         study_name=STUDY_NAME,
-        directions=["maximize", "minimize"],
+        directions=[DIRECTIONS[goal.direction] for goal in objectives],
         load_if_exists=True,
     )
 

@@ -15,12 +15,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 from castling.config import RunConfig
 from castling.errors import ConfigError
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
-from search.adapters import distributions
 from search.config import SearchConfig
-from search.samplers import SAMPLERS, Refusal
-from space.cost import cost
+from search.objectives import values_of, worst_values
+from search.samplers import Refusal, sampler_named
 from space.decode import active, decode
-from space.feasible import check_feasible, default_point, repaired
+from space.feasible import default_point, repaired
+from space.known import Pricing
 from space.point import Point, Space
 
 
@@ -70,11 +70,14 @@ class SearchStudy:
         config: SearchConfig,
         space: Space,
         on_record: Callable[[Record], None] = lambda _: None,
+        pricing: Pricing | None = None,
     ) -> None:
         self._study, self._storage, self._config, self._space = study, storage, config, space
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._anchor = check_feasible(space, config.budget)
-        self._distributions = distributions(space)
+        self._pricing = pricing or Pricing()
+        self._setting = config.setting(space, self._pricing)
+        self._anchor = self._setting.anchor
+        self._sampler = sampler_named(config.sampler)
         self._on_record = on_record
         self._running: dict[int, Record] = {}
         self._finished: dict[str, Record] = {}
@@ -87,7 +90,9 @@ class SearchStudy:
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             self._reopen(trial)
-        if not trials:  # both ends of what is known before: the base config, the cheapest point
+        if not trials:  # what is known before: given points, the base config, the cheapest point
+            for point in config.points:
+                self._study.enqueue_trial(default_point(space) | point)
             self._enqueue(default_point(space), Random(config.seed))
             self._enqueue(self._anchor, Random(config.seed))
 
@@ -133,13 +138,16 @@ class SearchStudy:
     def _ask(self) -> Trial:
         number = len(self._study.get_trials(deepcopy=False))
         seed = _derived_seed(self._config.seed, number)
-        self._study.sampler = SAMPLERS[self._config.sampler].make(seed)
-        return self._study.ask(self._distributions)
+        self._study.sampler = self._sampler.make(self._setting, seed)
+        return self._study.ask(dict(self._setting.distributions))
 
     def _enqueue(self, point: Point, rng: Random) -> None:
         """Make the next proposal this point, brought within the budget."""
-        mended, _ = repaired(self._space, point, self._config.budget, self._anchor, rng)
+        mended, _ = repaired(self._space, point, self._fits, self._anchor, rng)
         self._study.enqueue_trial(mended)
+
+    def _fits(self, run: RunConfig) -> bool:
+        return self._pricing(run.model).within(self._config.budget)
 
     def _consider(self, trial: Trial) -> Proposal | None:
         """Refuse or replay a proposal, or begin it and return it."""
@@ -148,22 +156,23 @@ class SearchStudy:
         except ConfigError:  # its values contradict one another: no model, so no cost to record
             self._study.tell(trial, state=OptunaState.FAIL)
             return None
-        spent = cost(run.model)
-        budget = self._config.budget
-        trial.set_constraint("budget", budget.violation(spent.macs, spent.params))
+        spent = self._pricing(run.model)
+        violation = spent.violation(self._config.budget)
+        trial.set_constraint("budget", violation)
         record = Record(
             trial=trial.number,
             state=TrialState.RUNNING,
             macs=spent.macs,
             params=spent.params,
             training_macs=spent.training_macs,
+            latency_ms=spent.latency_ms,
             config_id=run.digest(),
             point=active(self._space, trial.params),
             epochs_planned=run.train.epochs,
             started_at=_now(),
         )
-        if not budget.admits(spent.macs, spent.params):
-            reason = f"over budget: {spent.macs:,} MACs, {spent.params:,} parameters"
+        if violation > 0.0:
+            reason = f"over budget: {spent}"
             self._finish(replace(record, state=TrialState.REFUSED, reason=reason))
             return None
         trial.set_user_attr(CONFIG_ATTRIBUTE, run.to_data())
@@ -223,14 +232,12 @@ class SearchStudy:
 
     def _tell(self, record: Record) -> None:
         if record.state in (TrialState.TRAINED, TrialState.REPLAYED):
-            self._study.tell(record.trial, [record.top1, float(record.macs)])
+            self._study.tell(record.trial, values_of(record, self._config.objectives))
         elif record.state == TrialState.FAILED:
             self._study.tell(record.trial, state=OptunaState.FAIL)
-        elif (
-            record.state == TrialState.REFUSED
-            and SAMPLERS[self._config.sampler].refusal == Refusal.WORST
-        ):
-            self._study.tell(record.trial, [0.0, float(record.macs)])
+        elif record.state == TrialState.REFUSED and self._sampler.refusal == Refusal.WORST:
+            worst = worst_values(record, self._config.objectives, self._finished.values())
+            self._study.tell(record.trial, worst)
         else:
             self._study.tell(record.trial, state=OptunaState.PRUNED)
 

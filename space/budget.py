@@ -1,5 +1,6 @@
-"""What fits: budgets in MACs and parameters, written 1.2M, 900k or 1.3G."""
+"""What fits: budgets in MACs, parameters and latency, written 1.2M, 900k or 1.3G."""
 
+import math
 import re
 from decimal import Decimal
 from typing import Annotated
@@ -53,16 +54,24 @@ class Budget(Config):
     """Multiply-accumulates per image of the castled model."""
     max_params: Size | None = None
     """Parameters of the castled model."""
+    max_latency_ms: float | None = Field(default=None, gt=0.0)
+    """Milliseconds of one image, summed from a table that is measured on this machine."""
 
-    def violation(self, macs: int, params: int) -> float:
+    def violation(self, macs: int, params: int, latency_ms: float = math.nan) -> float:
         """Return the largest relative overrun, at most 0 when the cost is within the budget."""
         overruns = [
             (cost - limit) / limit
-            for cost, limit in ((macs, self.max_macs), (params, self.max_params))
+            for cost, limit in (
+                (macs, self.max_macs),
+                (params, self.max_params),
+                (latency_ms, self.max_latency_ms),
+            )
             if limit is not None
         ]
+        if any(math.isnan(overrun) for overrun in overruns):
+            return math.inf
         return max(overruns, default=-1.0)
 
-    def admits(self, macs: int, params: int) -> bool:
-        """Return whether the cost is within every bound."""
-        return self.violation(macs, params) <= 0.0
+    def admits(self, macs: int, params: int, latency_ms: float = math.nan) -> bool:
+        """Return whether the cost is within every bound; an unknown latency is in no bound."""
+        return self.violation(macs, params, latency_ms) <= 0.0

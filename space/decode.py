@@ -5,7 +5,7 @@ from typing import Any
 from castling.config import OPERATOR_FIELDS, RunConfig
 from castling.operators import OPERATORS
 from space.domain import Value
-from space.point import DEPTH, Point, Space
+from space.point import BLOCKS, DEPTH, Point, Space
 
 
 def decode(space: Space, point: Point) -> RunConfig:
@@ -40,25 +40,35 @@ def active(space: Space, point: Point) -> dict[str, Value]:
 
     Left out are blocks beyond the depth and fields that the chosen operators ignore.
     """
-    depth = space.depth(point)
-    operators = [block.operator for block in decode(space, point).model.blocks]
+    space.check(point)
+    depth, operators = space.depth(point), operators_of(space, point)
     names: dict[str, None] = {}
     for dimension in space.dimensions:
         if not dimension.is_per_block:
             names[dimension.target] = None
             continue
         for layer, operator in enumerate(operators):
-            if _is_used(dimension.block_field, operator):
+            if is_used(dimension.block_field, operator):
                 names[space.name_at(dimension, layer, depth)] = None
     return {name: point[name] for name in names}
 
 
+def operators_of(space: Space, point: Point) -> list[str]:
+    """Return the operator of every block of a point, without building its config."""
+    depth = space.depth(point)
+    for dimension in space.dimensions:
+        if dimension.target == f"{BLOCKS}operator":
+            return [str(point[space.name_at(dimension, layer, depth)]) for layer in range(depth)]
+    blocks = space.base.model.blocks
+    return [blocks[min(layer, len(blocks) - 1)].operator for layer in range(depth)]
+
+
 def _is_settable(field: str, operator: str) -> bool:
     """Return whether a block with this operator has the field: options are its own."""
-    return not field.startswith("options.") or _is_used(field, operator)
+    return not field.startswith("options.") or is_used(field, operator)
 
 
-def _is_used(field: str, operator: str) -> bool:
+def is_used(field: str, operator: str) -> bool:
     """Return whether a field of a block matters to a block with this operator."""
     if operator not in OPERATORS:
         return True  # building the config says what is wrong

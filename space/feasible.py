@@ -173,12 +173,16 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
 
 
 def repaired(
-    space: Space, point: Point, budget: Budget, anchor: Point, rng: Random
+    space: Space,
+    point: Point,
+    fits: Callable[[RunConfig], bool],
+    anchor: Point,
+    rng: Random,
 ) -> tuple[dict[str, Value], RunConfig]:
     """Return a point within the budget, near the given one, and its config.
 
-    Dimensions take the value of `anchor`, a point within the budget, one after another in random
-    order until the cost fits.
+    Dimensions take the value of `anchor`, a point that fits, one after another in random order
+    until the whole does.
     """
     mended = dict(point)
     names = list(space.domains)
@@ -186,8 +190,7 @@ def repaired(
     for name in names:
         with suppress(ConfigError):  # values may contradict one another
             run = decode(space, mended)
-            spent = cost(run.model)
-            if budget.admits(spent.macs, spent.params):
+            if fits(run):
                 return mended, run
         mended[name] = anchor[name]
     return mended, decode(space, mended)

@@ -14,7 +14,7 @@ from search.pareto.surrogate import Groups, Surrogate
 FEWEST_RESULTS = 3
 """Trials with a result before a surrogate is trusted; until then candidates fill the space."""
 NADIR_MARGIN = 0.1
-"""How far beyond the worst trial an objective without reference counts, in ranges of the trials."""
+"""How far beyond the worst trial an objective without reference counts, in trials' ranges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +45,11 @@ class History:
     @property
     def measured(self) -> Mask:
         """Which trials have a result."""
-        return np.isfinite(self.trials.values).all(axis=1)
+        return np.asarray(np.isfinite(self.trials.values).all(axis=1))
 
     def is_informative(self, goal: "Goal") -> bool:
         """Return whether there are results enough to learn from, if there is anything to learn."""
-        return not goal.learnt.any() or np.count_nonzero(self.measured) >= FEWEST_RESULTS
+        return not goal.learnt.any() or int(self.measured.sum()) >= FEWEST_RESULTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

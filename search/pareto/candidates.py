@@ -15,7 +15,7 @@ P = TypeVar("P")
 
 FIRST_DRAWS = 16
 """Draws among which the one farthest from all trials is taken before there are results."""
-GENERATIONS, GENERATION_SIZE, NUM_PARENTS = 4, 96, 12
+GENERATIONS, GENERATION_SIZE, NUM_PARENTS = 3, 80, 12
 """How often candidates are bred, how many at a time, and from how many of the best."""
 FRESH, CROSSED = 0.25, 0.3
 """The part of the first generation that has no parents, and that of the rest that has two."""
@@ -36,7 +36,10 @@ class Problem(Protocol[P]):
         """Return the features and known objectives of points."""
 
     def key(self, point: P) -> Hashable:
-        """Return what equal trainings have in common."""
+        """Return what tells points apart, quickly; equal trainings may differ in it."""
+
+    def identity(self, point: P) -> Hashable:
+        """Return what equal trainings, and only they, have in common."""
 
     def sample(self, rng: Random) -> P:
         """Draw a point within the budget."""
@@ -55,8 +58,12 @@ class Trial(Generic[P]):
     point: P
     values: tuple[float, ...]
     """Per objective, smaller better; NaN while running."""
+    identity: Hashable
+    """What equal trainings have in common."""
     fidelity: float = 1.0
     """The fraction of its training that it had."""
+    has_failed: bool = False
+    """Whether it broke: it teaches nothing but not to be repeated."""
 
 
 def propose(problem: Problem[P], trials: Sequence[Trial[P]], rng: Random) -> P | None:
@@ -64,18 +71,23 @@ def propose(problem: Problem[P], trials: Sequence[Trial[P]], rng: Random) -> P |
 
     None says that no further candidate was found.
     """
-    history = _history(problem, trials)
+    telling = [trial for trial in trials if not trial.has_failed]
+    history = _history(problem, telling)
     score = acquisition(problem.goal, history)
     seen = {problem.key(trial.point) for trial in trials}
     is_early = not history.is_informative(problem.goal)
     if problem.everything is not None:
-        left = [point for point in problem.everything if problem.key(point) not in seen]
-        drawn = rng.sample(left, min(FIRST_DRAWS, len(left))) if is_early else left
-        return _best(problem, score, drawn, 1)[0] if drawn else None
-    if is_early:
-        drawn = _unseen(problem, (problem.sample(rng) for _ in range(FIRST_DRAWS)), seen)
-        return _best(problem, score, drawn, 1)[0] if drawn else None
-    return _bred(problem, score, _front(history, trials), seen, rng)
+        left = _unseen(problem, problem.everything, seen)
+        best = _best(
+            problem, score, rng.sample(left, min(FIRST_DRAWS, len(left))) if is_early else left
+        )
+    elif is_early:
+        drawn = (problem.sample(rng) for _ in range(FIRST_DRAWS))
+        best = _best(problem, score, _unseen(problem, drawn, seen))
+    else:
+        best = _bred(problem, score, _front(history, telling), seen, rng)
+    tried = {trial.identity for trial in trials}
+    return next((point for point in best if problem.identity(point) not in tried), None)
 
 
 def _history(problem: Problem[P], trials: Sequence[Trial[P]]) -> History:
@@ -97,21 +109,19 @@ def _front(history: History, trials: Sequence[Trial[P]]) -> list[P]:
 
 def _bred(
     problem: Problem[P], score: Score, front: Sequence[P], seen: set[Hashable], rng: Random
-) -> P | None:
+) -> list[P]:
     """Return the best of some generations: first the front's children, then the best ones'."""
     parents, best = [*front], list[P]()
     known = set(seen)
     for generation in range(GENERATIONS):
         fresh = FRESH if generation == 0 else 0.0
         children = _unseen(problem, _children(problem, parents, fresh, rng), known)
-        best = _best(problem, score, [*best, *children], NUM_PARENTS)
+        best = _best(problem, score, [*best, *children])[:NUM_PARENTS]
         parents = best or parents
-    return best[0] if best else None
+    return best
 
 
-def _children(
-    problem: Problem[P], parents: Sequence[P], fresh: float, rng: Random
-) -> Iterator[P]:
+def _children(problem: Problem[P], parents: Sequence[P], fresh: float, rng: Random) -> Iterator[P]:
     for _ in range(GENERATION_SIZE):
         if not parents or rng.random() < fresh:
             yield problem.sample(rng)
@@ -133,9 +143,9 @@ def _unseen(problem: Problem[P], points: Iterable[P], seen: set[Hashable]) -> li
     return unseen
 
 
-def _best(problem: Problem[P], score: Score, points: Sequence[P], number: int) -> list[P]:
-    """Return the points of the highest scores, the best first."""
+def _best(problem: Problem[P], score: Score, points: Sequence[P]) -> list[P]:
+    """Return the points by falling score."""
     if not points:
         return []
-    order = np.argsort(-score(problem.encode(points)), kind="stable")[:number]
+    order = np.argsort(-score(problem.encode(points)), kind="stable")
     return [points[index] for index in order]

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from reports.pareto import Points, nondominated
+from reports.records import Direction
 
 
 INV_SQRT_TAU = 0.3989422804014327
@@ -48,7 +49,7 @@ def expected_improvement(forecast: Forecast, front: Points, reference: Points) -
         (candidate)
     """
     counting = front[(front < reference).all(axis=1)]
-    directions = ["min"] * len(reference)
+    directions: list[Direction] = ["min"] * len(reference)
     kept = counting[nondominated(counting, directions)] if len(counting) else counting
     order = np.argsort([np.count_nonzero(column) for column in forecast.std.T], kind="stable")
     ordered = Forecast(mean=forecast.mean[:, order], std=forecast.std[:, order])

@@ -1,4 +1,4 @@
-"""What is believed of a metric that must be trained for: a Gaussian process over encoded points."""
+"""What is believed of a metric that must be learnt: a Gaussian process over encoded points."""
 
 import warnings
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Loss: TypeAlias = Callable[[Points], tuple[float, Points]]
 WEIGHT, NOISE, PRIOR_SPREAD = 0.3, 1e-3, 1.5
 """Middle of the prior of weights and of the noise's share of the variance, and its log width."""
 JITTER = 1e-8
-MOST_FITTED = 128
+MOST_FITTED = 100
 """Trials whose likelihood chooses the kernel's parameters; all trials enter the prediction."""
 MOST_STEPS = 30
 OUTLIER = 2.0
@@ -52,7 +52,10 @@ class GroupedRBF(Kernel):  # type: ignore[misc]
         return Hyperparameter("weights", "numeric", self.limits, len(self.groups))
 
     def __call__(
-        self, x: Points, y: Points | None = None, eval_gradient: bool = False  # noqa: FBT001, FBT002
+        self,
+        x: Points,
+        y: Points | None = None,
+        eval_gradient: bool = False,  # noqa: FBT001, FBT002
     ) -> Any:
         """Return the covariance of the rows, and with it its gradient by the log weights."""
         scale = np.zeros(x.shape[1])

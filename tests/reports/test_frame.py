@@ -152,7 +152,7 @@ def test_attrs_are_the_runs_question_as_plain_data(run: Path, manifest: Manifest
     trials = reports.load(str(run))
     assert json.loads(json.dumps(trials.attrs)) == trials.attrs
     assert trials.attrs == {
-        "budget": {"max_macs": 1_000_000, "max_params": None},
+        "budget": {"max_macs": 1_000_000, "max_params": None, "max_latency_ms": None},
         "objectives": [
             {"metric": "top1", "direction": "max"},
             {"metric": "macs", "direction": "min"},

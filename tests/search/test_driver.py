@@ -211,7 +211,7 @@ def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(
     config = read_recipe("smoke").replace(trials=2, workers=1, set={"train.epochs": 1})
     run.mkdir()
     new_manifest(config, config.build_space(), None).write(run)
-    open_study(open_storage(run, None))
+    open_study(open_storage(run, None), SearchConfig().objectives)
     (run / CURVES_FOLDER).mkdir()
     for trial in range(4):
         (run / CURVES_FOLDER / f"{trial:05d}.jsonl").symlink_to("/dev/full")

@@ -21,6 +21,9 @@ from search.run_folder import (
 )
 
 
+OBJECTIVES = SearchConfig().objectives
+
+
 def test_a_second_driver_is_refused_and_the_lock_goes_with_the_first(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from search.run_folder import locked\n"
@@ -92,17 +95,17 @@ def test_without_a_budget_the_reference_is_the_dearest_point() -> None:
 def test_a_database_serves_one_run(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     check_unused(open_storage(tmp_path, url))
-    open_study(open_storage(tmp_path, url))
+    open_study(open_storage(tmp_path, url), OBJECTIVES)
     with pytest.raises(ConfigError, match="without a study"):
         check_unused(open_storage(tmp_path, url))
 
 
 def test_a_database_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
-    open_study(open_storage(tmp_path, f"sqlite:///{path}"))
+    open_study(open_storage(tmp_path, f"sqlite:///{path}"), OBJECTIVES)
     storage = open_storage(tmp_path, f"sqlite:///file:{path}?mode=ro&uri=true")
     with pytest.raises(StorageError, match="readonly database"), storage_checked(tmp_path):
-        open_study(storage).ask()
+        open_study(storage, OBJECTIVES).ask()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])

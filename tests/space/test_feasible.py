@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from math import prod
@@ -24,6 +24,7 @@ from space.feasible import (
     point_cost,
     repaired,
 )
+from space.known import Pricing
 from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 from space.presets import SPACES
 
@@ -270,7 +271,7 @@ def test_repaired_points_are_within_the_budget(
     budget = Budget.from_data({f"max_{quantity}": low + int(share * (high - low))})
     anchor = check_feasible(space, budget)
     before = dict(point)
-    mended, run = repaired(space, point, budget, anchor, rng)
+    mended, run = repaired(space, point, fits(budget), anchor, rng)
     space.check(mended)
     spent = point_cost(space, mended)
     assert run == decode(space, mended)
@@ -285,10 +286,16 @@ def test_repaired_points_are_within_the_budget(
 def test_repairs_differ_with_the_generator_and_repeat_with_its_seed() -> None:
     space, budget = SPACES["digits"](), Budget(max_macs=400_000)
     point, anchor = dearest(space, "macs"), check_feasible(space, budget)
-    repairs = [repaired(space, point, budget, anchor, Random(seed))[0] for seed in (0, 0, 1, 2, 3)]
+    repairs = [
+        repaired(space, point, fits(budget), anchor, Random(seed))[0] for seed in (0, 0, 1, 2, 3)
+    ]
     assert repairs[0] == repairs[1]
     assert any(repairs[0] != repair for repair in repairs[2:])
     assert all(repair != anchor for repair in repairs)
+
+
+def fits(budget: Budget) -> Callable[[RunConfig], bool]:
+    return lambda run: Pricing()(run.model).within(budget)
 
 
 @given(space=small_spaces(max_points=10**9))

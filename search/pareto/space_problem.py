@@ -1,0 +1,221 @@
+"""A space under a budget, as proposals need it: points drawn, changed and crossed within it."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import exp, log, prod
+from random import Random
+from typing import TypeAlias
+
+import numpy as np
+
+from castling.config import RunConfig
+from castling.errors import ConfigError
+from reports.pareto import Points
+from reports.records import Objective
+from search.pareto.acquisition import Encoded, Goal
+from search.pareto.encoding import Encoding
+from space.budget import Budget
+from space.decode import active, decode
+from space.domain import Choice, Domain, FloatRange, IntRange, Value
+from space.feasible import repaired
+from space.known import KNOWN, Pricing
+from space.point import Point, Space
+
+
+Values: TypeAlias = tuple[Value, ...]
+"""A point's values in the order of the space's domains."""
+
+FEW = 1024
+"""A space with no more points than this is enumerated."""
+MOST_DRAWS = 8
+"""Draws over budget before one is brought within it."""
+STEP = 0.2
+"""Standard deviation of a real number's change, as a part of its range."""
+REMEMBERED = 8192
+"""Points whose features and costs are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What is computed once of a point."""
+
+    features: Points
+    known: Points
+    """(objective), NaN where it must be learnt."""
+    key: str
+    """The values that matter."""
+
+
+class SpaceProblem:
+    """A space under a budget: only points that fit are ever drawn.
+
+    Args:
+        space: what is searched.
+        budget: bounds on what is known before training.
+        objectives: what is traded off.
+        reference: the worst value of each metric that counts, where there is one.
+        anchor: a point within the budget.
+        pricing: what models cost.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        budget: Budget,
+        objectives: Sequence[Objective],
+        reference: Mapping[str, float],
+        anchor: Point,
+        pricing: Pricing,
+    ) -> None:
+        self._space, self._budget, self._objectives = space, budget, tuple(objectives)
+        self._pricing = pricing
+        self._anchor = self.values_of(anchor)
+        extra = [goal.metric for goal in objectives if goal.metric in KNOWN]
+        self._costs = tuple(dict.fromkeys(["macs", "params", *extra]))
+        self._encoding = Encoding(space, self._costs)
+        self._domains = [*space.domains.values()]
+        self._described: OrderedDict[str, _Described] = OrderedDict()
+        self.goal = Goal(
+            groups=self._encoding.groups,
+            learnt=np.array([goal.metric not in KNOWN for goal in objectives]),
+            reference=np.array(
+                [goal.sign * reference.get(goal.metric, np.nan) for goal in objectives]
+            ),
+        )
+
+    def values_of(self, point: Point) -> Values:
+        """Return a point's values in order."""
+        return tuple(point[name] for name in self._space.domains)
+
+    def point_of(self, values: Values) -> dict[str, Value]:
+        """Return the point that has these values."""
+        return dict(zip(self._space.domains, values, strict=True))
+
+    @cached_property
+    def everything(self) -> list[Values] | None:
+        """All points within the budget that differ in what they train, or None for too many."""
+        sizes = [_size(domain) for domain in self._domains]
+        if prod(sizes) > FEW:
+            return None
+        found: dict[Hashable, Values] = {}
+        for values in product(*map(_all_values, self._domains)):
+            with suppress(ConfigError):
+                run = decode(self._space, self.point_of(values))
+                if self._fits(run):
+                    found.setdefault(run.digest(), values)
+        return [*found.values()]
+
+    def encode(self, points: Sequence[Values]) -> Encoded:
+        """Return the features and known objectives of points."""
+        described = [self._describe(values) for values in points]
+        width = sum(map(len, self.goal.groups))
+        features = [one.features for one in described]
+        known = [one.known for one in described]
+        return Encoded(
+            features=np.array(features).reshape(len(points), width),
+            values=np.array(known).reshape(len(points), len(self._objectives)),
+        )
+
+    def key(self, point: Values) -> Hashable:
+        """Return the values that matter; points of equal trainings nearly always share them."""
+        return self._describe(point).key
+
+    def identity(self, point: Values) -> Hashable:
+        """Return the digest by which equal trainings are known."""
+        return decode(self._space, self.point_of(point)).digest()
+
+    def sample(self, rng: Random) -> Values:
+        """Draw a point; one over budget is drawn again, and at last brought within it."""
+        values = self.values_of(self._space.sample(rng))
+        for _ in range(MOST_DRAWS):
+            with suppress(ConfigError):
+                run = decode(self._space, self.point_of(values))
+                if self._fits(run):
+                    self._describe(values, run)
+                    return values
+            values = self.values_of(self._space.sample(rng))
+        return self._repaired(values, self._anchor, rng)
+
+    def mutate(self, point: Values, rng: Random) -> Values:
+        """Return a point of which one or a few values are others."""
+        mutable = [place for place, domain in enumerate(self._domains) if _size(domain) > 1]
+        changed = list(point)
+        rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
+        chosen = [place for place in mutable if rng.random() < rate]
+        for place in chosen or rng.sample(mutable, min(1, len(mutable))):
+            changed[place] = _another(self._domains[place], point[place], rng)
+        return self._repaired(tuple(changed), point, rng)
+
+    def cross(self, one: Values, other: Values, rng: Random) -> Values:
+        """Return a point that has each value from one of two."""
+        mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
+        return self._repaired(mixed, one, rng)
+
+    def _fits(self, run: RunConfig) -> bool:
+        return self._pricing(run.model).within(self._budget)
+
+    def _repaired(self, values: Values, anchor: Values, rng: Random) -> Values:
+        mended, run = repaired(
+            self._space, self.point_of(values), self._fits, self.point_of(anchor), rng
+        )
+        found = self.values_of(mended)
+        self._describe(found, run)
+        return found
+
+    def _describe(self, values: Values, run: RunConfig | None = None) -> _Described:
+        """Return what is known of a point, computed once; its config saves building it."""
+        name = repr(values)
+        found = self._described.pop(name, None)
+        if found is None:
+            point = self.point_of(values)
+            costs = self._pricing((run or decode(self._space, point)).model)
+            known = [
+                goal.sign * getattr(costs, goal.metric) if goal.metric in KNOWN else np.nan
+                for goal in self._objectives
+            ]
+            features = self._encoding(point, {name: getattr(costs, name) for name in self._costs})
+            key = repr(active(self._space, point))
+            found = _Described(features, np.array(known, dtype=np.float64), key)
+        self._described[name] = found
+        if len(self._described) > REMEMBERED:
+            self._described.popitem(last=False)
+        return found
+
+
+def _size(domain: Domain) -> float:
+    """Return how many values a domain has."""
+    if isinstance(domain, FloatRange):
+        return 1 if domain.low == domain.high else float("inf")
+    return len(_all_values(domain))
+
+
+def _all_values(domain: Domain) -> Sequence[Value]:
+    if isinstance(domain, IntRange):
+        return range(domain.low, domain.high + 1, domain.step)
+    return domain.extremes()
+
+
+def _another(domain: Domain, value: Value, rng: Random) -> Value:
+    """Return another value: of an ordered domain a near one as often as any."""
+    if isinstance(domain, FloatRange):
+        assert isinstance(value, float)
+        return _moved(domain, value, rng) if rng.random() < 0.5 else domain.sample(rng)
+    values = list(_all_values(domain))
+    place = next(index for index, known in enumerate(values) if known == value)
+    if not isinstance(domain, Choice) and rng.random() < 0.5:
+        near = [index for index in (place - 1, place + 1) if 0 <= index < len(values)]
+        return values[rng.choice(near)]
+    return values[rng.choice([index for index in range(len(values)) if index != place])]
+
+
+def _moved(domain: FloatRange, value: float, rng: Random) -> float:
+    low, high, here = domain.low, domain.high, value
+    if domain.log:
+        low, high, here = log(low), log(high), log(value)
+    moved = here + rng.gauss(0.0, STEP) * (high - low)
+    moved = exp(moved) if domain.log else moved
+    return float(min(max(moved, domain.low), domain.high))

@@ -428,7 +428,7 @@ def run_ask_time(arguments: argparse.Namespace) -> None:
     config = SearchConfig.from_data(
         {"space": arguments.space, "budget": {"max_macs": arguments.max_macs}}
     )
-    problem, rng = config.setting(space).problem, Random(0)
+    problem, rng = config.setting(space, config.pricing()).problem, Random(0)
     judge = Synthetic(space, parse_size(arguments.max_macs))
     trials = []
     for _ in range(arguments.trials):

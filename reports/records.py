@@ -16,6 +16,8 @@ from space.budget import Budget
 
 
 MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"
+LATENCY_FILE = "latency.jsonl"
+"""The parts of models that were timed, where a search bounds or trades off latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
 RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE = "record", "config"
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""

@@ -63,6 +63,9 @@ def search(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
     max_macs: MaxMacs = None,
     max_params: MaxParams = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Budget of milliseconds per image on this machine.")
+    ] = None,
     objective: ObjectiveOption = None,
     points: Annotated[Path | None, typer.Option(help="YAML file of points to try first.")] = None,
     trials: Annotated[int | None, typer.Option(help="How many candidates to train.")] = None,
@@ -94,6 +97,7 @@ def search(
             resume=resume,
             max_macs=max_macs,
             max_params=max_params,
+            max_latency_ms=max_latency_ms,
             objectives=parse_objectives(objective) if objective else None,
             points=points,
             trials=trials,

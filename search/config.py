@@ -20,7 +20,7 @@ from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
 from space.domain import Choice
-from space.feasible import check_feasible
+from space.feasible import anchor_of
 from space.known import Pricing
 from space.point import BLOCKS, Dimension, Space
 from space.presets import SPACES
@@ -86,7 +86,20 @@ class SearchConfig(Config):
         check_objectives(self.objectives)
         return self
 
-    def setting(self, space: Space, pricing: Pricing | None = None) -> Setting:
+    def pricing(self, table: Path | None = None) -> Pricing:
+        """Return what prices models, with a latency table where it is asked for.
+
+        Args:
+            table: file that keeps the table; None keeps it in memory.
+        """
+        metrics = [goal.metric for goal in self.objectives]
+        if self.budget.max_latency_ms is None and "latency_ms" not in metrics:
+            return Pricing()
+        from space.latency import LatencyTable
+
+        return Pricing(LatencyTable(table))
+
+    def setting(self, space: Space, pricing: Pricing) -> Setting:
         """Return what a sampler may know of the search.
 
         Raises:
@@ -98,8 +111,8 @@ class SearchConfig(Config):
             budget=self.budget,
             objectives=self.objectives,
             seed=self.seed,
-            anchor=check_feasible(space, self.budget),
-            pricing=pricing or Pricing(),
+            anchor=anchor_of(space, self.budget, pricing),
+            pricing=pricing,
         )
 
     def build_space(self) -> Space:
@@ -238,7 +251,7 @@ def _recipe_text(name: str) -> str:
 
 def check_search(config: SearchConfig, space: Space) -> None:
     """Raise a CastlingError unless budget, sampler and first points suit the space."""
-    setting = config.setting(space)
+    setting = config.setting(space, config.pricing())
     check_sampler(config.sampler, setting)
     check_points(config.points, setting)
 

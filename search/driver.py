@@ -17,6 +17,7 @@ from castling.errors import RunFolderError
 from castling.training.data import Dataset, folder_settings, load_data
 from castling.training.teacher import check_weights
 from reports.records import (
+    LATENCY_FILE,
     MANIFEST_FILE,
     Manifest,
     Record,
@@ -196,7 +197,8 @@ class _Search:
         """Open the run's study, or make it."""
         store = open_storage(self._folder, manifest.storage)
         study = open_study(store, self._config.objectives)
-        return SearchStudy(study, store, self._config, space, self.on_record)
+        latencies = self._folder / LATENCY_FILE
+        return SearchStudy(study, store, self._config, space, self.on_record, latencies)
 
     def run(self, study: SearchStudy, data: Dataset) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""

@@ -44,7 +44,9 @@ class SobolSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the sequence's point of the trial's number."""
         sequence = qmc.Sobol(max(1, len(search_space)), scramble=True, rng=self._seed)
-        [row] = sequence.fast_forward(trial.number).random(1)
+        if trial.number:
+            sequence.fast_forward(trial.number)
+        [row] = sequence.random(1)
         return {
             name: _stretched(distribution, float(number))
             for (name, distribution), number in zip(search_space.items(), row, strict=False)

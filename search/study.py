@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any, Self
 
@@ -20,7 +21,6 @@ from search.objectives import values_of, worst_values
 from search.samplers import Refusal, sampler_named
 from space.decode import active, decode
 from space.feasible import default_point, repaired
-from space.known import Pricing
 from space.point import Point, Space
 
 
@@ -70,11 +70,11 @@ class SearchStudy:
         config: SearchConfig,
         space: Space,
         on_record: Callable[[Record], None] = lambda _: None,
-        pricing: Pricing | None = None,
+        latencies: Path | None = None,
     ) -> None:
         self._study, self._storage, self._config, self._space = study, storage, config, space
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._pricing = pricing or Pricing()
+        self._pricing = config.pricing(latencies)
         self._setting = config.setting(space, self._pricing)
         self._anchor = self._setting.anchor
         self._sampler = sampler_named(config.sampler)

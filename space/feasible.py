@@ -14,6 +14,7 @@ from space.budget import Budget
 from space.cost import Cost, cost
 from space.decode import decode
 from space.domain import Value
+from space.known import Pricing
 from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 
 
@@ -148,12 +149,13 @@ def _front(options: Iterable[Option]) -> list[Option]:
 
 
 def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
-    """Return a point within the budget, of those the one of fewest MACs.
+    """Return a point within the bounds on counts, of those the one of fewest MACs.
 
     Raises:
         InfeasibleBudgetError: when a bound is below the cheapest point's cost.
         ConfigError: when each bound has points within it, but no point is within both.
     """
+    counts = budget.replace(max_latency_ms=None)
     optima = _Enumeration(space, lambda spent: (spent.macs, spent.params), min).optima()
     limits: dict[Quantity, int | None] = {"macs": budget.max_macs, "params": budget.max_params}
     for index, (quantity, limit) in enumerate(limits.items()):
@@ -161,7 +163,7 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
         if limit is not None and least > limit:
             raise InfeasibleBudgetError(quantity, limit, least)
     for (macs, params), point in optima:
-        if budget.admits(macs, params):
+        if counts.admits(macs, params):
             return point
     fewest = min(macs for (macs, params), _ in optima if params <= (budget.max_params or params))
     raise ConfigError(
@@ -170,6 +172,36 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
         f"fewest MACs are {fewest:,}",
         budget.max_macs,
     )
+
+
+def anchor_of(space: Space, budget: Budget, pricing: Pricing) -> dict[str, Value]:
+    """Return a point within the budget: the cheapest, or where that is too slow a fast one.
+
+    Latencies are measured, not derived, so the fast point is found by descent: one dimension after
+    another takes the value at which the model is fastest.
+
+    Raises:
+        InfeasibleBudgetError: when a bound on a count is below the cheapest point's.
+        ConfigError: when no point was found that is within all bounds.
+    """
+    point = check_feasible(space, budget)
+    if budget.max_latency_ms is None:
+        return point
+    counts = budget.replace(max_latency_ms=None)
+    spent = pricing(decode(space, point).model)
+    for name, domain in space.domains.items():
+        for value in domain.extremes():
+            if spent.within(budget):
+                return point
+            changed = {**point, name: value}
+            with suppress(ConfigError):
+                other = pricing(decode(space, changed).model)
+                if other.within(counts) and other.latency_ms < spent.latency_ms:
+                    point, spent = changed, other
+    if spent.within(budget):
+        return point
+    rule = f"must be at least about {spent.latency_ms:.3g}, the fastest model found in this space"
+    raise ConfigError("budget.max_latency_ms", rule, budget.max_latency_ms)
 
 
 def repaired(

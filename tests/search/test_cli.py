@@ -38,7 +38,8 @@ def castling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 OPTIONS = {
     "search": {
         "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
-        "--images", "--set", "--resume", "--address", "--storage",
+        "--images", "--set", "--resume", "--address", "--storage", "--max-latency-ms",
+        "--objective", "--points",
     },
     "status": set(),
     "front": {"--format"},
@@ -125,6 +126,18 @@ BAD_SEARCHES: dict[str, tuple[object, ...]] = {
     "teacher of other classes": ("digits", "--set", "train.distill={teacher: resnet18}"),
     "lesson without a teacher": ("digits", "--set", "train.distill={}"),
     "nothing to resume": ("digits", "--resume"),
+    "budgets that conflict": ("digits", "--max-macs", "39k", "--max-params", "2k"),
+    "latency below all": ("digits", "--max-latency-ms", "0.000001"),
+    "negative latency": ("digits", "--max-latency-ms", "-1"),
+    "objective nobody reports": ("digits", "--objective", "beauty:max"),
+    "objective without direction": ("digits", "--objective", "top1"),
+    "objective in no direction": ("digits", "--objective", "top1:up"),
+    "objective twice": ("digits", "--objective", "top1:max", "--objective", "top1:min"),
+    "no sampler of Optuna's": ("digits", "--sampler", "optuna:NopeSampler"),
+    "abstract sampler": ("digits", "--sampler", "optuna:BaseSampler"),
+    "sampler that needs a grid": ("digits", "--sampler", "optuna:GridSampler"),
+    "sampler of one objective": ("digits", "--sampler", "optuna:CmaEsSampler"),
+    "no file of points": ("digits", "--points", "/nowhere.yaml"),
 }  # fmt: skip
 
 
@@ -133,6 +146,35 @@ def test_bad_search_is_one_sentence(case: str, castling: Command, tmp_path: Path
     code, _, message = castling("search", *BAD_SEARCHES[case], "--out", tmp_path / "run")
     assert_refused(code, message)
     assert not (tmp_path / "run").exists()
+
+
+BAD_POINTS = {
+    "no list": "model.depth: 3",
+    "no mappings": "[3]",
+    "another space's": "- {model.beauty: 3}",
+    "out of domain": "- {model.depth: 2}\n- {model.depth: 99}",
+    "of another type": "- {model.depth: two}",
+    "over budget": "- {model.embed_width: 64, model.depth: 4}",
+}
+
+
+@pytest.mark.parametrize("case", BAD_POINTS)
+def test_points_outside_the_space_are_refused(
+    case: str, castling: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "points.yaml"
+    path.write_text(BAD_POINTS[case])
+    given = ("--points", path, "--max-macs", "200k", "--out", tmp_path / "run")
+    code, _, message = castling("search", "digits", *given)
+    assert_refused(code, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_samplers_that_can_are_named(castling: Command, tmp_path: Path) -> None:
+    given = ("--sampler", "optuna:GridSampler", "--out", tmp_path / "run")
+    message = castling("search", "digits", *given)[2]
+    assert "those that can are" in message
+    assert "pareto" in message
 
 
 def test_cheapest_cost_is_said_when_the_budget_is_below_it(

@@ -86,6 +86,15 @@ def test_more_trials_and_other_workers_are_the_same_search(tmp_path: Path) -> No
     check_resumable(tmp_path, manifest, more, more.build_space())
 
 
+def test_a_run_from_before_a_field_existed_is_the_same_search(tmp_path: Path) -> None:
+    config = SearchConfig(space="digits", sampler="tpe")
+    manifest = new_manifest(config, config.build_space(), None)
+    recipe = {name: value for name, value in manifest.recipe.items() if name != "points"}
+    recipe["budget"] = {"max_macs": None, "max_params": None}
+    old = manifest.replace(recipe=recipe)
+    check_resumable(tmp_path, old, config, config.build_space())
+
+
 def test_without_a_budget_the_reference_is_the_dearest_point() -> None:
     config = SearchConfig(space="digits")
     manifest = new_manifest(config, config.build_space(), None)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,66 @@ def test_interrupted_search_proposes_what_the_uninterrupted_one_does(
     got += exhaust(open_search(parts, config(sampler)))
     assert [p.run.digest() for p in got] == [p.run.digest() for p in expected]
     assert [p.trial for p in got] == [p.trial for p in expected]
+
+
+OBJECTIVE_SETS = (
+    {"top1": "max"},
+    {"macs": "min", "params": "min"},
+    {"top1": "max", "train_seconds": "min"},
+    {"top1": "max", "macs": "min", "params": "min"},
+)
+
+
+@pytest.mark.parametrize("sampler", ["pareto", "tpe", "nsga2"])
+@pytest.mark.parametrize("goals", OBJECTIVE_SETS, ids="-".join)
+def test_any_objectives_are_searched(sampler: str, goals: dict[str, str], tmp_path: Path) -> None:
+    objectives = [{"metric": name, "direction": way} for name, way in goals.items()]
+    data = {"space": "digits", "trials": 6, "sampler": sampler, "objectives": objectives}
+    search_config = SearchConfig.from_data(data | {"budget": {"max_macs": "400k"}})
+    study = open_search(tmp_path, search_config)
+    while (proposal := study.propose()) is not None:
+        outcome = replace(trained(accuracy(proposal)), train_seconds=1.0)
+        study.finish(proposal.trial, outcome)
+    told = open_storage(tmp_path, None).get_all_trials(0)
+    complete = [trial for trial in told if trial.state == OptunaState.COMPLETE]
+    assert len(study.records) == 6
+    assert all(len(trial.values) == len(goals) for trial in complete)
+
+
+def test_given_points_come_first(tmp_path: Path) -> None:
+    points = [{"model.depth": 2, "model.embed_width": 16}, {"model.depth": 4}]
+    given = SearchConfig(space="digits", trials=3, points=points)
+    first, second, third = exhaust(open_search(tmp_path, given))
+    assert (len(first.run.model.blocks), first.run.model.embed_width) == (2, 16)
+    assert len(second.run.model.blocks) == 4
+    assert third.run == given.build_space().base
+
+
+def test_pareto_tries_nothing_twice_whatever_runs(tmp_path: Path) -> None:
+    study = open_search(tmp_path, config("pareto", trials=14))
+    running, digests = [], []
+    while (proposal := study.propose()) is not None:
+        digests.append(proposal.run.digest())
+        running.append(proposal)
+        if len(running) == 4:  # as with four workers
+            done = running.pop(0)
+            study.finish(done.trial, trained(accuracy(done)))
+    told = open_storage(tmp_path, None).get_all_trials(0)
+    assert len(set(digests)) == len(digests) == len(told) == 14
+
+
+def test_early_stopped_and_failed_trials_are_no_trouble(tmp_path: Path) -> None:
+    study = open_search(tmp_path, config("pareto", trials=10))
+    endings = [
+        Outcome(state=TrialState.STOPPED, top1=0.3, epochs=10),
+        Outcome(state=TrialState.FAILED, reason="DivergedError"),
+        trained(0.6, epochs=40),
+    ]
+    for number in range(10):
+        proposal = study.propose()
+        assert proposal is not None
+        study.finish(proposal.trial, endings[number % 3])
+    assert len({record.config_id for record in study.records}) == 10
 
 
 def test_another_seed_proposes_otherwise(tmp_path: Path) -> None:

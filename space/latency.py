@@ -1,0 +1,222 @@
+"""Latency of a model as a sum over its parts, each timed once on this machine and remembered."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import nn
+
+from castling.config import (
+    Architecture,
+    BackboneConfig,
+    BlockConfig,
+    LayerChoice,
+    ModelConfig,
+    StockBackbone,
+)
+from castling.files import append_line
+from castling.model.build import build
+from castling.model.castle import castle
+from castling.model.hosts.anatomy import anatomy_of
+from castling.model.vit import Block
+from castling.operators.spec import LayerShape, layer_shapes
+
+
+T = TypeVar("T")
+
+RUNS, SECONDS = 30, 0.1
+"""A part is timed so often, or for so long if that ends earlier."""
+PERIOD = 2
+"""After how many layers an operator repeats that depends on its place: Swin shifts every other."""
+
+
+Measure: TypeAlias = Callable[[], Mapping[str, float]]
+"""Times a part, perhaps with others at once: milliseconds by the parts' names."""
+Parts: TypeAlias = Iterator[tuple[str, Measure]]
+
+
+class LatencyTable:
+    """Milliseconds of one image, summed over a model's parts.
+
+    A part is an operator or an MLP at its shape, what remains of a block, and what remains of the
+    model. Each is timed once, alone, in eval mode, on the device; a file keeps what was timed.
+
+    Args:
+        path: file of a JSON object per line; None remembers for the length of the process.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._times: dict[str, float] = {}
+        for line in path.read_text().splitlines() if path and path.is_file() else ():
+            with suppress(ValueError, LookupError, TypeError):  # a crash may have torn the last
+                entry = json.loads(line)
+                self._times[entry["part"]] = float(entry["ms"])
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __call__(self, model: Architecture) -> float:
+        """Return the milliseconds of one image."""
+        if isinstance(model, BackboneConfig):
+            parts = _backbone_parts(model.castled())
+        else:
+            parts = _vit_parts(model.castled())
+        return sum((self._time(part, measure) for part, measure in parts), 0.0)
+
+    def _time(self, part: str, measure: Measure) -> float:
+        """Return the milliseconds of a part, timed now unless that was done before."""
+        if part not in self._times:
+            for name, milliseconds in measure().items():
+                if name not in self._times:
+                    self._times[name] = milliseconds
+                    if self._path is not None:
+                        line = json.dumps({"part": name, "ms": milliseconds})
+                        append_line(self._path, line)
+        return self._times[part]
+
+
+def _vit_parts(model: ModelConfig) -> Parts:
+    canonical = model.canonical()
+    alone = model.replace(blocks=model.blocks[:1])
+    stem = _named("stem", alone.replace(blocks=(BlockConfig(mask=None),)).to_data())
+    yield stem, partial(_alone, stem, _time_stem, alone)
+    for shape in layer_shapes(canonical):
+        place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
+        block = shape.block.to_data()
+        mlp = {"mlp": block.pop("mlp"), "ratio": block.pop("mlp_ratio")}
+        block.pop("drop_path")
+        operator = _named("operator", {**place, "turn": shape.index % PERIOD, **block})
+        yield operator, partial(_alone, operator, _time_operator, shape)
+        channel_mixer = _named("mlp", {**place, **mlp})
+        yield channel_mixer, partial(_alone, channel_mixer, _time_mlp, shape)
+        rest = _named("block", place)
+        yield rest, partial(_alone, rest, _time_rest, shape)
+
+
+def _alone(name: str, measure: Callable[[T], float], what: T) -> dict[str, float]:
+    return {name: measure(what)}
+
+
+def _named(kind: str, data: Mapping[str, Any]) -> str:
+    return f"{kind} {json.dumps(data, sort_keys=True)}"
+
+
+def _block(shape: LayerShape) -> nn.Module:
+    block = replace(shape, block=shape.block.replace(mask=None, drop_path=0.0))
+    return castle(Block(block).to(_device()))
+
+
+def _tokens(shape: LayerShape) -> torch.Tensor:
+    return torch.zeros(1, shape.grid.num_tokens, shape.embed_width, device=_device())
+
+
+def _time_operator(shape: LayerShape) -> float:
+    return _milliseconds(_block(shape).get_submodule("attn"), _tokens(shape))
+
+
+def _time_mlp(shape: LayerShape) -> float:
+    return _milliseconds(_block(shape).get_submodule("mlp"), _tokens(shape))
+
+
+def _time_rest(shape: LayerShape) -> float:
+    block = _block(shape)
+    block.attn, block.mlp = nn.Identity(), nn.Identity()
+    return _milliseconds(block, _tokens(shape))
+
+
+def _time_stem(model: ModelConfig) -> float:
+    built = castle(build(model, seed=0).to(_device()))
+    built.blocks = nn.ModuleList()
+    return _milliseconds(built, _image(model))
+
+
+def _backbone_parts(model: BackboneConfig) -> Parts:
+    canonical = model.canonical()
+    stock = StockBackbone(**{name: getattr(model, name) for name in StockBackbone.model_fields})
+    data = stock.to_data()
+    stem = _named("stem", data)
+    softmax = LayerChoice(operator="softmax", mask=None).canonical()
+    yield stem, partial(_time_backbone, stock, softmax)
+    for index, choice in enumerate(canonical.blocks):
+        yield _layer_name(data, index, choice), partial(_time_backbone, stock, choice)
+
+
+def _layer_name(backbone: Mapping[str, Any], index: int, choice: LayerChoice) -> str:
+    return _named("layer", {**backbone, "layer": index, "choice": choice.to_data()})
+
+
+def _time_backbone(stock: StockBackbone, choice: LayerChoice) -> dict[str, float]:
+    """Return the times of a choice in every layer that can take it, and of all the rest."""
+    layers = anatomy_of(stock).layers
+    stays = LayerChoice(operator="softmax", mask=None)
+    takes = [not layer.objection(choice) for layer in layers]
+    blocks = tuple(choice if taken else stays for taken in takes)
+    config = BackboneConfig(**dict(stock), blocks=blocks)
+    model = castle(build(config, seed=0).to(_device()))
+    image, data = _image(config), stock.to_data()
+    calls = _calls(model, [layer.name for layer in layers], image)
+    found, total = {}, 0.0
+    for index, layer in enumerate(layers):
+        arguments, named = calls[layer.name]
+        spent = _milliseconds(model.get_submodule(layer.name), *arguments, **named)
+        total += spent
+        if takes[index]:
+            found[_layer_name(data, index, choice)] = spent
+    stem = _named("stem", data)
+    return {**found, stem: max(0.0, _milliseconds(model, image) - total)}
+
+
+def _calls(
+    model: nn.Module, names: list[str], image: torch.Tensor
+) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return what each of a model's modules is called with."""
+    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            calls[name] = (arguments, named)
+
+        return hook
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(keep(name), with_kwargs=True)
+        for name in names
+    ]
+    with torch.inference_mode():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def _image(model: Architecture) -> torch.Tensor:
+    return torch.zeros(1, model.channels, *model.image_size, device=_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _milliseconds(module: nn.Module, *arguments: Any, **named: Any) -> float:
+    """Return the median wall-clock time of a call in eval mode, without the first two."""
+    module.eval()
+    times, begun = list[float](), time.perf_counter()
+    with torch.inference_mode():
+        for run in range(-2, RUNS):
+            started = time.perf_counter()
+            module(*arguments, **named)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if run >= 0:
+                times.append((time.perf_counter() - started) * 1e3)
+                if time.perf_counter() - begun > SECONDS:
+                    break
+    return median(times)

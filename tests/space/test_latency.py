@@ -1,0 +1,66 @@
+from pathlib import Path
+from random import Random
+
+import pytest
+from scipy.stats import spearmanr
+
+from castling.config import LayerChoice
+from castling.model.backbone import backbone_config
+from castling.model.build import build
+from castling.model.castle import castle
+from space.budget import Budget
+from space.decode import decode
+from space.latency import LatencyTable
+from space.measure import measure_latency_ms
+from space.presets import SPACES
+
+
+def test_a_part_is_timed_once(tmp_path: Path) -> None:
+    model = SPACES["digits"]().base.model
+    table = LatencyTable(tmp_path / "latency.jsonl")
+    first = table(model)
+    assert first > 0.0
+    assert len(table) == 5  # a stem, a block's rest, an MLP, and an operator in either place
+    assert table(model) == first
+    assert LatencyTable(tmp_path / "latency.jsonl")(model) == first
+
+
+def test_a_torn_line_is_timed_again(tmp_path: Path) -> None:
+    path = tmp_path / "latency.jsonl"
+    model = SPACES["digits"]().base.model
+    LatencyTable(path)(model)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert LatencyTable(path)(model) > 0.0
+    assert len(LatencyTable(path)) == 5
+
+
+def test_training_only_parts_cost_no_time() -> None:
+    model = SPACES["digits"]().base.model
+    table = LatencyTable()
+    assert table(model) == table(model.castled())
+
+
+def test_backbones_are_summed_over_their_layers() -> None:
+    options = {"embed_dim": [16, 24, 32], "key_dim": 4, "num_heads": [1, 2, 3]}
+    table = LatencyTable()
+    for name in ("softmax", "linear_angular"):
+        model = backbone_config("levit_128", LayerChoice(operator=name), image_size=64, **options)
+        assert table(model) > 0.0
+
+
+def test_a_latency_that_is_not_known_is_in_no_bound() -> None:
+    assert not Budget(max_latency_ms=1.0).admits(1, 1)
+    assert Budget(max_latency_ms=1.0).admits(1, 1, 0.9)
+    assert not Budget(max_latency_ms=1.0).admits(1, 1, 1.1)
+
+
+@pytest.mark.slow
+def test_sums_rank_models_as_their_own_latencies_do() -> None:
+    space, table, rng = SPACES["digits"](), LatencyTable(), Random(0)
+    models = [decode(space, space.sample(rng)).model for _ in range(40)]
+    sums = [table(model) for model in models]
+    whole = [
+        measure_latency_ms(castle(build(model, seed=0)), (model.channels, *model.image_size))
+        for model in models
+    ]
+    assert spearmanr(sums, whole)[0] > 0.9

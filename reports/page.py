@@ -151,6 +151,8 @@ def _front_table(front: pd.DataFrame) -> str:
         "training MACs": front["training_macs"].map("{:,}".format),
         "epochs": front["epochs"].map(str),
     }
+    if front["latency_ms"].notna().any():
+        columns["latency (ms)"] = front["latency_ms"].map("{:.3g}".format)
     return _table(columns, zip(*columns.values(), strict=True))
 
 

@@ -117,7 +117,8 @@ class _Improvement:
             surrogate.imagine(_with_fidelity(running.features), expected[:, objective])
         whole = measured & (history.fidelity >= 1.0)
         self._front = np.concatenate([history.trials.values[whole], expected])
-        self._reference = _completed(goal.reference, self._front)
+        seen = np.concatenate([history.trials.values[measured], expected])
+        self._reference = _completed(goal.reference, seen)
 
     def __call__(self, candidates: Encoded) -> Points:
         return expected_improvement(self._forecast(candidates), self._front, self._reference)
@@ -139,7 +140,7 @@ def _with_fidelity(features: Points, fidelity: Points | float = 1.0) -> Points:
 def _completed(reference: Points, values: Points) -> Points:
     """Return the reference, where it is NaN a little worse than the worst trial."""
     if not np.isnan(reference).any() or not len(values):
-        return np.nan_to_num(reference, nan=np.inf)
+        return np.nan_to_num(reference, nan=0.0)
     worst, best = values.max(axis=0), values.min(axis=0)
     beyond = worst + NADIR_MARGIN * np.maximum(worst - best, np.abs(worst))
     return np.where(np.isnan(reference), beyond, reference)

@@ -241,8 +241,9 @@ class Synthetic:
         for dimension in self.space.dimensions:
             if isinstance(dimension.domain, FloatRange):
                 gain -= 0.15 * self._misfit(dimension, run) ** 2
-        shapes = [block.mask.shape if block.mask else "" for block in model.blocks]
-        gain += 0.1 * sum(shape == "cosine" for shape in shapes) / depth
+        branches = [block.mask for block in model.blocks if block.operator != "softmax"]
+        fitting = [mask is not None and mask.shape == "cosine" for mask in branches]
+        gain += 0.1 * (float(np.mean(fitting)) if fitting else 1.0)
         return _saturated(gain)
 
     def front(self) -> Points:

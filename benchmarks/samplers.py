@@ -3,6 +3,7 @@
     pip install 'castling-nas[bench]'
     python benchmarks/samplers.py nasbench [--dataset cifar100] [--seeds 20] [--trials 200]
     python benchmarks/samplers.py synthetic [--space digits] [--max-macs 600k] [--seeds 5]
+    python benchmarks/samplers.py live [--recipe digits] [--seeds 3] [--trials 30] [--epochs 10]
     python benchmarks/samplers.py ask-time [--space digits] [--max-macs 600k] [--trials 500]
 
 `nasbench`: NAS-Bench-201, error and latency to be minimised, models of at most 0.5 M parameters;
@@ -17,6 +18,7 @@ training, separable over the layers so that its true front is known.
 import argparse
 import dataclasses
 import itertools
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from typing import Any
 import numpy as np
 import optuna
 
+import reports
+import search
 from castling.config import ModelConfig, RunConfig
 from castling.operators.spec import layer_shapes
 from reports.pareto import Points, hypervolume
@@ -417,6 +421,28 @@ def run_synthetic(arguments: argparse.Namespace) -> None:
         _print_row(name, rows)
 
 
+def run_live(arguments: argparse.Namespace) -> None:
+    """Print the relative hypervolume of real searches, after a third of the trials and so on."""
+    settings = {} if arguments.epochs is None else {"train.epochs": arguments.epochs}
+    for name in arguments.only or ["pareto", "tpe", "random"]:
+        rows = []
+        for seed in range(arguments.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                search.run(
+                    arguments.recipe,
+                    out=f"{folder}/run",
+                    sampler=name,
+                    seed=seed,
+                    trials=arguments.trials,
+                    workers=arguments.workers,
+                    settings=settings,
+                )
+                progress = reports.load(f"{folder}/run").pareto.progress(relative=True)
+            counts = [arguments.trials * part // 3 for part in (1, 2, 3)]
+            rows.append([float(progress.iloc[count - 1]) for count in counts])
+        _print_row(name, rows)
+
+
 def _print_row(name: str, rows: Sequence[Sequence[float]]) -> None:
     means, spreads = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=min(1, len(rows) - 1))
     cells = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in zip(means, spreads, strict=True)]
@@ -456,6 +482,7 @@ def main() -> None:
         ("nasbench", run_nasbench),
         ("synthetic", run_synthetic),
         ("ask-time", run_ask_time),
+        ("live", run_live),
     ):
         command = commands.add_parser(name)
         command.set_defaults(run=run)
@@ -464,6 +491,10 @@ def main() -> None:
         command.add_argument("--only", action="append", help="a row; by default all")
         if name == "nasbench":
             command.add_argument("--dataset", default="cifar100")
+        elif name == "live":
+            command.add_argument("--recipe", default="digits")
+            command.add_argument("--epochs", type=int, help="instead of the recipe's")
+            command.add_argument("--workers", type=int, default=1)
         else:
             command.add_argument("--space", default="digits")
             command.add_argument("--max-macs", default="600k")

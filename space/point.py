@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from random import Random
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -101,8 +101,7 @@ class Space:
     def name_at(self, dimension: Dimension, layer: int, depth: int) -> str:
         """Return the name that holds a per-block dimension's value for one layer."""
         stage = min(layer * self.num_stages // depth, self.num_stages - 1)
-        key = {"all": "*", "stage": f"stage{stage}", "each": str(layer)}[dimension.tie]
-        return f"model.blocks.{key}.{dimension.block_field}"
+        return _block_name(dimension.target, dimension.tie, layer, stage)
 
     def depth(self, point: Point) -> int:
         """Return the number of blocks of a point."""
@@ -142,6 +141,12 @@ class Space:
             "num_stages": self.num_stages,
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4096)
+def _block_name(target: str, tie: Tie, layer: int, stage: int) -> str:
+    key = {"all": "*", "stage": f"stage{stage}", "each": str(layer)}[tie]
+    return f"model.blocks.{key}.{target.removeprefix(BLOCKS)}"
 
 
 def _is_depth(value: Value) -> bool:

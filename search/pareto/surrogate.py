@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -66,11 +67,8 @@ class GroupedRBF(Kernel):  # type: ignore[misc]
         covariance = np.exp(-0.5 * _squared_distances(x * scale, other * scale))
         if not eval_gradient:
             return covariance
-        slopes = [
-            -0.5 * weight * _squared_distances(x[:, columns], x[:, columns]) * covariance
-            for weight, columns in zip(weights, map(list, self.groups), strict=True)
-        ]
-        return covariance, np.stack(slopes, axis=-1)
+        distances = _grouped_distances(np.ascontiguousarray(x).tobytes(), x.shape[1], self.groups)
+        return covariance, -0.5 * weights * distances * covariance[:, :, None]
 
     def diag(self, x: Points) -> Points:
         """Return the variances, all 1."""
@@ -79,6 +77,14 @@ class GroupedRBF(Kernel):  # type: ignore[misc]
     def is_stationary(self) -> bool:
         """Return whether only differences matter."""
         return True
+
+
+@lru_cache(maxsize=2)
+def _grouped_distances(rows: bytes, width: int, groups: Groups) -> Points:
+    """Return the squared distances of rows by group, (row, row, group); a fit asks repeatedly."""
+    x = np.frombuffer(rows).reshape(-1, width)
+    parts = [x[:, list(columns)] for columns in groups]
+    return np.stack([_squared_distances(part, part) for part in parts], axis=-1)
 
 
 def _squared_distances(x: Points, y: Points) -> Points:

@@ -1,17 +1,9 @@
 from pathlib import Path
-from random import Random
-
-import pytest
-from scipy.stats import spearmanr
 
 from castling.config import LayerChoice
 from castling.model.backbone import backbone_config
-from castling.model.build import build
-from castling.model.castle import castle
 from space.budget import Budget
-from space.decode import decode
 from space.latency import LatencyTable
-from space.measure import measure_latency_ms
 from space.presets import SPACES
 
 
@@ -52,15 +44,3 @@ def test_a_latency_that_is_not_known_is_in_no_bound() -> None:
     assert not Budget(max_latency_ms=1.0).admits(1, 1)
     assert Budget(max_latency_ms=1.0).admits(1, 1, 0.9)
     assert not Budget(max_latency_ms=1.0).admits(1, 1, 1.1)
-
-
-@pytest.mark.slow
-def test_sums_rank_models_as_their_own_latencies_do() -> None:
-    space, table, rng = SPACES["digits"](), LatencyTable(), Random(0)
-    models = [decode(space, space.sample(rng)).model for _ in range(40)]
-    sums = [table(model) for model in models]
-    whole = [
-        measure_latency_ms(castle(build(model, seed=0)), (model.channels, *model.image_size))
-        for model in models
-    ]
-    assert spearmanr(sums, whole)[0] > 0.9

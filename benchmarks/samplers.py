@@ -368,7 +368,8 @@ def search_synthetic(problem: Synthetic, sampler: str, seed: int, trials: int) -
         }
     )
     storage = optuna.storages.InMemoryStorage()
-    study = SearchStudy(open_study(storage, config.objectives), storage, config, problem.space)
+    setting = config.setting(problem.space)
+    study = SearchStudy(open_study(storage, config.objectives), storage, config, setting)
     results = []
     while (proposal := study.propose()) is not None:
         top1 = problem.top1(proposal.run)
@@ -455,7 +456,7 @@ def run_ask_time(arguments: argparse.Namespace) -> None:
     config = SearchConfig.from_data(
         {"space": arguments.space, "budget": {"max_macs": arguments.max_macs}}
     )
-    problem, rng = config.setting(space, config.pricing()).problem, Random(0)
+    problem, rng = config.setting(space).problem, Random(0)
     judge = Synthetic(space, parse_size(arguments.max_macs))
     trials = []
     for _ in range(arguments.trials):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from castling.errors import ConfigError, InvalidPointError, UnknownNameError
 from castling.operators import OPERATORS
 from reports.records import Objective
 from search.objectives import check_objectives
-from search.samplers import Setting, check_points, check_sampler, sampler_named
+from search.samplers import Setting, sampler_named
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
@@ -24,6 +24,10 @@ from space.feasible import anchor_of
 from space.known import Pricing
 from space.point import BLOCKS, Dimension, Space
 from space.presets import SPACES
+
+
+if TYPE_CHECKING:
+    from space.latency import LatencyTable
 
 
 RECIPES_FOLDER = "recipes"
@@ -86,26 +90,27 @@ class SearchConfig(Config):
         check_objectives(self.objectives)
         return self
 
-    def pricing(self, table: Path | None = None) -> Pricing:
-        """Return what prices models, with a latency table where it is asked for.
-
-        Args:
-            table: file that keeps the table; None keeps it in memory.
-        """
+    def latency_table(self, path: Path | None = None) -> "LatencyTable | None":
+        """Return a table of latencies where they count, kept in a file or in memory."""
         metrics = [goal.metric for goal in self.objectives]
         if self.budget.max_latency_ms is None and "latency_ms" not in metrics:
-            return Pricing()
+            return None
         from space.latency import LatencyTable
 
-        return Pricing(LatencyTable(table))
+        return LatencyTable(path)
 
-    def setting(self, space: Space, pricing: Pricing) -> Setting:
+    def setting(self, space: Space, table: "LatencyTable | None" = None) -> Setting:
         """Return what a sampler may know of the search.
+
+        Args:
+            space: as `build_space` returns it.
+            table: as `latency_table` returns it; None makes one in memory where it is needed.
 
         Raises:
             InfeasibleBudgetError: when a bound is below the cheapest point's cost.
             ConfigError: when no point is within all bounds.
         """
+        pricing = Pricing(table or self.latency_table())
         return Setting(
             space=space,
             budget=self.budget,
@@ -247,13 +252,6 @@ def recipe_summaries() -> dict[str, str]:
 
 def _recipe_text(name: str) -> str:
     return (files("search") / RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def check_search(config: SearchConfig, space: Space) -> None:
-    """Raise a CastlingError unless budget, sampler and first points suit the space."""
-    setting = config.setting(space, config.pricing())
-    check_sampler(config.sampler, setting)
-    check_points(config.points, setting)
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:

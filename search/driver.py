@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -26,7 +26,7 @@ from reports.records import (
     weights_path,
 )
 from search.cluster import Resources, joined, share
-from search.config import SearchConfig, check_search, read_points, read_recipe
+from search.config import SearchConfig, read_points, read_recipe
 from search.display import Display, Silent, front_of
 from search.run_folder import (
     check_not_lost,
@@ -39,11 +39,16 @@ from search.run_folder import (
     open_study,
     storage_checked,
 )
+from search.samplers import Setting, check_points, check_sampler
 from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import format_size, parse_size
 from space.point import Point, Space
+
+
+if TYPE_CHECKING:
+    from space.latency import LatencyTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     }
     config = _overridden(config, limits, fields, _settings(images, settings))
     space = config.build_space()
-    check_search(config, space)
+    table = config.latency_table(folder / LATENCY_FILE if resume else None)
+    setting = _checked_setting(config, space, table)
     data = load_data(space.base.data, space.base.model)
     check_weights(space.base)
     if storage is not None and manifest is None:
@@ -140,7 +146,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
                 manifest = new_manifest(config, space, storage)
                 manifest.write(folder)
             search = _Search(folder, config, resources, display or Silent())
-            return search.run(search.open(manifest, space), data)
+            return search.run(search.open(manifest, setting, table), data)
 
 
 def _resolved(
@@ -158,6 +164,14 @@ def _settings(images: str | Path | None, settings: Mapping[str, Any] | None) -> 
     """Return what a folder of images asks for, and over it the settings that were given."""
     found = {} if images is None else folder_settings(images)
     return {**found, **(settings or {})}
+
+
+def _checked_setting(config: SearchConfig, space: Space, table: "LatencyTable | None") -> Setting:
+    """Return what a sampler may know, once sampler and first points are known to suit it."""
+    setting = config.setting(space, table)
+    check_sampler(config.sampler, setting)
+    check_points(config.points, setting)
+    return setting
 
 
 def _points(given: str | Path | Sequence[Point] | None) -> Sequence[Point] | None:
@@ -193,12 +207,15 @@ class _Search:
         self._display = display
         self._trained: list[Record] = []
 
-    def open(self, manifest: Manifest, space: Space) -> SearchStudy:
+    def open(
+        self, manifest: Manifest, setting: Setting, table: "LatencyTable | None"
+    ) -> SearchStudy:
         """Open the run's study, or make it."""
+        if table is not None:
+            table.keep_in(self._folder / LATENCY_FILE)
         store = open_storage(self._folder, manifest.storage)
         study = open_study(store, self._config.objectives)
-        latencies = self._folder / LATENCY_FILE
-        return SearchStudy(study, store, self._config, space, self.on_record, latencies)
+        return SearchStudy(study, store, self._config, setting, self.on_record)
 
     def run(self, study: SearchStudy, data: Dataset) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from random import Random
 from typing import Any, Self
 
@@ -18,10 +17,11 @@ from castling.errors import ConfigError
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
 from search.config import SearchConfig
 from search.objectives import values_of, worst_values
-from search.samplers import Refusal, sampler_named
+from search.samplers import Refusal, Setting, sampler_named
 from space.decode import active, decode
+from space.domain import Value
 from space.feasible import default_point, repaired
-from space.point import Point, Space
+from space.point import Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +68,12 @@ class SearchStudy:
         study: optuna.Study,
         storage: BaseStorage,
         config: SearchConfig,
-        space: Space,
+        setting: Setting,
         on_record: Callable[[Record], None] = lambda _: None,
-        latencies: Path | None = None,
     ) -> None:
-        self._study, self._storage, self._config, self._space = study, storage, config, space
+        self._study, self._storage, self._config, self._setting = study, storage, config, setting
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._pricing = config.pricing(latencies)
-        self._setting = config.setting(space, self._pricing)
-        self._anchor = self._setting.anchor
+        self._space, self._pricing = setting.space, setting.pricing
         self._sampler = sampler_named(config.sampler)
         self._on_record = on_record
         self._running: dict[int, Record] = {}
@@ -90,11 +87,8 @@ class SearchStudy:
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             self._reopen(trial)
-        if not trials:  # what is known before: given points, the base config, the cheapest point
-            for point in config.points:
-                self._study.enqueue_trial(default_point(space) | point)
-            self._enqueue(default_point(space), Random(config.seed))
-            self._enqueue(self._anchor, Random(config.seed))
+        for point in self._first_points()[len(trials) :]:  # a crash may have cut them short
+            self._study.enqueue_trial(point)
 
     @property
     def records(self) -> list[Record]:
@@ -112,7 +106,7 @@ class SearchStudy:
             trial = self._ask()
             if rejected == limit - 1:
                 seed = _derived_seed(self._config.seed, trial.number)
-                self._enqueue(trial.params, Random(seed))
+                self._study.enqueue_trial(self._mended(trial.params, Random(seed)))
             proposal = self._consider(trial)
             if proposal is not None:
                 return proposal
@@ -141,10 +135,17 @@ class SearchStudy:
         self._study.sampler = self._sampler.make(self._setting, seed)
         return self._study.ask(dict(self._setting.distributions))
 
-    def _enqueue(self, point: Point, rng: Random) -> None:
-        """Make the next proposal this point, brought within the budget."""
-        mended, _ = repaired(self._space, point, self._fits, self._anchor, rng)
-        self._study.enqueue_trial(mended)
+    def _first_points(self) -> list[dict[str, Value]]:
+        """Return what is known before: given points, the base config, the cheapest point."""
+        default = default_point(self._space)
+        rng = Random(self._config.seed)
+        given = [default | point for point in self._config.points]
+        return [*given, self._mended(default, rng), dict(self._setting.anchor)]
+
+    def _mended(self, point: Point, rng: Random) -> dict[str, Value]:
+        """Return the point, brought within the budget."""
+        mended, _ = repaired(self._space, point, self._fits, self._setting.anchor, rng)
+        return mended
 
     def _fits(self, run: RunConfig) -> bool:
         return self._pricing(run.model).within(self._config.budget)

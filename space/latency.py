@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,12 +32,16 @@ T = TypeVar("T")
 
 RUNS, SECONDS = 30, 0.1
 """A part is timed so often, or for so long if that ends earlier."""
+FEWEST_RUNS = 8
+"""But at least so often."""
+YARDSTICK, YARDSTICK_SIZE = "yardstick", 192
+"""The part that tells how fast the machine is at the moment: a product of square matrices."""
 PERIOD = 2
 """After how many layers an operator repeats that depends on its place: Swin shifts every other."""
 
 
 Measure: TypeAlias = Callable[[], Mapping[str, float]]
-"""Times a part, perhaps with others at once: milliseconds by the parts' names."""
+"""Times a part, perhaps with others at once: yardsticks by the parts' names."""
 Parts: TypeAlias = Iterator[tuple[str, Measure]]
 
 
@@ -45,7 +49,9 @@ class LatencyTable:
     """Milliseconds of one image, summed over a model's parts.
 
     A part is an operator or an MLP at its shape, what remains of a block, and what remains of the
-    model. Each is timed once, alone, in eval mode, on the device; a file keeps what was timed.
+    model. Each is timed once, alone, in eval mode, on the GPU or on one core; a file keeps the
+    times. Other work slows the machine for a while, so that a part is timed in turns with a
+    yardstick, and the ratio counts.
 
     Args:
         path: file of a JSON object per line; None remembers for the length of the process.
@@ -70,16 +76,37 @@ class LatencyTable:
             parts = _vit_parts(model.castled())
         return sum((self._time(part, measure) for part, measure in parts), 0.0)
 
+    def keep_in(self, path: Path) -> None:
+        """Keep what was timed so far, and what will be, in a file."""
+        if path == self._path:
+            return
+        self._path = path
+        for name, milliseconds in self._times.items():
+            self._write(name, milliseconds)
+
     def _time(self, part: str, measure: Measure) -> float:
         """Return the milliseconds of a part, timed now unless that was done before."""
         if part not in self._times:
-            for name, milliseconds in measure().items():
-                if name not in self._times:
-                    self._times[name] = milliseconds
-                    if self._path is not None:
-                        line = json.dumps({"part": name, "ms": milliseconds})
-                        append_line(self._path, line)
+            with _on_one_core():
+                yardstick = self._yardstick()
+                for name, length in measure().items():
+                    self._remember(name, length * yardstick)
         return self._times[part]
+
+    def _yardstick(self) -> float:
+        """Return the milliseconds of the yardstick when the table was begun."""
+        if YARDSTICK not in self._times:
+            self._remember(YARDSTICK, _quartile(_timed(_Yardstick()) for _ in range(RUNS)))
+        return self._times[YARDSTICK]
+
+    def _remember(self, part: str, milliseconds: float) -> None:
+        if part not in self._times:
+            self._times[part] = milliseconds
+            self._write(part, milliseconds)
+
+    def _write(self, part: str, milliseconds: float) -> None:
+        if self._path is not None:
+            append_line(self._path, json.dumps({"part": part, "ms": milliseconds}))
 
 
 def _vit_parts(model: ModelConfig) -> Parts:
@@ -118,23 +145,23 @@ def _tokens(shape: LayerShape) -> torch.Tensor:
 
 
 def _time_operator(shape: LayerShape) -> float:
-    return _milliseconds(_block(shape).get_submodule("attn"), _tokens(shape))
+    return _length(_block(shape).get_submodule("attn"), _tokens(shape))
 
 
 def _time_mlp(shape: LayerShape) -> float:
-    return _milliseconds(_block(shape).get_submodule("mlp"), _tokens(shape))
+    return _length(_block(shape).get_submodule("mlp"), _tokens(shape))
 
 
 def _time_rest(shape: LayerShape) -> float:
     block = _block(shape)
     block.attn, block.mlp = nn.Identity(), nn.Identity()
-    return _milliseconds(block, _tokens(shape))
+    return _length(block, _tokens(shape))
 
 
 def _time_stem(model: ModelConfig) -> float:
     built = castle(build(model, seed=0).to(_device()))
     built.blocks = nn.ModuleList()
-    return _milliseconds(built, _image(model))
+    return _length(built, _image(model))
 
 
 def _backbone_parts(model: BackboneConfig) -> Parts:
@@ -162,15 +189,29 @@ def _time_backbone(stock: StockBackbone, choice: LayerChoice) -> dict[str, float
     model = castle(build(config, seed=0).to(_device()))
     image, data = _image(config), stock.to_data()
     calls = _calls(model, [layer.name for layer in layers], image)
-    found, total = {}, 0.0
+    found, total, lengths = {}, 0.0, dict[str, float]()
     for index, layer in enumerate(layers):
-        arguments, named = calls[layer.name]
-        spent = _milliseconds(model.get_submodule(layer.name), *arguments, **named)
-        total += spent
+        module, (arguments, named) = model.get_submodule(layer.name), calls[layer.name]
+        alike = _signature(module, arguments, named)
+        if alike not in lengths:
+            lengths[alike] = _length(module, *arguments, **named)
+        total += lengths[alike]
         if takes[index]:
-            found[_layer_name(data, index, choice)] = spent
+            found[_layer_name(data, index, choice)] = lengths[alike]
     stem = _named("stem", data)
-    return {**found, stem: max(0.0, _milliseconds(model, image) - total)}
+    return {**found, stem: max(0.0, _length(model, image) - total)}
+
+
+def _signature(module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> str:
+    """Return what modules that take equally long have in common: kinds and shapes."""
+
+    def described(value: Any) -> Any:
+        return tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
+
+    kinds = [type(part).__name__ for part in module.modules()]
+    shapes = [tuple(tensor.shape) for tensor in module.state_dict().values()]
+    given = [*map(described, arguments), *((name, described(named[name])) for name in named)]
+    return repr((kinds, shapes, given))
 
 
 def _calls(
@@ -204,21 +245,58 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _milliseconds(module: nn.Module, *arguments: Any, **named: Any) -> float:
-    """Return the lower quartile of a call's wall-clock times in eval mode, without the first two.
+class _Yardstick(nn.Module):
+    """A product of matrices, a tenth of a millisecond or so."""
 
-    Whatever else the machine does makes a call slower, never faster.
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = torch.full((YARDSTICK_SIZE, YARDSTICK_SIZE), 0.5, device=_device())
+
+    def forward(self) -> torch.Tensor:
+        return self.matrix @ self.matrix
+
+
+def _length(module: nn.Module, *arguments: Any, **named: Any) -> float:
+    """Return the time of a call in eval mode in yardsticks, without the first two calls.
+
+    Of either the lower quartile counts: what else the machine does makes a call slower, never
+    faster.
     """
     module.eval()
-    times, begun = list[float](), time.perf_counter()
-    with torch.inference_mode():
-        for run in range(-2, RUNS):
-            started = time.perf_counter()
-            module(*arguments, **named)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if run >= 0:
-                times.append((time.perf_counter() - started) * 1e3)
-                if time.perf_counter() - begun > SECONDS:
-                    break
-    return sorted(times)[len(times) // 4]
+    yardstick, begun = _Yardstick(), time.perf_counter()
+    times, paces = list[float](), list[float]()
+    for run in range(-2, RUNS):
+        pace, spent = _timed(yardstick), _timed(module, *arguments, **named)
+        if run >= 0:
+            paces.append(pace)
+            times.append(spent)
+            if time.perf_counter() - begun > SECONDS and len(times) >= FEWEST_RUNS:
+                break
+    return _quartile(times) / _quartile(paces)
+
+
+@torch.inference_mode()
+def _timed(module: nn.Module, *arguments: Any, **named: Any) -> float:
+    """Return the wall-clock milliseconds of a call."""
+    started = time.perf_counter()
+    module(*arguments, **named)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) * 1e3
+
+
+def _quartile(times: Iterable[float]) -> float:
+    """Return the lower quartile."""
+    ordered = sorted(times)
+    return ordered[len(ordered) // 4]
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """Let torch compute on one thread, as it is least disturbed and easiest to compare."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

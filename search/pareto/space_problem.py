@@ -21,7 +21,7 @@ from search.pareto.encoding import Encoding
 from space.budget import Budget
 from space.decode import active, decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
-from space.feasible import repaired
+from space.feasible import default_point, repaired
 from space.known import KNOWN, Pricing
 from space.point import Point, Space
 
@@ -33,6 +33,8 @@ FEW = 1024
 """A space with no more points than this is enumerated."""
 MOST_DRAWS = 8
 """Draws over budget before one is brought within it."""
+LEANING = 0.5
+"""The part of the draws that lean on the base config: they have some share of its values."""
 STEP = 0.2
 """Standard deviation of a real number's change, as a part of its range."""
 REMEMBERED = 8192
@@ -74,6 +76,7 @@ class SpaceProblem:
         self._space, self._budget, self._objectives = space, budget, tuple(objectives)
         self._pricing = pricing
         self._anchor = self.values_of(anchor)
+        self._default = self.values_of(default_point(space))
         extra = [goal.metric for goal in objectives if goal.metric in KNOWN]
         self._costs = tuple(dict.fromkeys(["macs", "params", *extra]))
         self._encoding = Encoding(space, self._costs)
@@ -129,16 +132,28 @@ class SpaceProblem:
         return decode(self._space, self.point_of(point)).digest()
 
     def sample(self, rng: Random) -> Values:
-        """Draw a point; one over budget is drawn again, and at last brought within it."""
-        values = self.values_of(self._space.sample(rng))
+        """Draw a point; one over budget is drawn again, and at last brought within it.
+
+        What the base config says is believed to be good: half of the draws lean on it.
+        """
+        share = rng.random() if rng.random() < LEANING else 0.0
+        values = self._drawn(share, rng)
         for _ in range(MOST_DRAWS):
             with suppress(ConfigError):
                 run = decode(self._space, self.point_of(values))
                 if self._fits(run):
                     self._describe(values, run)
                     return values
-            values = self.values_of(self._space.sample(rng))
+            values = self._drawn(share, rng)
         return self._repaired(values, self._anchor, rng)
+
+    def _drawn(self, share: float, rng: Random) -> Values:
+        """Draw a point of which about a share of the values are the base config's."""
+        drawn = self.values_of(self._space.sample(rng))
+        if not share:
+            return drawn
+        pairs = zip(drawn, self._default, strict=True)
+        return tuple(known if rng.random() < share else value for value, known in pairs)
 
     def mutate(self, point: Values, rng: Random) -> Values:
         """Return a point of which one or a few values are others."""

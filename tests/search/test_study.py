@@ -53,7 +53,11 @@ def open_search(
     """Open the study of a folder without Ray, as the driver does."""
     storage = open_storage(folder, None)
     return SearchStudy(
-        open_study(storage, config.objectives), storage, config, config.build_space(), on_record
+        open_study(storage, config.objectives),
+        storage,
+        config,
+        config.setting(config.build_space()),
+        on_record,
     )
 
 

@@ -12,7 +12,7 @@ def test_a_part_is_timed_once(tmp_path: Path) -> None:
     table = LatencyTable(tmp_path / "latency.jsonl")
     first = table(model)
     assert first > 0.0
-    assert len(table) == 5  # a stem, a block's rest, an MLP, and an operator in either place
+    assert len(table) == 6  # yardstick, stem, rest of a block, MLP, an operator in either place
     assert table(model) == first
     assert LatencyTable(tmp_path / "latency.jsonl")(model) == first
 
@@ -23,7 +23,7 @@ def test_a_torn_line_is_timed_again(tmp_path: Path) -> None:
     LatencyTable(path)(model)
     path.write_bytes(path.read_bytes()[:-10])
     assert LatencyTable(path)(model) > 0.0
-    assert len(LatencyTable(path)) == 5
+    assert len(LatencyTable(path)) == 6
 
 
 def test_training_only_parts_cost_no_time() -> None:
@@ -44,3 +44,17 @@ def test_a_latency_that_is_not_known_is_in_no_bound() -> None:
     assert not Budget(max_latency_ms=1.0).admits(1, 1)
     assert Budget(max_latency_ms=1.0).admits(1, 1, 0.9)
     assert not Budget(max_latency_ms=1.0).admits(1, 1, 1.1)
+
+
+def test_a_table_begun_in_memory_goes_on_in_a_file(tmp_path: Path) -> None:
+    model = SPACES["digits"]().base.model
+    table, path = LatencyTable(), tmp_path / "latency.jsonl"
+    first = table(model)
+    table.keep_in(path)
+    deeper = model.replace(blocks=(model.blocks[0].replace(num_heads=1),) * 2)
+    second = table(deeper)
+    kept = LatencyTable(path)
+    assert kept(model) == first
+    assert kept(deeper) == second
+    kept.keep_in(path)
+    assert len(path.read_text().splitlines()) == len(kept)

@@ -34,7 +34,7 @@ SMALL = {
 def problem_of(data: dict[str, object]) -> tuple[SpaceProblem, SearchConfig, Space]:
     config = SearchConfig.from_data(data)
     space = config.build_space()
-    return config.setting(space, Pricing()).problem, config, space
+    return config.setting(space).problem, config, space
 
 
 def budgeted(name: str) -> tuple[SpaceProblem, SearchConfig, Space]:
@@ -109,9 +109,9 @@ def test_proposals_find_what_is_accurate_sooner_than_draws() -> None:
         return 0.3 + 0.6 * sum(block.operator == "softmax" for block in blocks) / len(blocks)
 
     rng, trials = Random(0), []
-    for _ in range(14):
+    for _ in range(18):
         point = propose(problem, trials, rng)
         assert point is not None
         values = (-top1(point), float(problem.encode([point]).values[0, 1]))
         trials.append(Trial(point=point, values=values, identity=problem.identity(point)))
-    assert np.mean([trial.values[0] for trial in trials[8:]]) < -0.7
+    assert np.mean([trial.values[0] for trial in trials[12:]]) < -0.8

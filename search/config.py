@@ -110,7 +110,7 @@ class SearchConfig(Config):
             InfeasibleBudgetError: when a bound is below the cheapest point's cost.
             ConfigError: when no point is within all bounds.
         """
-        pricing = Pricing(table or self.latency_table())
+        pricing = Pricing(self.latency_table() if table is None else table)
         return Setting(
             space=space,
             budget=self.budget,

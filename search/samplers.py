@@ -129,6 +129,7 @@ def check_sampler(name: str, setting: Setting) -> None:
     if not name.startswith(OPTUNA):
         return
     spec = sampler_named(name)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

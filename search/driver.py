@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from castling.errors import RunFolderError
+from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import Dataset, folder_settings, load_data
 from castling.training.teacher import check_weights
 from reports.records import (
@@ -250,7 +251,7 @@ class _Search:
             TrialState.FAILED,
         ):
             return
-        training_path(self._folder, record.trial).unlink(missing_ok=True)
+        remove_checkpoint(training_path(self._folder, record.trial))
         if record.state == TrialState.TRAINED:
             self._trained.append(record)
             kept = {member.trial for member in front_of(self._trained, self._config.objectives)}

@@ -8,6 +8,7 @@ from castling.config import RunConfig, read_run_config
 from castling.errors import RunFolderError
 from castling.files import append_line, write_yaml
 from castling.model.storage import CONFIG_FILE
+from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import load_data
 from castling.training.loop import check_begin, train
 from castling.training.metrics import EpochMetrics
@@ -58,7 +59,7 @@ def train_config(
     metrics = write_model(
         trained.model, run, data, out, trained_by=str(config), epochs=trained.metrics.epoch
     )
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
     return metrics
 
 

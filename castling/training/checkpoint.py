@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def save_checkpoint(
 ) -> None:
     """Write weights, optimiser state and the last epoch's metrics atomically.
 
+    The checkpoint before stays beside it, for the case that the disk spoils this one.
     Random numbers need no state: every epoch draws from generators seeded by (seed, epoch).
     `beside` is what is trained with the model and is no part of it.
     """
@@ -31,7 +33,20 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     note = {"config_id": config_id, "metrics": json.dumps(asdict(metrics))}
+    with suppress(FileNotFoundError):
+        path.replace(previous_checkpoint(path))
     write_tensors(path, tensors, {"format": "castling-checkpoint", **note})
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Return where the checkpoint before the one of a path is kept."""
+    return path.with_suffix(f".previous{path.suffix}")
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint and the one before it, as far as they are there."""
+    for kept in (path, previous_checkpoint(path)):
+        kept.unlink(missing_ok=True)
 
 
 def load_checkpoint(

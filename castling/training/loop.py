@@ -23,7 +23,7 @@ from castling.model.storage import begin_with
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.operators.gates import Gates, cost_penalty, gated
 from castling.training.augment import augment
-from castling.training.checkpoint import load_checkpoint, save_checkpoint
+from castling.training.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from castling.training.data import Dataset, Split
 from castling.training.distill import Distillation
 from castling.training.metrics import EpochMetrics
@@ -88,7 +88,8 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
             `run.train.initial` names; where neither is, they are random.
         on_epoch: called after every epoch; returning False stops the training there.
         checkpoint: file to go on from if it holds this training, and to write to. A file that is
-            truncated or of another training is ignored and overwritten.
+            truncated or of another training is ignored and overwritten; the one before it, kept
+            beside it, then serves if it can.
         checkpoint_every_s: shortest time between two checkpoints; the last epoch writes one too.
         device: torch device to train on; None takes a GPU where there is one.
 
@@ -146,13 +147,13 @@ class _Training:
         return 0 if self.metrics is None else self.metrics.epoch
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of this training, if there is a readable one."""
-        if not path.exists():
-            return
-        with suppress(CheckpointError):
-            self.metrics = load_checkpoint(
-                path, self.model, self.optimizer, self.digest, self.lesson
-            )
+        """Go on from a checkpoint of this training, or the one before, whichever is readable."""
+        for kept in (path, previous_checkpoint(path)):
+            with suppress(CheckpointError):
+                self.metrics = load_checkpoint(
+                    kept, self.model, self.optimizer, self.digest, self.lesson
+                )
+                return
 
     def save(self, path: Path) -> None:
         """Write the state after the last epoch."""

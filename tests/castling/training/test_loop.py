@@ -3,7 +3,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from castling.model.castle import castle
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import Dataset, Split, load_data, load_test
 from castling.training.loop import (
     Pixels,
@@ -137,6 +138,18 @@ def test_every_operator_goes_on_bit_for_bit(
     assert evaluate(load(tmp_path), digits.validation, digits) == whole.metrics.top1
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_text(path: Path) -> None:
+    path.write_text("not a checkpoint")
+
+
 class Killed(BaseException):
     """Ends a training as a signal would: between two epochs, without a last checkpoint."""
 
@@ -158,6 +171,22 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
     assert same_weights(resumed.model, train(tiny, digits).model)
 
 
+@pytest.mark.parametrize("harm", [truncate, empty, replace_by_text, Path.unlink])
+def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    train(
+        tiny, digits, on_epoch=lambda seen: seen.epoch < 3, checkpoint=path, checkpoint_every_s=0
+    )
+    harm(path)
+    resumed, rest = history(tiny, digits, checkpoint=path)
+    assert [metrics.epoch for metrics in rest] == [3, 4]
+    assert same_weights(resumed.model, train(tiny, digits).model)
+    remove_checkpoint(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_are_written_no_more_often_than_asked(
     tiny: RunConfig, digits: Dataset, tmp_path: Path
 ) -> None:
@@ -171,18 +200,6 @@ def test_checkpoints_are_written_no_more_often_than_asked(
     train(tiny, digits, on_epoch=look, checkpoint=path, checkpoint_every_s=1e9)
     assert existed == [False] * 4
     assert path.exists()  # the last epoch writes one in any case
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def replace_by_text(path: Path) -> None:
-    path.write_text("not a checkpoint")
 
 
 @pytest.mark.parametrize("harm", [truncate, empty, replace_by_text])

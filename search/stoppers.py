@@ -39,6 +39,7 @@ class StopperSpec:
 
 
 STOPPERS: Registry[StopperSpec] = Registry("stopper")
+NO_STOPPER = "none"
 
 
 def layers(points: Sequence[Sequence[float]]) -> list[int]:
@@ -138,7 +139,7 @@ def _add(name: str, summary: str, goes_on: Rule, fractions: tuple[float, ...] = 
     STOPPERS.add(name, StopperSpec(summary=summary, goes_on=goes_on, fractions=fractions))
 
 
-_add("none", "every trial is trained in full; the default", _go_on)
+_add(NO_STOPPER, "every trial is trained in full; the default", _go_on)
 _add(
     "pareto",
     "successive halving by non-domination, accuracy so far against exact cost",

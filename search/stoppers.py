@@ -70,8 +70,7 @@ class ParetoHalving:
     * no other at the rung dominates it;
     * its whole layer of the non-dominated sorting, with all better layers, is among the best
       1 / `reduction` of the rung;
-    * fewer than `minimum` trials of its cost range are in better layers of that range's own
-      sorting.
+    * fewer than `minimum` trials of its cost range have a better score.
 
     Trials that are equal, or of one layer, are judged alike.
     """
@@ -88,9 +87,8 @@ class ParetoHalving:
         as_good = sum(rank <= ranks[0] for rank in ranks)
         if ranks[0] == 0 or as_good * self.reduction <= len(ranks):
             return True
-        near = [other.values for other in others if other.cost_range == mine.cost_range]
-        ranks = layers([mine.values, *near])
-        return sum(rank < ranks[0] for rank in ranks) < self.minimum
+        near = [other for other in others if other.cost_range == mine.cost_range]
+        return sum(other.score < mine.score for other in near) < self.minimum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +125,8 @@ class MedianRule:
         return len(scores) < self.after or not mine.score > median(scores)
 
 
-EIGHTH_QUARTER_HALF = (0.125, 0.25, 0.5)
-"""Rungs of a halving."""
+HALVINGS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Rungs that are twice as far as the one before."""
 
 
 def _go_on(_: Standing, __: Sequence[Standing]) -> bool:
@@ -144,17 +142,17 @@ _add(
     "pareto",
     "successive halving by non-domination, accuracy so far against exact cost",
     ParetoHalving(reduction=2.0, minimum=1),
-    EIGHTH_QUARTER_HALF,
+    HALVINGS,
 )
 _add(
     "asha",
     "successive halving by accuracy so far alone; stops the small models",
     AccuracyHalving(reduction=2.0),
-    EIGHTH_QUARTER_HALF,
+    HALVINGS,
 )
 _add(
     "median",
     "what is less accurate than the median so far is stopped, whatever it costs",
     MedianRule(after=3),
-    EIGHTH_QUARTER_HALF,
+    HALVINGS,
 )

@@ -3,12 +3,14 @@
 import json
 import re
 from contextlib import suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from reports.records import CURVES_FOLDER, Manifest
+from castling.training.metrics import EpochMetrics
+from reports.records import CURVES_FOLDER, Manifest, curve_path
 
 
 METRICS = ("loss", "top1", "top1_branch", "learning_rate", "images_per_s", "train_seconds")
@@ -37,6 +39,19 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     frame = frame.drop_duplicates(["trial", "epoch"], keep="last")
     dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(METRICS, "float64")
     return frame.astype(dtypes).sort_values(["trial", "epoch"], ignore_index=True)
+
+
+def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
+    """Return the metrics of a trial's epochs, from the first up to the first that is missing.
+
+    What `load_curves` says of repeated and torn lines holds here too; a trial that has ended no
+    epoch has no metrics.
+    """
+    path = curve_path(run, trial)
+    found = {epoch["epoch"]: epoch for epoch in (_epochs(path) if path.is_file() else [])}
+    return [
+        EpochMetrics.from_data(found[number]) for number in takewhile(found.__contains__, count(1))
+    ]
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:

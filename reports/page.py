@@ -138,7 +138,7 @@ def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
         budget.append(f"{manifest.budget.max_latency_ms:g} ms")
     volume = relative_hypervolume(trials)
     worst = ", ".join(f"{name} {_amount(value)}" for name, value in manifest.reference.items())
-    spent = trials.loc[trials["state"] != TrialState.REPLAYED, "train_seconds"].sum() / 3600.0
+    spent = trials.loc[trials["replay_of"].isna(), "train_seconds"].sum() / 3600.0
     return {
         "recipe": str(manifest.recipe.get("name", "unnamed")),
         "budget": " and ".join(budget) or "none",

@@ -71,6 +71,7 @@ def search(
     trials: Annotated[int | None, typer.Option(help="How many candidates to train.")] = None,
     workers: Annotated[int | None, typer.Option(help="How many to train at a time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Who proposes candidates.")] = None,
+    stopper: Annotated[str | None, typer.Option(help="Who gives trainings up early.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of class folders, or of train/ and test/ of them.")
@@ -103,6 +104,7 @@ def search(
             trials=trials,
             workers=workers,
             sampler=sampler,
+            stopper=stopper,
             seed=seed,
             images=images,
             settings=parse_settings(settings or []),
@@ -117,8 +119,10 @@ def search(
         raise typer.Exit(INTERRUPTED) from None
     if summary.exhausted:
         console.print("the space has no further candidate within the budget")
+    stopped = f"{summary.stopped} stopped early, " if summary.stopped else ""
     console.print(
-        f"{summary.trained} trials trained, {summary.failed} failed, {summary.seconds:.0f} s; "
+        f"{summary.trained} trials trained, {stopped}{summary.failed} failed, "
+        f"{summary.seconds:.0f} s; "
         f"front: castling front {folder}, models: castling export {folder}",
         soft_wrap=True,
     )
@@ -413,6 +417,19 @@ def samplers() -> None:
     for column in ("sampler", "summary"):
         table.add_column(column)
     for name, spec in SAMPLERS.items():
+        table.add_row(name, spec.summary)
+    console.print(table)
+
+
+@app.command()
+def stoppers() -> None:
+    """List the stoppers that give trainings up early."""
+    from search.stoppers import STOPPERS
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("stopper", "summary"):
+        table.add_column(column)
+    for name, spec in STOPPERS.items():
         table.add_row(name, spec.summary)
     console.print(table)
 

@@ -16,6 +16,7 @@ from castling.operators import OPERATORS
 from reports.records import Objective
 from search.objectives import check_objectives
 from search.samplers import Setting, sampler_named
+from search.stoppers import NO_STOPPER, STOPPERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
@@ -59,6 +60,8 @@ class SearchConfig(Config):
     """Points to try first; what one leaves out has the base's value."""
     sampler: str = "pareto"
     """Who proposes candidates, a name of `castling samplers` or `optuna:` and a class of its."""
+    stopper: str = NO_STOPPER
+    """Who gives trainings up early, a name of `castling stoppers`."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the proposals; the seed of training is `train.seed`."""
     workers: Positive | None = None
@@ -87,6 +90,8 @@ class SearchConfig(Config):
         except UnknownNameError as error:
             rule = f"must be one of {', '.join(error.known)}"
             raise ConfigError("sampler", rule, self.sampler) from None
+        if self.stopper not in STOPPERS:
+            raise ConfigError("stopper", f"must be one of {', '.join(STOPPERS)}", self.stopper)
         check_objectives(self.objectives)
         return self
 

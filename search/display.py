@@ -26,6 +26,8 @@ def front_of(records: Sequence[Record], objectives: Sequence[Objective]) -> list
     return sorted(front, key=lambda record: record.macs)
 
 
+ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
+"""How a trial ends that was given to training."""
 SHOWN = ("top1", "macs", "params")
 """The metrics of every table of trials."""
 
@@ -111,7 +113,7 @@ class TerminalDisplay:
         self._records[record.trial] = record
         if record.state != TrialState.RUNNING:
             self._epochs.pop(record.trial, None)
-        if self._live is None and record.state in (TrialState.TRAINED, TrialState.FAILED):
+        if self._live is None and record.state in ENDED and record.replay_of is None:
             self._console.print(
                 f"{self._num_done()}/{self._trials} {_line(record)}", highlight=False
             )
@@ -127,8 +129,7 @@ class TerminalDisplay:
             self._live = None
 
     def _num_done(self) -> int:
-        done = (TrialState.TRAINED, TrialState.FAILED)
-        return sum(r.state in done and r.replay_of is None for r in self._records.values())
+        return sum(r.state in ENDED and r.replay_of is None for r in self._records.values())
 
     def _page(self) -> RenderableType:
         done = self._num_done()
@@ -187,6 +188,11 @@ def front_table(front: Sequence[Record], objectives: Sequence[Objective] = ()) -
 def _line(record: Record) -> str:
     if record.state == TrialState.FAILED:
         return f"trial {record.trial} failed: {record.reason}"
+    if record.state == TrialState.STOPPED:
+        return (
+            f"trial {record.trial} stopped after {record.epochs} of {record.epochs_planned} "
+            f"epochs: top1 {record.top1:.2%}, {format_size(record.macs)} MACs"
+        )
     return (
         f"trial {record.trial}: top1 {record.top1:.2%}, {format_size(record.macs)} MACs, "
         f"{format_size(record.params)} params, {record.train_seconds:.1f} s"

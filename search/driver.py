@@ -40,7 +40,9 @@ from search.run_folder import (
     open_study,
     storage_checked,
 )
+from search.rungs import Rungs
 from search.samplers import Setting, check_points, check_sampler
+from search.scheduler import RungScheduler
 from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
@@ -59,6 +61,8 @@ class SearchSummary:
     folder: Path
     trained: int
     """Trials trained to the end, those of earlier drivers included."""
+    stopped: int
+    """Trials that the stopper gave up early."""
     failed: int
     seconds: float
     """Wall-clock time of this driver."""
@@ -79,6 +83,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     trials: int | None = None,
     workers: int | None = None,
     sampler: str | None = None,
+    stopper: str | None = None,
     seed: int | None = None,
     images: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -101,6 +106,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         trials: how many candidates to train.
         workers: how many at a time.
         sampler: who proposes them.
+        stopper: who gives their training up early.
         seed: of the proposals.
         images: folder of class folders, or of train/ and test/ with them, to search on.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
@@ -120,6 +126,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         "trials": trials,
         "workers": workers,
         "sampler": sampler,
+        "stopper": stopper,
         "seed": seed,
         "objectives": objectives,
         "points": _points(points),
@@ -147,7 +154,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
                 manifest = new_manifest(config, space, storage)
                 manifest.write(folder)
             search = _Search(folder, config, resources, display or Silent())
-            return search.run(search.open(manifest, setting, table), data)
+            return search.run(search.open(manifest, setting, table), setting, data)
 
 
 def _resolved(
@@ -218,14 +225,18 @@ class _Search:
         study = open_study(store, self._config.objectives)
         return SearchStudy(study, store, self._config, setting, self.on_record)
 
-    def run(self, study: SearchStudy, data: Dataset) -> SearchSummary:
+    def run(self, study: SearchStudy, setting: Setting, data: Dataset) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
         self._display.start(
             self._title(), self._config.trials, study.records, self._config.objectives
         )
-        searcher = StudySearcher(study, self._folder, self._resources, self._display.progress)
+        rungs = Rungs.of(self._config.stopper, setting)
+        rungs.read_back(self._folder, [*study.records, *study.running.values()])
+        searcher = StudySearcher(
+            study, rungs, self._folder, self._resources, self._display.progress
+        )
         try:
             with _interruptible(searcher):
                 self._tune(searcher, data)
@@ -238,7 +249,8 @@ class _Search:
         return SearchSummary(
             folder=self._folder,
             trained=len(self._trained),
-            failed=len(study.records) - len(self._trained),
+            stopped=sum(record.state == TrialState.STOPPED for record in study.records),
+            failed=sum(record.state == TrialState.FAILED for record in study.records),
             seconds=time.monotonic() - started,
             exhausted=study.exhausted,
         )
@@ -248,6 +260,7 @@ class _Search:
         self._display.record(record)
         if record.replay_of is not None or record.state not in (
             TrialState.TRAINED,
+            TrialState.STOPPED,
             TrialState.FAILED,
         ):
             return
@@ -282,6 +295,7 @@ class _Search:
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=RungScheduler(searcher),
                 num_samples=-1,
                 max_concurrent_trials=self._resources.workers,
                 reuse_actors=True,

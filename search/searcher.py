@@ -1,7 +1,7 @@
 """Our Ray Tune searcher: a thin bridge from Tune's questions to the study's answers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from castling.errors import StorageError
+from castling.training.metrics import EpochMetrics
 from castling.training.teacher import located
 from reports.records import TrialState
 from search.cluster import Resources
+from search.rungs import Rungs
 from search.study import Outcome, SearchStudy
-from search.worker import OUTCOME, STORAGE_PROBLEM
+from search.worker import CURVE, OUTCOME, STORAGE_PROBLEM
 
 
 class StudySearcher(Searcher):
@@ -26,14 +28,17 @@ class StudySearcher(Searcher):
     def __init__(
         self,
         study: SearchStudy,
+        rungs: Rungs,
         run: Path,
         resources: Resources,
         on_progress: Callable[[int, int, float], None] = lambda _, __, ___: None,
     ) -> None:
         super().__init__()
-        self._study, self._run, self._resources = study, run, resources
+        self._study, self._rungs = study, rungs
+        self._run, self._resources = run, resources
         self._on_progress = on_progress
         self._trials: dict[str, int] = {}
+        self._stopped: dict[str, EpochMetrics] = {}
         self.failure: Exception | None = None
         self.interrupted = False
         """Set from outside to end the search; running trials stay resumable."""
@@ -59,9 +64,25 @@ class StudySearcher(Searcher):
             "trial": proposal.trial,
             "run": json.dumps(located(proposal.run).to_data()),
             "folder": str(self._run),
+            "rungs": self._rungs.epochs(proposal.run.train.epochs),
             "threads": self._resources.cpus_per_trial,
             "device": "cuda" if self._resources.gpus_per_trial else "cpu",
         }
+
+    def goes_on(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Return whether a trial is to be trained on after a report; at a rung it is judged."""
+        if CURVE not in result or self.is_stopping:
+            return True
+        curve = [EpochMetrics.from_data(epoch) for epoch in json.loads(result[CURVE])]
+        try:
+            record = self._study.running[self._trials[trial_id]]
+            going_on = self._rungs.goes_on(record, curve)
+        except Exception as error:  # noqa: BLE001 - Tune would swallow it; the driver raises it
+            self.failure = error
+            return True
+        if not going_on:
+            self._stopped[trial_id] = curve[-1]
+        return going_on
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on how far a running trial has come."""
@@ -75,11 +96,14 @@ class StudySearcher(Searcher):
         error: bool = False,  # noqa: FBT001, FBT002 - Tune's signature
     ) -> None:
         """Record the outcome; without one the trial was interrupted, or its worker died."""
-        trial = self._trials.pop(trial_id, None)
+        trial, last = self._trials.pop(trial_id, None), self._stopped.pop(trial_id, None)
         if trial is None or self.failure is not None:
             return
         try:
-            self._complete(trial, result or {}, error=error)
+            if last is None:
+                self._complete(trial, result or {}, error=error)
+            else:
+                self._study.finish(trial, Outcome.of(last, TrialState.STOPPED))
         except Exception as problem:  # noqa: BLE001 - Tune would swallow it; the driver raises it
             self.failure = problem
 

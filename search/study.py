@@ -1,10 +1,12 @@
 """The study: candidates asked of the sampler, results told to it, all recorded as they come."""
 
+import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from random import Random
+from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
@@ -14,14 +16,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 
 from castling.config import RunConfig
 from castling.errors import ConfigError
+from castling.training.metrics import EpochMetrics
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
 from search.config import SearchConfig
 from search.objectives import values_of, worst_values
 from search.samplers import Refusal, Setting, sampler_named
+from search.stoppers import NO_STOPPER
 from space.decode import active, decode
 from space.domain import Value
 from space.feasible import default_point, repaired
 from space.point import Point
+
+
+STOPPED_CONSTRAINT = "stopped"
+"""Name of the constraint that an early-stopped trial violates: the missing part of its epochs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,20 @@ class Outcome:
     def from_data(cls, data: Mapping[str, Any]) -> Self:
         """Build an outcome from the plain values that a worker reports."""
         return cls(**{**data, "state": TrialState(data["state"])})
+
+    @classmethod
+    def of(cls, metrics: EpochMetrics, state: TrialState) -> Self:
+        """Build the outcome of a training that ended, or was stopped, after an epoch."""
+        return cls(
+            state=state,
+            top1=metrics.top1,
+            top1_branch=metrics.top1_branch,
+            loss=metrics.loss,
+            mask_density=fmean(metrics.mask_density) if metrics.mask_density else math.nan,
+            epochs=metrics.epoch,
+            train_seconds=metrics.train_seconds,
+            images_per_s=metrics.images_per_s,
+        )
 
 
 class SearchStudy:
@@ -92,8 +114,13 @@ class SearchStudy:
 
     @property
     def records(self) -> list[Record]:
-        """The trials that ended in training or failure, replays left out."""
+        """The trials that were trained, stopped, or failed, replays left out."""
         return [*self._finished.values()]
+
+    @property
+    def running(self) -> Mapping[int, Record]:
+        """The trials given to training that have not ended, by number; interrupted ones too."""
+        return self._running
 
     def propose(self) -> Proposal | None:
         """Return the next candidate to train, or None when there will be no more."""
@@ -203,12 +230,12 @@ class SearchStudy:
         return Proposal(trial=record.trial, run=run)
 
     def _replay(self, record: Record, known: Record) -> None:
-        failed = known.state == TrialState.FAILED
+        full = known.state == TrialState.TRAINED
         self._finish(
             replace(
                 known,
                 trial=record.trial,
-                state=TrialState.FAILED if failed else TrialState.REPLAYED,
+                state=TrialState.REPLAYED if full else known.state,
                 replay_of=known.trial,
                 started_at=record.started_at,
             )
@@ -225,22 +252,50 @@ class SearchStudy:
                 self._replay(twin, record)
 
     def _store(self, record: Record) -> None:
-        identity = self._storage.get_trial_id_from_study_id_trial_number(
-            self._study_id, record.trial
-        )
+        identity = self._identity(record.trial)
         self._storage.set_trial_user_attr(identity, RECORD_ATTRIBUTE, record.to_data())
         self._on_record(record)
 
     def _tell(self, record: Record) -> None:
         if record.state in (TrialState.TRAINED, TrialState.REPLAYED):
-            self._study.tell(record.trial, values_of(record, self._config.objectives))
+            self._tell_values(record, values_of(record, self._config.objectives))
         elif record.state == TrialState.FAILED:
             self._study.tell(record.trial, state=OptunaState.FAIL)
+        elif record.state == TrialState.STOPPED:
+            self._tell_stopped(record)
         elif record.state == TrialState.REFUSED and self._sampler.refusal == Refusal.WORST:
             worst = worst_values(record, self._config.objectives, self._finished.values())
-            self._study.tell(record.trial, worst)
+            self._tell_values(record, worst)
         else:
             self._study.tell(record.trial, state=OptunaState.PRUNED)
+
+    def _tell_stopped(self, record: Record) -> None:
+        """Tell of a trial that was stopped early, so that it is never among the study's best."""
+        values = values_of(record, self._config.objectives)
+        if self._sampler.refusal == Refusal.WORST:  # it would propose a pruned point for ever
+            self._tell_values(record, values)
+            return
+        if len(values) == 1:  # Optuna takes none of several objectives
+            identity = self._identity(record.trial)
+            self._storage.set_trial_intermediate_value(identity, record.epochs, values[0])
+        self._study.tell(record.trial, state=OptunaState.PRUNED)
+
+    def _tell_values(self, record: Record, values: Sequence[float]) -> None:
+        """Tell a trial's values, and how far it is from a full training as a constraint.
+
+        Only of samplers that take no pruned trials, and only where trials may be stopped.
+        """
+        if self._sampler.refusal == Refusal.WORST and self._config.stopper != NO_STOPPER:
+            trial = Trial(self._study, self._identity(record.trial))
+            missing = 1.0 - record.epochs / record.epochs_planned
+            if STOPPED_CONSTRAINT not in trial.constraints:
+                violation = missing if record.state == TrialState.STOPPED else 0.0
+                trial.set_constraint(STOPPED_CONSTRAINT, violation)
+        self._study.tell(record.trial, values)
+
+    def _identity(self, trial: int) -> int:
+        """Return the storage's number of a trial."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial)
 
     def _reopen(self, trial: FrozenTrial) -> None:
         """Take a stored trial into account: finished, interrupted, or never recorded."""

@@ -1,12 +1,10 @@
 """What runs in a Ray worker: one trial trained, castled, scored, its curve and weights written."""
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from castling.model.storage import save_weights
 from castling.training.data import Dataset
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
+from reports.curves import read_curve
 from reports.records import TrialState, curve_path, training_path, weights_path
 from search.run_folder import STORAGE_ERRORS
 from search.study import Outcome
@@ -26,6 +25,9 @@ from search.study import Outcome
 
 OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 """Keys of a trial's last report: how it ended, or why the run folder cannot be written."""
+
+CURVE = "curve"
+"""Key of the report at a rung: every epoch so far. The training waits there to be judged."""
 
 REPORT_EVERY_S = 1.0
 """Shortest time between two reports of progress; every epoch is in the curve all the same."""
@@ -35,15 +37,15 @@ def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
     """Train one trial and report its outcome to Ray Tune.
 
     Args:
-        config: `trial` number, `run` as JSON, `folder` of the run, torch `threads` and
-            `device`.
+        config: `trial` number, `run` as JSON, `folder` of the run, the epochs that are `rungs`,
+            torch `threads` and `device`.
         data: training and validation images, from Ray's object store.
     """
     torch.set_num_threads(config["threads"])
     folder, trial = Path(config["folder"]), config["trial"]
     try:
         run = RunConfig.from_data(json.loads(config["run"]))
-        outcome = _train(run, data, folder, trial, config["device"])
+        outcome = _train(run, data, folder, config)
     except Exception as error:  # noqa: BLE001 - the one boundary: any failure becomes a record
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             tune.report({STORAGE_PROBLEM: f"{error.strerror}", "trial": trial})
@@ -53,33 +55,29 @@ def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
     tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
 
 
-def _train(run: RunConfig, data: Dataset, folder: Path, trial: int, device: str) -> Outcome:
-    curve = curve_path(folder, trial)
+def _train(run: RunConfig, data: Dataset, folder: Path, config: Mapping[str, Any]) -> Outcome:
+    trial, rungs = config["trial"], frozenset(config["rungs"])
+    path = curve_path(folder, trial)
+    curve = read_curve(folder, trial)
     reported_at = time.monotonic()
 
     def on_epoch(metrics: EpochMetrics) -> bool:
         nonlocal reported_at
-        append_line(curve, metrics.to_line())
-        if time.monotonic() - reported_at >= REPORT_EVERY_S and metrics.epoch < run.train.epochs:
-            tune.report({"epoch": metrics.epoch, "top1": metrics.top1, "trial": trial})
-            reported_at = time.monotonic()
+        append_line(path, metrics.to_line())
+        curve[metrics.epoch - 1 :] = [metrics]  # an interrupted trial repeats some epochs
+        if metrics.epoch == run.train.epochs:
+            return True
+        report = {"epoch": metrics.epoch, "top1": metrics.top1, "trial": trial}
+        if metrics.epoch in rungs:
+            tune.report(report | {CURVE: json.dumps([asdict(epoch) for epoch in curve])})
+        elif time.monotonic() - reported_at >= REPORT_EVERY_S:
+            tune.report(report)
+        else:
+            return True
+        reported_at = time.monotonic()
         return True
 
     unfinished = training_path(folder, trial)
-    trained = train(run, data, on_epoch=on_epoch, checkpoint=unfinished, device=device)
+    trained = train(run, data, on_epoch=on_epoch, checkpoint=unfinished, device=config["device"])
     save_weights(castle(trained.model), weights_path(folder, trial))
-    return _outcome(trained.metrics)
-
-
-def _outcome(metrics: EpochMetrics) -> Outcome:
-    """Return the outcome of a full training from its last epoch."""
-    return Outcome(
-        state=TrialState.TRAINED,
-        top1=metrics.top1,
-        top1_branch=metrics.top1_branch,
-        loss=metrics.loss,
-        mask_density=fmean(metrics.mask_density) if metrics.mask_density else math.nan,
-        epochs=metrics.epoch,
-        train_seconds=metrics.train_seconds,
-        images_per_s=metrics.images_per_s,
-    )
+    return Outcome.of(trained.metrics, TrialState.TRAINED)

@@ -9,6 +9,7 @@ import reports
 from castling.errors import RunFolderError
 from castling.files import append_line
 from castling.training.metrics import EpochMetrics
+from reports.curves import read_curve
 from reports.records import curve_path
 
 
@@ -33,6 +34,13 @@ def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
     assert list(zip(curves.trial, curves.epoch, strict=True)) == [(2, 1), (2, 2), (10, 1), (10, 2)]
     row = curves.iloc[3].to_dict()
     assert row == {"trial": 10} | asdict(epoch(2))
+
+
+def test_a_trials_curve_is_its_epochs_up_to_the_first_that_is_missing(run: Path) -> None:
+    for number, loss in ((1, 1.0), (2, 2.0), (2, 3.0), (4, 4.0)):
+        append_line(curve_path(run, 3), epoch(number, loss).to_line())
+    assert read_curve(run, 3) == [epoch(1, 1.0), epoch(2, 3.0)]
+    assert read_curve(run, 4) == []
 
 
 def test_an_epoch_trained_twice_counts_once(run: Path) -> None:

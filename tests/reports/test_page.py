@@ -142,8 +142,10 @@ def test_replayed_training_time_is_counted_once(
     make_run: MakeRun, record: MakeRecord, manifest: Manifest
 ) -> None:
     spent = {"train_seconds": 3600.0}
-    run = make_run([record(0, **spent), record(1, "replayed", replay_of=0, **spent)])
-    assert run_facts(manifest, reports.load(run))["training time"] == "1.00 h in all"
+    records = [record(0, **spent), record(1, "replayed", replay_of=0, **spent)]
+    records += [record(2, "stopped", **spent), record(3, "stopped", replay_of=2, **spent)]
+    run = make_run(records)
+    assert run_facts(manifest, reports.load(run))["training time"] == "2.00 h in all"
 
 
 def test_two_pages_of_the_same_run_are_equal(run: Path) -> None:

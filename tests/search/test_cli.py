@@ -40,7 +40,7 @@ OPTIONS = {
     "search": {
         "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
         "--images", "--set", "--resume", "--address", "--storage", "--max-latency-ms",
-        "--objective", "--points",
+        "--objective", "--points", "--stopper",
     },
     "status": set(),
     "front": {"--format"},
@@ -54,6 +54,7 @@ OPTIONS = {
     "spaces": set(),
     "recipes": set(),
     "samplers": set(),
+    "stoppers": set(),
 }  # fmt: skip
 
 
@@ -101,6 +102,7 @@ BAD_SEARCHES: dict[str, tuple[object, ...]] = {
     "negative budget": ("digits", "--max-macs", "-5"),
     "no trials": ("digits", "--trials", "0"),
     "unknown sampler": ("digits", "--sampler", "nope"),
+    "unknown stopper": ("digits", "--stopper", "nope"),
     "unknown field": ("digits", "--set", "train.epoch=3"),
     "unknown operator": ("digits", "--set", "model.blocks.*.operator=nope"),
     "operator that does not fit": (
@@ -443,14 +445,20 @@ def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Pa
     assert_refused(*castling("train", config, "--out", tmp_path / "b", "--resume")[::2])
 
 
-@pytest.mark.parametrize("listing", ["operators", "spaces", "recipes", "samplers"])
+@pytest.mark.parametrize("listing", ["operators", "spaces", "recipes", "samplers", "stoppers"])
 def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     from castling.operators import OPERATORS
     from search.config import recipe_names
     from search.samplers import SAMPLERS
+    from search.stoppers import STOPPERS
     from space.presets import SPACES
 
-    entries = {"operators": OPERATORS, "spaces": SPACES, "samplers": SAMPLERS}
+    entries = {
+        "operators": OPERATORS,
+        "spaces": SPACES,
+        "samplers": SAMPLERS,
+        "stoppers": STOPPERS,
+    }
     out = castling(listing)[1]
     assert all(name in out for name in entries.get(listing, recipe_names()))
 

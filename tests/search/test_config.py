@@ -99,6 +99,7 @@ def test_settings_reach_one_block_or_all() -> None:
     [
         ({"space": "nope"}, "space"),
         ({"sampler": "nope"}, "sampler"),
+        ({"stopper": "nope"}, "stopper"),
         ({"trails": 3}, "trails"),
         ({"trials": 0}, "trials"),
         ({"budget": {"max_macs": "lots"}}, "budget"),

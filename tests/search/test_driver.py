@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -7,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
 from PIL import Image
+from rich.console import Console
 from sklearn.datasets import load_digits
 
 import castling
@@ -18,10 +21,13 @@ import reports
 import search
 from castling.errors import ClusterError, ConfigError, RunFolderError, StorageError
 from reports.export import evaluate_folder, export
+from reports.page import write_report
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
 from search.cluster import share
 from search.config import SearchConfig, read_recipe
+from search.display import TerminalDisplay
 from search.run_folder import LOCK_FILE, new_manifest, open_storage, open_study
+from search.stoppers import STOPPERS, StopperSpec
 from space.cost import cost
 
 
@@ -220,6 +226,66 @@ def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(
     for path in (run / CURVES_FOLDER).iterdir():
         path.unlink()
     assert search.run(None, out=run, resume=True).trained == 2
+
+
+def test_a_trial_is_stopped_for_good_and_recorded_at_its_fidelity(
+    ray_session: None, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first_only = StopperSpec(
+        summary="all but the first", goes_on=lambda _, others: not others, fractions=(0.3, 0.6)
+    )
+    output = io.StringIO()
+    with STOPPERS.temporarily("first-only", first_only):
+        summary = search.run(
+            "smoke",
+            out=run,
+            trials=3,
+            workers=1,
+            stopper="first-only",
+            settings={"train.epochs": 3},
+            display=TerminalDisplay(Console(file=output, width=200)),
+        )
+        assert (summary.trained, summary.stopped, summary.failed) == (1, 2, 0)
+        assert search.run(None, out=run, resume=True).stopped == 2
+    trials = reports.load(run)
+    assert list(trials.state) == ["trained", "stopped", "stopped"]
+    assert list(trials.epochs) == [3, 1, 1]
+    assert list(trials.epochs_planned) == [3, 3, 3]
+    curves = reports.load_curves(run)
+    assert list(curves.trial.value_counts().sort_index()) == [3, 1, 1]
+    stopped = curves[curves.trial == 1].iloc[-1]
+    assert (stopped.top1, stopped.loss) == (trials.top1[1], trials.loss[1])
+    assert list(trials.pareto.front().trial) == list(trials.pareto.trained().trial) == [0]
+    assert [path.name for path in (run / CHECKPOINTS_FOLDER).iterdir()] == ["00000.safetensors"]
+    assert "2/3 trial 1 stopped after 1 of 3 epochs: top1 " in output.getvalue()
+    with pytest.raises(RunFolderError, match="has no weights of trial 1"):
+        export(run, tmp_path / "best", trial=1)
+    page = write_report(run)[0].read_text()
+    assert "1 trained, 2 stopped" in page
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_stops_the_trials_that_the_uninterrupted_one_does(
+    ray_session: None, tmp_path: Path
+) -> None:
+    given = ["smoke", "--trials", "8", "--workers", "1", "--stopper", "pareto"]
+    given += ["--set", "train.epochs=8"]
+    settings = {"train.epochs": 8}
+    whole = tmp_path / "whole"
+    search.run("smoke", out=whole, trials=8, workers=1, stopper="pareto", settings=settings)
+    run = tmp_path / "parts"
+    for enough in (10, 24):
+        with start(run, *given) as driver:
+            wait_for_epochs(run, enough)
+            os.kill(driver.pid, signal.SIGKILL)
+            driver.communicate(timeout=60)
+        given = ["--resume"]
+    search.run(None, out=run, resume=True)
+    columns = ["trial", "state", "macs", "top1", "loss", "epochs", "config_id"]
+    expected, found = (reports.load(folder)[columns] for folder in (whole, run))
+    assert set(expected.state) == {"trained", "stopped"}
+    pd.testing.assert_frame_equal(found, expected)
 
 
 @pytest.mark.slow

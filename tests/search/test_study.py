@@ -347,3 +347,78 @@ def test_reports_read_what_the_study_wrote(tmp_path: Path) -> None:
     stored = reports.load_config(tmp_path, number)
     assert stored == next(p.run for p in proposals if p.trial == number).to_data()
     assert (reports.load(tmp_path, refused=True).state == "refused").sum() > 0
+
+
+STOP = Outcome(state=TrialState.STOPPED, top1=0.99, top1_branch=0.99, loss=0.1, epochs=10)
+
+
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
+def test_stopped_trials_are_never_among_the_best_nor_asked_for_ever(
+    sampler: str, tmp_path: Path
+) -> None:
+    search_config = config(sampler).replace(stopper="pareto", max_refusals=20)
+    space = search_config.build_space()
+    new_manifest(search_config, space, None).write(tmp_path)
+    study = open_search(tmp_path, search_config)
+    stopped = set()
+    while (proposal := study.propose()) is not None:
+        ending = STOP if proposal.trial % 2 else trained(accuracy(proposal), epochs=40)
+        study.finish(proposal.trial, ending)
+        stopped |= {proposal.trial} if ending is STOP else set()
+    assert len(study.records) == 12
+    told = open_study(open_storage(tmp_path, None), search_config.objectives)
+    assert stopped
+    assert not stopped & {trial.number for trial in told.best_trials}
+    assert told.best_trials
+    trials = reports.load(tmp_path)
+    assert set(trials[trials.state == "stopped"].trial) == stopped
+    assert not stopped & set(trials.pareto.front().trial)
+    assert (trials[trials.state == "stopped"].fidelity == 0.25).all()
+
+
+def test_one_objective_of_a_stopped_trial_is_told_as_an_intermediate_value(tmp_path: Path) -> None:
+    objectives = [{"metric": "top1", "direction": "max"}]
+    data = {"space": "digits", "trials": 8, "sampler": "tpe", "stopper": "asha"}
+    study = open_search(tmp_path, SearchConfig.from_data(data | {"objectives": objectives}))
+    while (proposal := study.propose()) is not None:
+        study.finish(proposal.trial, STOP if proposal.trial else trained(0.5, epochs=40))
+    told = open_storage(tmp_path, None).get_all_trials(0)
+    assert [trial.state for trial in told] == [OptunaState.COMPLETE, *[OptunaState.PRUNED] * 7]
+    assert all(trial.intermediate_values == {10: 0.99} for trial in told[1:])
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2"])
+def test_what_repeats_a_stopped_trial_is_stopped_and_not_replayed_as_trained(
+    sampler: str, tmp_path: Path
+) -> None:
+    small = SearchConfig.from_data(TINY | {"sampler": sampler, "stopper": "pareto"})
+    records: dict[int, Record] = {}
+    study = open_search(tmp_path, small, lambda record: records.update({record.trial: record}))
+    while (proposal := study.propose()) is not None:
+        study.finish(proposal.trial, STOP)
+    assert study.exhausted
+    repeated = [record for record in records.values() if record.replay_of is not None]
+    assert repeated
+    assert {record.state for record in repeated} == {TrialState.STOPPED}
+    assert not open_study(open_storage(tmp_path, None), small.objectives).best_trials
+
+
+def test_driver_dying_before_a_stopped_trial_is_told_tells_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_config = config("nsga2").replace(stopper="pareto")
+    study = open_search(tmp_path, search_config)
+    proposal = study.propose()
+    assert proposal is not None
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study._study, "tell", die)
+    with pytest.raises(KeyboardInterrupt):
+        study.finish(proposal.trial, STOP)
+    again = open_search(tmp_path, search_config)
+    assert [record.state for record in again.records] == [TrialState.STOPPED]
+    assert again.num_started == 1
+    [told] = [t for t in open_storage(tmp_path, None).get_all_trials(0) if t.state.is_finished()]
+    assert told.constraints["stopped"] == 0.75

@@ -24,9 +24,36 @@ def test_a_trial_begins_with_the_weights_that_the_recipe_names(
     reports: list[dict[str, object]] = []
     monkeypatch.setattr(worker.tune, "report", reports.append)
     config = {"trial": 0, "run": json.dumps(begun.to_data()), "folder": str(tmp_path / "run")}
-    worker.train_trial({**config, "threads": 1, "device": "cpu"}, load_data(run.data, run.model))
+    worker.train_trial(
+        {**config, "rungs": [], "threads": 1, "device": "cpu"}, load_data(run.data, run.model)
+    )
     assert json.loads(str(reports[-1][worker.OUTCOME]))["state"] == "trained"
     assert curve_path(tmp_path / "run", 0).is_file()
     trained = read_tensors(weights_path(tmp_path / "run", 0))[0]
     saved = read_tensors(start / "model.safetensors")[0]
     assert (trained["head.weight"] - saved["head.weight"]).abs().max() < 1e-6
+
+
+def test_at_a_rung_the_whole_curve_is_reported_that_of_an_interrupted_part_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"data": {"num_train": 60, "num_validation": 30}, "train": {"epochs": 4}}
+    run = RunConfig.from_data(data)
+    images = load_data(run.data, run.model)
+    curves: list[list[int]] = []
+
+    def report(reported: dict[str, object]) -> None:
+        if worker.CURVE in reported:
+            epochs = json.loads(str(reported[worker.CURVE]))
+            curves.append([epoch["epoch"] for epoch in epochs])
+            if reported["epoch"] == 1 and len(curves) == 1:
+                raise SystemExit  # as when Ray ends the training
+
+    monkeypatch.setattr(worker.tune, "report", report)
+    config = {"trial": 0, "run": json.dumps(run.to_data()), "folder": str(tmp_path / "run")}
+    config |= {"rungs": [1, 3, 4], "threads": 1, "device": "cpu"}
+    with pytest.raises(SystemExit):
+        worker.train_trial(config, images)
+    assert not weights_path(tmp_path / "run", 0).exists()
+    worker.train_trial(config, images)
+    assert curves == [[1], [1], [1, 2, 3]]

@@ -1,0 +1,238 @@
+"""Stoppers compared on recorded trainings: epochs spent, and how much of the front is left.
+
+    python benchmarks/stopping.py record --out runs/stopping/digits [--recipe digits]
+        [--trials 48] [--workers 1] [--set train.epochs=80] [--sampler pareto] [--seed 0]
+    python benchmarks/stopping.py replay runs/stopping/digits [runs/...] [--workers 1 4]
+    python benchmarks/stopping.py predict runs/stopping/digits [runs/...]
+
+`record` is a search without a stopper; called again it goes on. `replay` gives its trials in the
+same order to every stopper, with as many workers as said, each taking the next trial as soon as it
+is free and as long for an epoch as was recorded; a trial that is stopped ends there. The object
+that judges is the one that a search uses. Its table has
+
+* epochs: those trained, as a part of those of full trainings;
+* hypervolume: of the fully trained models, as a part of that of all models fully trained, with the
+  run's own reference;
+* small, middle, large: the same of the third of the models with the fewest MACs, the next and the
+  last (reference: no accuracy, the MACs of the third's largest model); behind it how many of the
+  front's models in that third were trained in full.
+
+`predict` ranks trials by what is measured after a part of the epochs and compares the ranks with
+those of the final accuracy (Spearman).
+"""
+
+import argparse
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+import reports
+import search
+from castling.training.metrics import EpochMetrics
+from reports.curves import read_curve
+from reports.pareto import hypervolume
+from reports.records import CURVES_FOLDER, MANIFEST_FILE, Manifest, Objective, Record, TrialState
+from reports.study import read_trials
+from search.cli import parse_settings
+from search.config import SearchConfig
+from search.rungs import CostRanges, Rungs, cost_ranges
+from search.stoppers import STOPPERS, StopperSpec
+
+
+THIRDS = ("small", "middle", "large")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """The full trainings of a run, in the order in which they were proposed."""
+
+    name: str
+    trials: pd.DataFrame
+    records: Sequence[Record]
+    curves: dict[int, list[EpochMetrics]]
+    ranges: CostRanges
+
+    @classmethod
+    def load(cls, run: Path) -> "Recording":
+        """Read a run folder."""
+        manifest = Manifest.read(run)
+        trials = reports.load(run)
+        trials = trials[trials.state == TrialState.TRAINED].sort_values("trial")
+        wanted = set(trials.trial)
+        records = [
+            Record.from_data(trial.user_attrs["record"], f"trial {trial.number}")
+            for trial in read_trials(run, manifest)
+            if trial.number in wanted
+        ]
+        config = SearchConfig.from_data(manifest.recipe)
+        return cls(
+            name=run.name,
+            trials=trials,
+            records=records,
+            curves={trial: read_curve(run, trial) for trial in trials.trial},
+            ranges=cost_ranges(config.setting(config.build_space())),
+        )
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The run's objectives."""
+        return [Objective.from_data(goal) for goal in self.trials.attrs["objectives"]]
+
+
+def replay(recording: Recording, stopper: StopperSpec, workers: int) -> dict[int, int]:
+    """Return how many epochs each trial was trained."""
+    rungs = Rungs(stopper, recording.objectives, recording.ranges)
+    waiting = [*reversed(recording.records)]
+    events: list[tuple[float, int, int, Record]] = []  # time, trial, epoch
+    trained: dict[int, int] = {}
+
+    def begin(now: float) -> None:
+        if waiting:
+            advance(now, waiting.pop(), 0)
+
+    def advance(now: float, record: Record, done: int) -> None:
+        """Queue a trial's next rung, or its end."""
+        stations = [*rungs.epochs(record.epochs_planned), record.epochs_planned]
+        epoch = next(epoch for epoch in stations if epoch > done)
+        curve = recording.curves[record.trial]
+        spent = curve[epoch - 1].train_seconds - (curve[done - 1].train_seconds if done else 0.0)
+        heapq.heappush(events, (now + spent, record.trial, epoch, record))
+
+    for _ in range(workers):
+        begin(0.0)
+    while events:
+        now, trial, epoch, record = heapq.heappop(events)
+        ended = epoch == record.epochs_planned
+        if not ended and rungs.goes_on(record, recording.curves[trial][:epoch]):
+            advance(now, record, epoch)
+        else:
+            trained[trial] = epoch
+            begin(now)
+    return trained
+
+
+def thirds(trials: pd.DataFrame) -> pd.Series:
+    """Return each trial's third by MACs: 0, 1 or 2."""
+    return (trials.macs.rank(method="first") - 1) * len(THIRDS) // len(trials)
+
+
+def part(trials: pd.DataFrame, kept: pd.Series, reference: Sequence[float]) -> float:
+    """Return the kept trials' hypervolume as a part of all trials'."""
+    points = trials[["top1", "macs"]].to_numpy(dtype=float)
+    whole = hypervolume(points, reference, ["max", "min"])
+    return hypervolume(points[kept.to_numpy()], reference, ["max", "min"]) / whole
+
+
+def report(recording: Recording, name: str, kept: pd.Series, epochs: float) -> str:
+    """Return a row of the table."""
+    trials = recording.trials
+    worst = trials.attrs["reference"]
+    cells = [f"{epochs:.1%}", f"{part(trials, kept, [worst['top1'], worst['macs']]):.2%}"]
+    on_front = trials.trial.isin(trials.pareto.front().trial)
+    for third in range(len(THIRDS)):
+        mine = thirds(trials) == third
+        corner = [0.0, 1.0 + float(trials.macs[mine].max())]
+        among = f"{(on_front & mine & kept).sum()}/{(on_front & mine).sum()}"
+        cells.append(f"{part(trials[mine], kept[mine], corner):.1%} {among}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def replay_all(folders: Sequence[Path], workers: Sequence[int], names: Sequence[str]) -> None:
+    """Print a table for each run."""
+    for folder in folders:
+        recording = Recording.load(folder)
+        trials = recording.trials
+        planned = trials.epochs_planned.sum()
+        print(f"\n{recording.name}: {len(trials)} trials, {planned} epochs\n")
+        print(f"| stopper, workers | epochs | hypervolume | {' | '.join(THIRDS)} |")
+        print("|---|---|---|---|---|---|")
+        for name in names:
+            for number in workers if STOPPERS[name].fractions else workers[:1]:
+                trained = replay(recording, STOPPERS[name], number)
+                epochs = trials.trial.map(trained)
+                kept = epochs == trials.epochs_planned
+                print(report(recording, f"`{name}`, {number}", kept, epochs.sum() / planned))
+        first = math.floor(0.4 * len(trials))
+        kept = pd.Series(np.arange(len(trials)) < first, index=trials.index)
+        print(
+            report(recording, f"`none`, the first {first} trials alone", kept, first / len(trials))
+        )
+
+
+PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
+
+
+def predict(folders: Sequence[Path]) -> None:
+    """Print how well what is measured early ranks the trials by their final accuracy."""
+    for folder in folders:
+        recording = Recording.load(folder)
+        curves = [recording.curves[trial] for trial in recording.trials.trial]
+        final = [curve[-1].top1 for curve in curves]
+        print(f"\n{recording.name}: rank correlation with the final accuracy\n")
+        print("| part of the epochs | castled | with branch | best so far | - loss | gap |")
+        print("|---|---|---|---|---|---|")
+        for share in PARTS:
+            now = [curve[: math.ceil(share * len(curve))] for curve in curves]
+            last = [curve[-1] for curve in now]
+            measured = {
+                "castled": [metrics.top1 for metrics in last],
+                "branch": [metrics.top1_branch for metrics in last],
+                "best": [max(metrics.top1 for metrics in curve) for curve in now],
+                "loss": [-metrics.loss for metrics in last],
+            }
+            ranks = [f"{spearmanr(values, final)[0]:.3f}" for values in measured.values()]
+            gap = np.mean([metrics.top1_branch - metrics.top1 for metrics in last])
+            print(f"| {share:.3f} | {' | '.join(ranks)} | {gap:+.2%} |")
+
+
+def record(args: argparse.Namespace) -> None:
+    """Train in full, or go on with it."""
+    out = Path(args.out)
+    begun = (out / MANIFEST_FILE).exists() and (out / CURVES_FOLDER).exists()
+    summary = search.run(
+        None if begun else args.recipe,
+        out=out,
+        resume=begun,
+        trials=args.trials,
+        workers=args.workers,
+        sampler=None if begun else args.sampler,
+        seed=None if begun else args.seed,
+        settings={} if begun else parse_settings(args.set),
+    )
+    print(f"{summary.trained} trials trained, {summary.failed} failed, {summary.seconds:.0f} s")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    recording = commands.add_parser("record")
+    recording.add_argument("--out", required=True)
+    recording.add_argument("--recipe", default="digits")
+    recording.add_argument("--trials", type=int, default=48)
+    recording.add_argument("--workers", type=int, default=1)
+    recording.add_argument("--sampler", default="pareto")
+    recording.add_argument("--seed", type=int, default=0)
+    recording.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
+    replaying = commands.add_parser("replay")
+    replaying.add_argument("--workers", type=int, nargs="+", default=[1, 4])
+    replaying.add_argument("--stoppers", nargs="+", default=[*STOPPERS], choices=[*STOPPERS])
+    for command in (replaying, commands.add_parser("predict")):
+        command.add_argument("folders", type=Path, nargs="+")
+    args = parser.parse_args()
+    if args.command == "record":
+        record(args)
+    elif args.command == "replay":
+        replay_all(args.folders, args.workers, args.stoppers)
+    else:
+        predict(args.folders)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/digits
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --jaxtyping-packages=castling,beartype.beartype
 
-.PHONY: search test test-slow lint types smoke clean
+.PHONY: search test test-slow test-faults lint types smoke clean
 
 search: $(VENV)/.installed ## The main job: search, report and export the winner to $(RUN)/best.
 	$(BIN)/castling search digits --out $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume)
@@ -17,7 +17,10 @@ test: $(VENV)/.installed ## The fast tests, with shapes checked at run time.
 	$(PYTEST)
 
 test-slow: $(VENV)/.installed ## All tests, the slow ones too, and ten times the examples.
-	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not gpu"
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not gpu and not faults"
+
+test-faults: $(VENV)/.installed ## Kills, full disks, lost machines: each test takes minutes, one at a time.
+	$(BIN)/python -m pytest tests/faults -m faults -v
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -73,6 +73,13 @@ class SearchConfig(Config):
     max_refusals: Positive = 100
     """Proposals refused or replayed in a row before one is repaired, and then given up."""
 
+    retries: int = Field(default=1, ge=0)
+    """How often a trial goes on from its checkpoint after its worker or machine died."""
+    halve_batch: bool = False
+    """Whether a trial that ran out of memory is trained once more with half the batch."""
+    trial_minutes: float | None = Field(default=None, gt=0.0)
+    """How long a driver lets a trial train before it fails as hanging; null waits for ever."""
+
     @model_validator(mode="after")
     def _no_target_twice(self) -> Self:
         targets = [dimension.target for dimension in self.dimensions]

@@ -235,7 +235,12 @@ class _Search:
         rungs = Rungs.of(self._config.stopper, setting)
         rungs.read_back(self._folder, [*study.records, *study.running.values()])
         searcher = StudySearcher(
-            study, rungs, self._folder, self._resources, self._display.progress
+            study,
+            rungs,
+            self._folder,
+            self._resources,
+            self._display.progress,
+            self._config.trial_minutes,
         )
         try:
             with _interruptible(searcher):

@@ -36,7 +36,10 @@ LOCK_FILE = ".lock"
 PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
 """Whose versions decide a search's results, and are recorded."""
 
-FREE_TO_CHANGE = ("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals")
+FREE_TO_CHANGE = (
+    *("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals"),
+    *("retries", "halve_batch", "trial_minutes"),
+)
 """Fields of a search that may differ when it is resumed: they change how much, not what."""
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)

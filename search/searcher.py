@@ -1,6 +1,7 @@
 """Our Ray Tune searcher: a thin bridge from Tune's questions to the study's answers."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,15 @@ class StudySearcher(Searcher):
         run: Path,
         resources: Resources,
         on_progress: Callable[[int, int, float], None] = lambda _, __, ___: None,
+        trial_minutes: float | None = None,
     ) -> None:
         super().__init__()
         self._study, self._rungs = study, rungs
         self._run, self._resources = run, resources
         self._on_progress = on_progress
         self._trials: dict[str, int] = {}
+        self._begun: dict[str, float] = {}
+        self._limit = None if trial_minutes is None else 60.0 * trial_minutes
         self._stopped: dict[str, EpochMetrics] = {}
         self.failure: Exception | None = None
         self.interrupted = False
@@ -57,13 +61,15 @@ class StudySearcher(Searcher):
         except Exception as error:  # noqa: BLE001 - Tune would swallow it; the driver raises it
             self.failure = error
             return Searcher.FINISHED
-        if proposal is None:
-            return Searcher.FINISHED
+        if proposal is None:  # while others train, one of them may have to be trained again
+            return None if self._trials else Searcher.FINISHED
         self._trials[trial_id] = proposal.trial
+        self._begun[trial_id] = time.monotonic()
         return {
             "trial": proposal.trial,
             "run": json.dumps(located(proposal.run).to_data()),
             "folder": str(self._run),
+            "seconds": self._limit,
             "rungs": self._rungs.epochs(proposal.run.train.epochs),
             "threads": self._resources.cpus_per_trial,
             "device": "cuda" if self._resources.gpus_per_trial else "cpu",
@@ -97,25 +103,37 @@ class StudySearcher(Searcher):
     ) -> None:
         """Record the outcome; without one the trial was interrupted, or its worker died."""
         trial, last = self._trials.pop(trial_id, None), self._stopped.pop(trial_id, None)
+        spent = time.monotonic() - self._begun.pop(trial_id, 0.0)
         if trial is None or self.failure is not None:
             return
         try:
             if last is None:
-                self._complete(trial, result or {}, error=error)
+                self._complete(trial, result or {}, spent, error=error)
             else:
                 self._study.finish(trial, Outcome.of(last, TrialState.STOPPED))
         except Exception as problem:  # noqa: BLE001 - Tune would swallow it; the driver raises it
             self.failure = problem
 
-    def _complete(self, trial: int, result: dict[str, Any], *, error: bool) -> None:
+    def _complete(self, trial: int, result: dict[str, Any], spent: float, *, error: bool) -> None:
         if STORAGE_PROBLEM in result:
             raise StorageError(str(self._run), result[STORAGE_PROBLEM])
-        outcome = result.get(OUTCOME)
-        if outcome is not None:
-            self._study.finish(trial, Outcome.from_data(json.loads(outcome)))
+        stored = result.get(OUTCOME)
+        if stored is not None:
+            outcome = Outcome.from_data(json.loads(stored))
+            if not (outcome.out_of_memory and self._study.again(trial, out_of_memory=True)):
+                self._study.finish(trial, outcome)
         elif not self.interrupted:
+            self._broke_down(trial, spent, error=error)
+
+    def _broke_down(self, trial: int, spent: float, *, error: bool) -> None:
+        """Train a trial without an outcome again, or record why it has none."""
+        if self._limit is not None and spent >= self._limit:
+            reason = f"took longer than trial_minutes, {self._limit / 60.0:g}"
+        elif self._study.again(trial):
+            return
+        else:
             reason = "the worker died (out of memory, or killed)" if error else "no outcome"
-            self._study.finish(trial, Outcome(state=TrialState.FAILED, reason=reason))
+        self._study.finish(trial, Outcome(state=TrialState.FAILED, reason=reason))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle as nothing: Tune stores its searcher, but the study is the truth."""

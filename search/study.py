@@ -1,7 +1,7 @@
 """The study: candidates asked of the sampler, results told to it, all recorded as they come."""
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -55,6 +55,8 @@ class Outcome:
     epochs: int = 0
     train_seconds: float = float("nan")
     images_per_s: float = float("nan")
+    out_of_memory: bool = False
+    """Whether it failed for want of memory."""
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
@@ -99,6 +101,9 @@ class SearchStudy:
         self._sampler = sampler_named(config.sampler)
         self._on_record = on_record
         self._running: dict[int, Record] = {}
+        self._runs: dict[int, RunConfig] = {}
+        self._deaths: Counter[int] = Counter()
+        self._halved: set[int] = set()
         self._finished: dict[str, Record] = {}
         self._twins: dict[str, list[Record]] = {}
         self._interrupted: deque[Proposal] = deque()
@@ -126,6 +131,8 @@ class SearchStudy:
         """Return the next candidate to train, or None when there will be no more."""
         if self._interrupted:
             return self._interrupted.popleft()
+        if self.exhausted:
+            return None
         limit = self._config.max_refusals
         for rejected in range(2 * limit):
             if self.num_started >= self._config.trials:
@@ -142,10 +149,12 @@ class SearchStudy:
 
     def finish(self, trial: int, outcome: Outcome) -> None:
         """Record how a trial's training ended and tell the sampler."""
+        record = self._running.pop(trial)
+        del self._runs[trial]
         record = replace(
-            self._running.pop(trial),
+            record,
             state=outcome.state,
-            reason=outcome.reason,
+            reason=outcome.reason or record.reason,
             top1=outcome.top1,
             top1_branch=outcome.top1_branch,
             loss=outcome.loss,
@@ -155,6 +164,36 @@ class SearchStudy:
             images_per_s=outcome.images_per_s,
         )
         self._finish(record)
+
+    def again(self, trial: int, *, out_of_memory: bool = False) -> bool:
+        """Give a trial that broke down to training once more; return whether it may be.
+
+        A trial whose worker died goes on from its checkpoint, as often as the search's `retries`
+        say. One that ran out of memory begins anew with half the batch, once, if the search says
+        so; of a dead worker that is not known, so that it may be either.
+        """
+        halved = self._config.halve_batch and self._halve(trial)
+        if not halved and (out_of_memory or self._deaths[trial] >= self._config.retries):
+            return False
+        self._deaths[trial] += not out_of_memory
+        self._interrupted.append(Proposal(trial=trial, run=self._runs[trial]))
+        return True
+
+    def _halve(self, trial: int) -> bool:
+        """Halve a trial's batch unless that was done before; return whether it is halved now."""
+        train = self._runs[trial].train
+        if trial in self._halved or train.batch_size == 1:
+            return False
+        self._halved.add(trial)
+        size = train.batch_size // 2
+        run = self._runs[trial].replace(train=train.replace(batch_size=size))
+        self._runs[trial] = run
+        identity = self._identity(trial)
+        self._storage.set_trial_user_attr(identity, CONFIG_ATTRIBUTE, run.to_data())
+        reason = f"trained with batches of {size}, for want of memory"
+        self._running[trial] = replace(self._running[trial], reason=reason)
+        self._store(self._running[trial])
+        return True
 
     def _ask(self) -> Trial:
         number = len(self._study.get_trials(deepcopy=False))
@@ -225,7 +264,7 @@ class SearchStudy:
         if original is not None:
             self._twins.setdefault(record.config_id, []).append(record)
             return None
-        self._running[record.trial] = record
+        self._running[record.trial], self._runs[record.trial] = record, run
         self.num_started += 1
         return Proposal(trial=record.trial, run=run)
 

@@ -1,8 +1,10 @@
 """What runs in a Ray worker: one trial trained, castled, scored, its curve and weights written."""
 
+import faulthandler
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,12 @@ from search.study import Outcome
 OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 """Keys of a trial's last report: how it ended, or why the run folder cannot be written."""
 
+STDERR = 2
+"""The descriptor that Ray writes to a worker's log."""
+
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not enough memory")
+"""What torch says on a CPU that has no memory left."""
+
 CURVE = "curve"
 """Key of the report at a rung: every epoch so far. The training waits there to be judged."""
 
@@ -38,21 +46,41 @@ def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
 
     Args:
         config: `trial` number, `run` as JSON, `folder` of the run, the epochs that are `rungs`,
-            torch `threads` and `device`.
+            torch `threads` and `device`, and how many `seconds` it may take, or None.
         data: training and validation images, from Ray's object store.
     """
     torch.set_num_threads(config["threads"])
     folder, trial = Path(config["folder"]), config["trial"]
     try:
         run = RunConfig.from_data(json.loads(config["run"]))
-        outcome = _train(run, data, folder, config)
+        with _time_limit(config["seconds"]):
+            outcome = _train(run, data, folder, config)
     except Exception as error:  # noqa: BLE001 - the one boundary: any failure becomes a record
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             tune.report({STORAGE_PROBLEM: f"{error.strerror}", "trial": trial})
             return
         reason = f"{type(error).__name__}: {error}"
-        outcome = Outcome(state=TrialState.FAILED, reason=reason)
+        starved = _is_out_of_memory(error)
+        outcome = Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
     tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """End the process when the time is over, whatever it hangs in; its stacks go to Ray's log."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there was too little memory, on a GPU or beside it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def _train(run: RunConfig, data: Dataset, folder: Path, config: Mapping[str, Any]) -> Outcome:

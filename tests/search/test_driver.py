@@ -3,15 +3,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import timm
 import torch
+from driver_process import num_epochs, start, wait_for_epochs, workers_of
 from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
@@ -130,44 +128,6 @@ def test_a_backbone_is_searched_on_a_folder_of_images_from_given_weights(
     assert model.config.backbone == "levit_128"
     assert model.config.num_classes == 3
     assert metrics.macs == cost(model.config).macs
-
-
-def start(run: Path, *options: str) -> "subprocess.Popen[str]":
-    """Start a search of long trials as a command, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "search", "search", "--out", str(run), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def num_epochs(run: Path) -> int:
-    """Count the epochs that the workers have written."""
-    return sum(len(path.read_text().splitlines()) for path in (run / CURVES_FOLDER).glob("*"))
-
-
-def wait_for_epochs(run: Path, count: int) -> None:
-    """Wait until the workers have written so many epochs."""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        if num_epochs(run) >= count:
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"no {count} epochs in {run}")
-
-
-def workers_of(driver: int) -> list[int]:
-    """Return the processes below a driver that train."""
-    table = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args", "--no-headers"], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in table.stdout.splitlines()]
-    below = {driver}
-    for _ in range(4):
-        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
-    return [int(pid) for pid, _, name in rows if int(pid) in below and "ImplicitFunc" in name]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Workers and machines are lost, or hang: their trials go on or fail, and others do not care."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from driver_process import finished, num_epochs, start, wait_for_epochs, workers_of
+from ray.cluster_utils import Cluster
+
+import reports
+import search
+from reports.curves import read_curve
+
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 40
+RECIPE = ["smoke", "--trials", "4", "--workers", "2", "--set", f"train.epochs={EPOCHS}"]
+
+
+def epochs_of(run: Path, trial: int) -> list[int]:
+    return [epoch.epoch for epoch in read_curve(run, trial)]
+
+
+def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with start(run, *RECIPE) as driver:
+        wait_for_epochs(run, 10)
+        os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+        _, message = driver.communicate(timeout=600)
+    assert driver.returncode == 0, message
+    assert len(finished(run)) == 4
+    for trial in range(4):
+        assert epochs_of(run, trial) == [*range(1, EPOCHS + 1)]
+
+
+def test_a_worker_that_is_killed_again_and_again_fails_its_trial_and_no_other(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    with start(run, *RECIPE, "--workers", "1") as driver:
+        for _ in range(2):
+            wait_for_epochs(run, num_epochs(run) + 3)
+            os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+        _, message = driver.communicate(timeout=600)
+    assert driver.returncode == 0, message
+    trials = reports.load(run)
+    assert sorted(trials.state) == ["failed", "trained", "trained", "trained"]
+    assert trials[trials.state == "failed"].reason.iloc[0].startswith("the worker died")
+
+
+@pytest.fixture
+def three_nodes() -> Iterator[Cluster]:
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(3):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_lost_machines_trial_goes_on_on_another(three_nodes: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def lose() -> None:
+        wait_for_epochs(run, 15, seconds=300.0)
+        three_nodes.remove_node(three_nodes.list_all_nodes()[-1], allow_graceful=False)
+
+    loss = threading.Thread(target=lose)
+    loss.start()
+    summary = search.run(
+        "smoke",
+        out=run,
+        address=three_nodes.address,
+        trials=6,
+        workers=3,
+        settings={"train.epochs": EPOCHS},
+    )
+    loss.join()
+    assert (summary.trained, summary.failed) == (6, 0)
+    for trial in range(6):
+        assert epochs_of(run, trial) == [*range(1, EPOCHS + 1)]
+
+
+HANGING_RECIPE = """
+space: digits
+trials: 3
+workers: 1
+trial_minutes: 0.2
+set: {train.epochs: 1}
+dimensions:
+  - {target: "model.blocks.*.operator", choices: [softmax, average], tie: all}
+points: [{"model.blocks.*.operator": average}]
+"""
+
+
+@pytest.fixture
+def hanging_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the operator of the documentation's page so that it never ends when it trains."""
+    page = (ROOT / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    hanging = "\n\nAverageMixing.forward = lambda self, x: __import__('time').sleep(1e6)\n"
+    information = tmp_path / "site" / "average-1.0.dist-info"
+    information.mkdir(parents=True)
+    (tmp_path / "site" / "average_operator.py").write_text(code[1] + hanging)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: average\nVersion: 1.0\n")
+    entry = "[castling.operators]\naverage = average_operator\n"
+    (information / "entry_points.txt").write_text(entry)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
+
+
+def test_a_trial_that_hangs_fails_in_time_and_no_other(
+    hanging_operator: None, tmp_path: Path
+) -> None:
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(HANGING_RECIPE)
+    with start(run, str(recipe)) as driver:
+        _, message = driver.communicate(timeout=600)
+    assert driver.returncode == 0, message
+    trials = reports.load(run).set_index("trial")
+    operators = trials["model.blocks.*.operator"]
+    hung = trials[operators == "average"]
+    assert hung.index[0] == 0
+    assert (hung.state == "failed").all()
+    assert (hung.reason == "took longer than trial_minutes, 0.2").all()
+    assert (trials.state[operators == "softmax"] == "trained").all()
+    assert len(trials) == 3

@@ -1,0 +1,113 @@
+"""Disks that are full, run folders that move, files that break off in the middle."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driver_process import assert_kept, finished, start, wait_for_epochs
+
+import reports
+from reports.curves import read_curve
+from reports.page import write_report
+from reports.records import STUDY_FILE, curve_path, training_path
+
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+RECIPE = ["smoke", "--trials", "4", "--workers", "2", "--set", "train.epochs=20"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a disk but for some bytes; return the file that does."""
+    filler = disk / "filler"
+    free = int(subprocess.check_output(["df", "-B1", "--output=avail", str(disk)]).split()[-1])
+    filler.write_bytes(bytes(max(0, free - leave)))
+    return filler
+
+
+@pytest.mark.parametrize("leave", [0, 8192, 65536, 200_000])
+def test_a_full_disk_ends_the_search_in_a_sentence_and_loses_nothing(
+    small_disk: Path, leave: int
+) -> None:
+    run = small_disk / "run"
+    with start(run, *RECIPE) as driver:
+        wait_for_epochs(run, 4)
+        filler = fill(small_disk, leave)
+        _, message = driver.communicate(timeout=300)
+    if driver.returncode:
+        assert driver.returncode == 1
+        assert "No space left on device" in message
+        assert "Traceback" not in message
+    before = finished(run)
+    filler.unlink()
+    with start(run, "--resume") as driver:
+        _, message = driver.communicate(timeout=300)
+    assert driver.returncode == 0, message
+    assert_kept(before, finished(run))
+    assert len(finished(run)) == 4
+
+
+def test_a_report_on_a_full_disk_leaves_the_old_one(small_disk: Path) -> None:
+    run = small_disk / "run"
+    with start(run, *RECIPE[:2], "1", "--set", "train.epochs=2") as driver:
+        driver.communicate(timeout=300)
+    write_report(run)
+    old = (run / "report" / "index.html").read_bytes()
+    fill(small_disk, 1000)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(run)
+    assert (run / "report" / "index.html").read_bytes() == old
+    assert len(reports.load(run)) == 1
+
+
+@pytest.mark.parametrize("spoilt", ["curve", "checkpoint", "study"])
+def test_a_file_that_breaks_off_costs_no_finished_trial(spoilt: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with start(run, *RECIPE) as driver:
+        wait_for_epochs(run, 50)
+        driver.kill()
+        driver.communicate(timeout=60)
+    before = finished(run)
+    interrupted = int(reports.load(run).query("state == 'running'").trial.min())
+    path = {
+        "curve": curve_path(run, interrupted),
+        "checkpoint": training_path(run, interrupted),
+        "study": run / STUDY_FILE,
+    }[spoilt]
+    if path.exists():
+        path.write_bytes(path.read_bytes()[:-7])
+    with start(run, "--resume") as driver:
+        _, message = driver.communicate(timeout=300)
+    assert driver.returncode == 0, message
+    assert_kept(before, finished(run))
+    assert len(finished(run)) == 4
+    assert [epoch.epoch for epoch in read_curve(run, interrupted)] == [*range(1, 21)]
+
+
+def test_a_run_goes_on_where_it_was_moved_to(tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
+    with start(run, *RECIPE) as driver:
+        wait_for_epochs(run, 30)
+        driver.kill()
+        driver.communicate(timeout=60)
+    before = finished(run)
+    moved.parent.mkdir()
+    run.rename(moved)
+    with start(moved, "--resume") as driver:
+        _, message = driver.communicate(timeout=300)
+    assert driver.returncode == 0, message
+    assert not run.exists()
+    assert_kept(before, finished(moved))
+    assert len(finished(moved)) == 4

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self
 
-from castling.config import Config, read_yaml
+from castling.config import Config
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.files import write_yaml
+from castling.plain_yaml import read_yaml
 from space.budget import Budget
 
 

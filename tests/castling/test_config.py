@@ -16,10 +16,10 @@ from castling.config import (
     RunConfig,
     TrainConfig,
     read_run_config,
-    read_yaml,
 )
 from castling.errors import ConfigError
 from castling.files import write_yaml
+from castling.plain_yaml import read_yaml
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere
 

@@ -306,7 +306,7 @@ def _classifiers(backbone: str) -> tuple[str, ...]:
 
 _UNREADABLE = (
     OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
-    pickle.PickleError, SafetensorError, BadZipFile,
+    pickle.PickleError, SafetensorError, BadZipFile, MemoryError,
 )  # fmt: skip
 """What torch, safetensors and timm raise for files that are no checkpoint."""
 
@@ -322,10 +322,13 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         _check_plain(path)
         tensors = load_state_dict(str(path), device="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except _UNREADABLE as error:
         reason = f"it is truncated or no checkpoint ({first_line(error)})"
         raise CheckpointError(str(path), reason) from None
-    if not tensors or not all(map(_is_whole, tensors.values())):
+    held = path.stat().st_size
+    if not tensors or not all(_is_whole(tensor, held) for tensor in tensors.values()):
         raise CheckpointError(str(path), "it is no checkpoint of a model")
     return tensors
 
@@ -345,8 +348,9 @@ def _check_plain(path: Path) -> None:
                 raise CheckpointError(str(path), "it is compressed, as torch writes no checkpoint")
 
 
-def _is_whole(tensor: object) -> bool:
-    """Return whether something is a tensor that has memory for each of its numbers."""
+def _is_whole(tensor: object, held: int) -> bool:
+    """Return whether something is a tensor whose every number is among the bytes of a file."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    num_bytes = tensor.numel() * tensor.element_size()
+    return num_bytes <= min(held, tensor.untyped_storage().nbytes())

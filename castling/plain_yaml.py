@@ -11,11 +11,11 @@ from yaml.constructor import ConstructorError
 from castling.errors import ConfigError
 
 
-LARGEST_FILE = 8 * 2**20
-"""Bytes of a file that is read; a recipe has a few hundred, a run of a thousand points 2 MiB."""
+LARGEST_FILE = 2 * 2**20
+"""Bytes of a file that is read; a recipe has a few hundred, one with 500 points 600,000."""
 LONGEST_TEXT = 10_000
 """Characters of one key or value."""
-MOST_VALUES = 200_000
+MOST_VALUES = 100_000
 """Keys and values of a file, with what an alias stands for counted each time."""
 DEEPEST = 64
 """Levels of lists and mappings within one another."""
@@ -41,6 +41,8 @@ def read_yaml(path: Path) -> object:
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(str(path), f"must be a readable file ({error.strerror})") from None
+    except ConfigError:
+        raise
     except ValueError:  # a NUL in the path
         raise ConfigError(str(path), "must be a readable file") from None
     if len(content) > LARGEST_FILE:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self
 
+from pydantic import model_validator
+
 from castling.config import Config
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.files import write_yaml
@@ -144,6 +146,8 @@ def _plain(value: object) -> object:
 
 
 _DECLARED: dict[str, Any] = {item.name: item.type for item in fields(Record)}
+_MEASURED = [name for name, kind in _DECLARED.items() if kind in (int, float) and name != "trial"]
+"""What a front may trade off."""
 _STORED_AS: dict[Any, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),
@@ -231,6 +235,14 @@ class Manifest(Config):
     git_commit: str | None = None
     """Commit of the working directory, where there is one."""
     created_at: datetime
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        for goal in self.objectives:
+            if goal.metric not in _MEASURED:
+                rule = f"must be among {', '.join(_MEASURED)}"
+                raise ConfigError("objectives", rule, goal.metric)
+        return self
 
     def write(self, run: Path) -> None:
         """Write RUN/config.yaml atomically."""

@@ -21,6 +21,9 @@ from space.decode import decode
 from space.feasible import default_point
 
 
+pytestmark = pytest.mark.timeout(1_800)  # the thorough profile draws 600 examples of each
+
+
 class AcceptedError(BaseException):
     """What was read is valid: instead of training, the command ends here."""
 

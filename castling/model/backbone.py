@@ -244,7 +244,7 @@ def _structure(model: nn.Module) -> dict[str, object]:
     return parts | {path: tensor.shape for path, tensor in model.state_dict().items()}
 
 
-def create_with(weights: Path, backbone: str, **options: Any) -> nn.Module:
+def create_with(weights: Path, backbone: str, /, **options: Any) -> nn.Module:
     """Return a model of timm that begins with a checkpoint, adapted as timm does it.
 
     Raises:

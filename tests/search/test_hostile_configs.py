@@ -162,7 +162,6 @@ def outcome(*arguments: object) -> tuple[int | None, str]:
 
 
 def assert_one_sentence(code: int | None, said: str) -> None:
-    event("accepted" if code is None else "refused")
     if code is None:
         return
     assert code == 2, said
@@ -224,11 +223,70 @@ def assert_written_nothing(place: Path, *known: str) -> None:
     assert {entry.name for entry in place.rglob("*")} <= set(known)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "self: 1",
+        "set: {self: 1}",
+        "budget: {self: 1}",
+        "trials: 3\ntrials: 4",
+        "workers: 1000000000000",
+        "trials: 1000000000000",
+        'set: {train.initial: "a\\0b"}',
+        "set: {model.embed_width: 1000000000}",
+        "dimensions: [{target: model.depth, low: 2, high: 1000000000}]",
+        "dimensions: [{target: train.seed, low: 0, high: 10000000000000000000}]",
+        "sampler: optuna:CmaEsSampler\nobjectives: [{metric: top1, direction: max}]",
+        f"budget: {{max_macs: '{'9' * 5_000}'}}",
+    ],
+    ids=lambda text: text[:50],
+)
+def test_a_hostile_recipe_is_one_sentence(text: str, place: Path) -> None:
+    (place / "recipe.yaml").write_text(text)
+    code, said = outcome("search", "recipe.yaml", "--out", "run")
+    assert code == 2
+    assert_one_sentence(code, said)
+    assert_written_nothing(place, "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {self: 1}",
+        "model: {backbone: levit_128s, blocks: softmax, options: {backbone: 1}}",
+        "model: {backbone: levit_128s, blocks: softmax, options: {self: 1}}",
+        "model: {backbone: levit_128s, blocks: softmax, options: {model_name: hf-hub:evil/x}}",
+        "model: {backbone: hf-hub:evil/x, blocks: softmax}",
+        "model: {backbone: 'local-dir:/tmp', blocks: softmax}",
+        "model: {backbone: levit_128s, blocks: softmax, options: {pretrained: true}}",
+        "model: {backbone: levit_128s, blocks: softmax, image_size: 1000000}",
+        "train: {batch_size: 1000000000000}",
+        "train: {epochs: 1000000000000}",
+        "train: {distill: {teacher: resnet18, weights: x, token_top: 1000000000000}}",
+    ],
+)
+def test_a_hostile_config_is_one_sentence(text: str, place: Path) -> None:
+    (place / "config.yaml").write_text(text)
+    code, said = outcome("measure", "config.yaml")
+    assert code == 2
+    assert_one_sentence(code, said)
+
+
+@pytest.mark.parametrize("value", ["[" * 10_000, "!!int many", "*x", "{a: 1, a: 2}", '"\\0"'])
+def test_a_hostile_setting_is_one_sentence(value: str, place: Path) -> None:
+    code, said = outcome("search", "digits", "--set", f"train.epochs={value}", "--out", "run")
+    assert code == 2
+    assert_one_sentence(code, said)
+    assert_written_nothing(place)
+
+
 @given(content=malformed(RECIPES))
 @THOROUGH
 def test_a_malformed_recipe_is_one_sentence(content: bytes, place: Path) -> None:
     (place / "recipe.yaml").write_bytes(content)
-    assert_one_sentence(*outcome("search", "recipe.yaml", "--out", "run"))
+    code, said = outcome("search", "recipe.yaml", "--out", "run")
+    event("accepted" if code is None else "refused")
+    assert_one_sentence(code, said)
     assert_written_nothing(place, "recipe.yaml")
 
 
@@ -241,7 +299,9 @@ def test_a_malformed_exported_config_is_one_sentence(
     (place / "best").mkdir(exist_ok=True)
     (place / "best" / "config.yaml").write_bytes(content)
     options = ("--out", "trained") if command == "train" else ()
-    assert_one_sentence(*outcome(command, "best", *options))
+    code, said = outcome(command, "best", *options)
+    event("accepted" if code is None else "refused")
+    assert_one_sentence(code, said)
     assert_written_nothing(place, "best", "config.yaml")
 
 

@@ -81,7 +81,7 @@ def _anatomy(
     return examine(model, backbone, (channels, *image_size))
 
 
-def create(backbone: str, **options: Any) -> nn.Module:
+def create(backbone: str, /, **options: Any) -> nn.Module:
     """Return a model of timm.
 
     Args:

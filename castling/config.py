@@ -283,7 +283,7 @@ class ModelConfig(Config):
             )
         height, width = self.image_size
         if height * width // self.patch_size**2 > MOST_TOKENS:
-            rule = f"must cut the image of {self.image_size} pixels into at most {MOST_TOKENS:,} patches"
+            rule = f"must give at most {MOST_TOKENS:,} patches of {self.image_size} pixels"
             raise ConfigError("patch_size", rule, self.patch_size)
         _check_image(self.channels, self.image_size)
         return self
@@ -312,7 +312,9 @@ class ModelConfig(Config):
             hidden = int(width * shape.block.mlp_ratio)
             weights += OPERATORS[shape.block.operator].params(shape) + 2 * width * hidden
         if weights > MOST_PARAMS:
-            rule = f"must have blocks, classes and widths of at most {MOST_PARAMS:,} weights in all"
+            rule = (
+                f"must have blocks, classes and widths of at most {MOST_PARAMS:,} weights in all"
+            )
             raise ConfigError("embed_width", rule, weights)
         return self
 

@@ -1,4 +1,4 @@
-"""YAML from anywhere as plain data: bounded in size and depth, nothing but numbers and texts made."""
+"""YAML from anywhere as plain data: bounded in size and depth, nothing made but plain values."""
 
 import re
 from pathlib import Path
@@ -34,15 +34,13 @@ def read_yaml(path: Path) -> object:
     Raises:
         ConfigError: when it is missing, malformed or beyond the bounds of this module.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
+        raise ConfigError(str(path), "must be a regular file")
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
-            raise ConfigError(str(path), "must be a regular file")
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(str(path), f"must be a readable file ({error.strerror})") from None
-    except ConfigError:
-        raise
     except ValueError:  # a NUL in the path
         raise ConfigError(str(path), "must be a readable file") from None
     if len(content) > LARGEST_FILE:
@@ -88,8 +86,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a value within the bounds; an alias counts as all that it stands for."""
-        event: Any = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
             if event.anchor in self.anchors and event.anchor not in self._sizes:
                 raise ComposerError(None, None, "a value must not hold itself", event.start_mark)
             self._count(self._sizes.get(event.anchor, 1), event)
@@ -115,7 +113,7 @@ class _PlainLoader(yaml.SafeLoader):
             rule = f"a text of more than {LONGEST_TEXT:,} characters"
             raise ComposerError(None, None, rule, event.start_mark)
 
-    def construct_mapping(self, node: Any, deep: Any = False) -> Any:
+    def construct_mapping(self, node: Any, deep: Any = None) -> Any:
         """Make a mapping, unless it has a key twice."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -124,7 +122,7 @@ class _PlainLoader(yaml.SafeLoader):
                     rule = f"the key {key.value[:80]!r} twice"
                     raise ConstructorError(None, None, rule, key.start_mark)
                 seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, bool(deep))
 
     def construct_yaml_int(self, node: Any) -> int:
         """Make a whole number of at most 64 bits."""

@@ -75,16 +75,21 @@ class ModelMetrics:
         try:
             with path.open("rb") as file:
                 metrics = cls(**json.loads(file.read(LARGEST_METRICS)))
-            for item in fields(cls):
-                given = getattr(metrics, item.name)
-                if not isinstance(given, _STORED_AS[item.type]) or isinstance(given, bool):
-                    raise TypeError(f"{item.name} must be of type {item.type}")  # noqa: TRY301
-            return metrics
+            _check_types(metrics)
         except OSError as error:
             reason = f"has no readable {METRICS_FILE} ({error.strerror})"
         except (ValueError, TypeError, RecursionError) as error:
             reason = f"has a damaged {METRICS_FILE} ({error})"
+        else:
+            return metrics
         raise RunFolderError(str(folder), reason, "export the model again") from None
+
+
+def _check_types(metrics: ModelMetrics) -> None:
+    for item in fields(metrics):
+        given = getattr(metrics, item.name)
+        if not isinstance(given, _STORED_AS[item.type]) or isinstance(given, bool):
+            raise TypeError(f"{item.name} must be of type {item.type}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -225,7 +225,7 @@ def export(
         run, out, max_macs=max_macs, max_params=max_params, trial=trial, onnx=onnx
     )
     console.print(
-        f"{one_line(metrics.trained_by)}: {metrics.macs:,} MACs, {metrics.params:,} parameters, top1 "
+        f"{metrics.trained_by}: {metrics.macs:,} MACs, {metrics.params:,} parameters, top1 "
         f"{metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
         f"written to {out}",
         soft_wrap=True,

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,7 +307,7 @@ def _classifiers(backbone: str) -> tuple[str, ...]:
 
 _UNREADABLE = (
     OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
-    pickle.PickleError, SafetensorError, BadZipFile, MemoryError,
+    pickle.PickleError, SafetensorError, BadZipFile, MemoryError, AssertionError,
 )  # fmt: skip
 """What torch, safetensors and timm raise for files that are no checkpoint."""
 
@@ -321,7 +322,9 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(str(path), "there is no such file")
     try:
         _check_plain(path)
-        tensors = load_state_dict(str(path), device="cpu", weights_only=True)
+        with warnings.catch_warnings():  # on pickles of odd forms: what matters is the outcome
+            warnings.simplefilter("ignore")
+            tensors = load_state_dict(str(path), device="cpu", weights_only=True)
     except CheckpointError:
         raise
     except _UNREADABLE as error:

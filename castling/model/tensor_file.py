@@ -60,7 +60,14 @@ def read_header(path: Path) -> TensorHeader:
             return _header(file)
     except OSError as error:
         raise CheckpointError(str(path), f"it cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, ValueError, struct.error, RecursionError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        struct.error,
+        RecursionError,
+    ) as error:
         raise _broken(path, error) from None
 
 

@@ -51,7 +51,9 @@ def load_checkpoint(
         CheckpointError: when the file is missing, truncated or of another training; model,
             optimiser and what is beside the model are then unchanged.
     """
-    trained = bytes_of({**model.state_dict(), **{f"beside.{k}": v for k, v in _state(beside).items()}})
+    trained = bytes_of(
+        {**model.state_dict(), **{f"beside.{k}": v for k, v in _state(beside).items()}}
+    )
     tensors, metadata = read_tensors(path, most_bytes=PER_WEIGHT * trained + SLACK)
     try:
         metrics = EpochMetrics.from_data(json.loads(metadata["metrics"]))

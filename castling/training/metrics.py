@@ -37,8 +37,8 @@ class EpochMetrics:
         metrics = cls(**{**data, "mask_density": tuple(data["mask_density"])})
         numbers = [getattr(metrics, item.name) for item in fields(cls) if item.type is float]
         for number in (*numbers, *metrics.mask_density, metrics.epoch):
-            if not isinstance(number, int | float) or isinstance(number, bool):
+            if type(number) not in (int, float):
                 raise TypeError(f"{number!r} is no number")
-        if not isinstance(metrics.epoch, int) or metrics.epoch < 1:
+        if type(metrics.epoch) is not int or metrics.epoch < 1:
             raise TypeError(f"{metrics.epoch!r} is no epoch")
         return metrics

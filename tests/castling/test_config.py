@@ -20,7 +20,6 @@ from castling.config import (
 from castling.errors import ConfigError
 from castling.files import write_yaml
 from castling.limits import LARGEST_RATIO
-
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere
 from castling.plain_yaml import read_yaml

@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,18 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(entry, (*path, key))
 
 
-def changed(data: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
-    """Return a copy in which a container was changed at the last step of a path."""
+def changed(data: Any, kind: str, path: tuple[Any, ...], key: str, value: Any) -> Any:
+    """Return a copy with a value replaced, left out, or beside one that is foreign."""
     copy = json.loads(json.dumps(data))
+    if kind == "extra":
+        return {**copy, key: value}
     holder = copy
     for step in path[:-1]:
         holder = holder[step]
-    change(holder, path[-1])
+    if kind == "value":
+        holder[path[-1]] = value
+    else:
+        del holder[path[-1]]
     return copy
 
 
@@ -113,12 +118,8 @@ def malformed(draw: st.DrawFn, documents: list[Any]) -> bytes:
         elif kind == "bytes":
             text = spoilt(draw, render(data).encode())
         else:
-            path, value, key = draw(st.sampled_from(spots)), draw(HOSTILE), draw(KEYS)
-            data = {
-                "value": lambda: changed(data, path, lambda at, step: at.__setitem__(step, value)),
-                "missing": lambda: changed(data, path, lambda at, step: at.__delitem__(step)),
-                "extra": lambda: {**data, key: value},
-            }[kind]()
+            path, key, value = draw(st.sampled_from(spots)), draw(KEYS), draw(HOSTILE)
+            data = changed(data, kind, path, key, value)
         if any(isinstance(value, Raw) for value in leaves(data)):
             break  # a copy would lose the piece
     return text if text is not None else render(data).encode(errors="surrogatepass")
@@ -137,7 +138,9 @@ def spoilt(draw: st.DrawFn, content: bytes) -> bytes:
     at = draw(st.integers(0, len(content)))
     piece = draw(
         st.binary(max_size=20)
-        | st.sampled_from([b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\x1b", b"\xef\xbb\xbf", b"---\n"])
+        | st.sampled_from(
+            [b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\x1b", b"\xef\xbb\xbf", b"---\n"]
+        )
     )
     return content[:at] + piece + draw(st.sampled_from([b"", content[at:]]))
 

@@ -34,7 +34,7 @@ ENORMOUS: dict[str, dict[str, Any]] = {
     "steps": {"blocks": [{"mask": {"num_steps": 10**12}}]},
     "all at their limits": {"embed_width": 2**15, "blocks": [WIDE] * 512},
     "features": {"blocks": [{"operator": "performer", "options": {"num_features": 10**9}}]},
-    "global tokens": {"blocks": [{"operator": "lightvit", "options": {"num_global_tokens": 10**9}}]},
+    "tokens": {"blocks": [{"operator": "lightvit", "options": {"num_global_tokens": 10**9}}]},
     "window": {"blocks": [{"operator": "swin", "options": {"window_size": 10**6}}]},
     "graph": {"image_size": 512, "blocks": [{"operator": "gvt"}]},
 }  # fmt: skip

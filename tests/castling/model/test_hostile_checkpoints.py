@@ -92,7 +92,9 @@ def test_a_tensor_that_is_more_than_its_memory_is_refused(tmp_path: Path) -> Non
     before = peak_mib()
     for tensor in (
         torch.zeros(1).expand(10**5, 10**5),
-        torch.sparse_coo_tensor(torch.zeros(2, 1), torch.zeros(1), (10**5, 10**5)),
+        torch.sparse_coo_tensor(
+            torch.zeros(2, 1), torch.zeros(1), (10**5, 10**5), check_invariants=True
+        ),
         torch.zeros(10**5, 10**5, device="meta"),
     ):
         torch.save({"pos_embed": tensor}, path)

@@ -100,7 +100,7 @@ def test_a_file_beyond_this_machine_is_not_read(
     path = small_model(tmp_path)
     read_tensors(path)
     monkeypatch.setattr(tensor_file, "available_bytes", lambda: 100)
-    with pytest.raises(CheckpointError, match="more than the 0.0 free here"):
+    with pytest.raises(CheckpointError, match=r"more than the 0\.0 free here"):
         read_tensors(path)
 
 

@@ -87,7 +87,7 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a value within the bounds; an alias counts as all that it stands for."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
                 raise ComposerError(None, None, "a value must not hold itself", event.start_mark)
             self._count(self._sizes.get(event.anchor, 1), event)

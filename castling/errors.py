@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 
-LONGEST_FIELD = 300
-"""Characters of a field's name in a sentence: keys of a file may be anything."""
+LONGEST_FIELD, LONGEST_REASON = 300, 1_000
+"""Characters in a sentence of a field's name, and of why a record is none: both may be anything."""
 
 
 class CastlingError(Exception):
@@ -216,7 +216,7 @@ class RecordError(CastlingError, ValueError):
 
     def __str__(self) -> str:
         """One sentence: the file and the reason."""
-        return f"{self.path}: not a readable record, {self.reason}"
+        return f"{self.path}: not a readable record, {one_line(self.reason, LONGEST_REASON)}"
 
 
 def one_line(text: str, limit: int = 2_000) -> str:

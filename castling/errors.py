@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 LONGEST_FIELD, LONGEST_REASON = 300, 1_000
-"""Characters in a sentence of a field's name, and of why a record is none: both may be anything."""
+"""Characters in a sentence of a field's name and of why a record is none; both may be anything."""
 
 
 class CastlingError(Exception):

@@ -34,7 +34,7 @@ def read_yaml(path: Path) -> object:
     Raises:
         ConfigError: when it is missing, malformed or beyond the bounds of this module.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
+    if is_endless(path):
         raise ConfigError(str(path), "must be a regular file")
     try:
         with path.open("rb") as file:
@@ -50,6 +50,14 @@ def read_yaml(path: Path) -> object:
     except UnicodeDecodeError:
         raise ConfigError(str(path), "must be a text file in UTF-8") from None
     return parse_yaml(text, str(path))
+
+
+def is_endless(path: Path) -> bool:
+    """Return whether a path is a pipe or a device, of which nobody knows when it ends."""
+    try:
+        return path.exists() and not (path.is_file() or path.is_dir())
+    except OSError:  # opening says what is wrong
+        return False
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 from castling.errors import CheckpointError
 from castling.files import write_bytes
 from castling.memory import available_bytes
+from castling.plain_yaml import is_endless
 
 
 LARGEST_HEADER = 4 * 2**20
@@ -53,9 +54,9 @@ def read_header(path: Path) -> TensorHeader:
     Raises:
         CheckpointError: when the file is missing, truncated or of another format.
     """
+    if is_endless(path):
+        raise CheckpointError(str(path), "it is no regular file")
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
-            raise CheckpointError(str(path), "it is no regular file")
         with path.open("rb") as file:
             return _header(file)
     except OSError as error:

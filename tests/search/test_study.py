@@ -17,6 +17,7 @@ from search.samplers import SAMPLERS
 from search.study import Outcome, Proposal, SearchStudy
 from space.budget import Budget
 from space.cost import cost
+from space.feasible import default_point
 
 
 BUDGET = Budget(max_macs=400_000)
@@ -422,3 +423,54 @@ def test_driver_dying_before_a_stopped_trial_is_told_tells_it_later(
     assert again.num_started == 1
     [told] = [t for t in open_storage(tmp_path, None).get_all_trials(0) if t.state.is_finished()]
     assert told.constraints["stopped"] == 0.75
+
+
+def test_a_trial_whose_worker_died_is_proposed_again_as_often_as_asked(tmp_path: Path) -> None:
+    study = open_search(tmp_path, config(trials=2).replace(retries=2))
+    first = study.propose()
+    assert first is not None
+    for _ in range(2):
+        assert study.again(first.trial)
+        assert study.propose() == first
+    assert not study.again(first.trial)
+    assert not study.again(first.trial, out_of_memory=True)
+    study.finish(first.trial, Outcome(state=TrialState.FAILED, reason="died"))
+    second = study.propose()
+    assert second is not None
+    assert second.trial != first.trial
+    assert study.again(second.trial)  # every trial has its own
+
+
+def test_a_trial_that_ran_out_of_memory_is_trained_once_more_with_half_the_batch(
+    tmp_path: Path,
+) -> None:
+    halving = config(trials=1).replace(halve_batch=True, retries=0)
+    study = open_search(tmp_path, halving)
+    first = study.propose()
+    assert first is not None
+    assert study.again(first.trial, out_of_memory=True)
+    again = open_search(tmp_path, halving).propose()  # another driver goes on with it
+    assert again == study.propose()
+    assert again is not None
+    assert again.trial == first.trial
+    assert again.run.train.batch_size == first.run.train.batch_size // 2
+    assert not study.again(first.trial, out_of_memory=True)
+    study.finish(first.trial, trained(0.5))
+    [record] = study.records
+    assert (
+        record.reason
+        == f"trained with batches of {again.run.train.batch_size}, for want of memory"
+    )
+
+
+def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> None:
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    whole = open_search(tmp_path / "whole", config(trials=3))
+    wanted = [whole.propose() for _ in range(2)]
+    storage = open_storage(tmp_path / "cut", None)
+    study = open_study(storage, config().objectives)
+    setting = config().setting(config().build_space())
+    study.enqueue_trial(default_point(setting.space))
+    resumed = open_search(tmp_path / "cut", config(trials=3))
+    assert [resumed.propose() for _ in range(2)] == wanted

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from castling.config import DistillConfig, RunConfig
 from castling.model.build import build
@@ -25,7 +26,8 @@ def test_a_trial_begins_with_the_weights_that_the_recipe_names(
     monkeypatch.setattr(worker.tune, "report", reports.append)
     config = {"trial": 0, "run": json.dumps(begun.to_data()), "folder": str(tmp_path / "run")}
     worker.train_trial(
-        {**config, "rungs": [], "threads": 1, "device": "cpu"}, load_data(run.data, run.model)
+        {**config, "rungs": [], "seconds": None, "threads": 1, "device": "cpu"},
+        load_data(run.data, run.model),
     )
     assert json.loads(str(reports[-1][worker.OUTCOME]))["state"] == "trained"
     assert curve_path(tmp_path / "run", 0).is_file()
@@ -51,9 +53,28 @@ def test_at_a_rung_the_whole_curve_is_reported_that_of_an_interrupted_part_inclu
 
     monkeypatch.setattr(worker.tune, "report", report)
     config = {"trial": 0, "run": json.dumps(run.to_data()), "folder": str(tmp_path / "run")}
-    config |= {"rungs": [1, 3, 4], "threads": 1, "device": "cpu"}
+    config |= {"rungs": [1, 3, 4], "seconds": None, "threads": 1, "device": "cpu"}
     with pytest.raises(SystemExit):
         worker.train_trial(config, images)
     assert not weights_path(tmp_path / "run", 0).exists()
     worker.train_trial(config, images)
     assert curves == [[1], [1], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("numbers", [2**50, 2**41])
+def test_too_little_memory_is_told_apart_from_other_failures(
+    numbers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[dict[str, object]] = []
+    monkeypatch.setattr(worker.tune, "report", reports.append)
+    monkeypatch.setattr(worker, "train", lambda *_, **__: torch.empty(numbers))
+    run = RunConfig.from_data({"data": {"num_train": 60, "num_validation": 30}})
+    config = {"trial": 0, "run": json.dumps(run.to_data()), "folder": str(tmp_path / "run")}
+    config |= {"rungs": [], "seconds": 60.0, "threads": 1, "device": "cpu"}
+    worker.train_trial(config, load_data(run.data, run.model))
+    outcome = json.loads(str(reports[-1][worker.OUTCOME]))
+    assert outcome["state"] == "failed"
+    assert outcome["out_of_memory"]
+    monkeypatch.setattr(worker, "train", lambda *_, **__: {}["missing"])
+    worker.train_trial(config, load_data(run.data, run.model))
+    assert not json.loads(str(reports[-1][worker.OUTCOME]))["out_of_memory"]

@@ -17,7 +17,6 @@ from search.samplers import SAMPLERS
 from search.study import Outcome, Proposal, SearchStudy
 from space.budget import Budget
 from space.cost import cost
-from space.feasible import default_point
 
 
 BUDGET = Budget(max_macs=400_000)
@@ -470,7 +469,6 @@ def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> No
     wanted = [whole.propose() for _ in range(2)]
     storage = open_storage(tmp_path / "cut", None)
     study = open_study(storage, config().objectives)
-    setting = config().setting(config().build_space())
-    study.enqueue_trial(default_point(setting.space))
+    study.enqueue_trial(whole._first_points()[0])
     resumed = open_search(tmp_path / "cut", config(trials=3))
     assert [resumed.propose() for _ in range(2)] == wanted

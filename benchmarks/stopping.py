@@ -201,8 +201,20 @@ def orders(args: argparse.Namespace) -> None:
                 kept = epochs == trials.epochs_planned
                 spent.append(epochs.sum() / trials.epochs_planned.sum())
                 volumes.append(part(trials, kept, [worst["top1"], worst["macs"]]))
-            means = f"{np.mean(spent):.1%} ± {np.std(spent):.1%} | {np.mean(volumes):.2%}"
-            print(f"| `{name}` | {means} ± {np.std(volumes):.2%} | {min(volumes):.2%} |")
+            print_spread(f"`{name}`", spent, volumes)
+        count = math.floor(0.4 * len(trials))
+        volumes = []
+        for seed in range(args.orders):
+            first = [mark.trial for mark in Random(seed).sample(recording.records, len(trials))]
+            kept = trials.trial.isin(first[:count])
+            volumes.append(part(trials, kept, [worst["top1"], worst["macs"]]))
+        print_spread(f"`none`, the first {count} trials alone", [count / len(trials)], volumes)
+
+
+def print_spread(name: str, spent: Sequence[float], volumes: Sequence[float]) -> None:
+    """Print a row of means and standard deviations."""
+    means = f"{np.mean(spent):.1%} ± {np.std(spent):.1%} | {np.mean(volumes):.2%}"
+    print(f"| {name} | {means} ± {np.std(volumes):.2%} | {min(volumes):.2%} |")
 
 
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)

@@ -3,6 +3,8 @@
     python benchmarks/stopping.py record --out runs/stopping/digits [--recipe digits]
         [--trials 48] [--workers 1] [--set train.epochs=80] [--sampler pareto] [--seed 0]
     python benchmarks/stopping.py replay runs/stopping/digits [runs/...] [--workers 1 4]
+        [--stoppers pareto asha] [--judge best]
+    python benchmarks/stopping.py orders runs/stopping/digits [runs/...] [--orders 20]
     python benchmarks/stopping.py predict runs/stopping/digits [runs/...]
 
 `record` is a search without a stopper; called again it goes on. `replay` gives its trials in the
@@ -17,6 +19,12 @@ that judges is the one that a search uses. Its table has
   last (reference: no accuracy, the MACs of the third's largest model); behind it how many of the
   front's models in that third were trained in full.
 
+By default a stopper is shown the curve so far, of which it takes the best; `--judge last` shows it
+the rung's own epoch alone, `--judge branch` the curve with the auxiliary branch.
+
+`orders` replays the trials in as many random orders, with one worker: means and standard
+deviations, and the smallest hypervolume.
+
 `predict` ranks trials by what is measured after a part of the epochs and compares the ranks with
 those of the final accuracy (Spearman).
 """
@@ -25,8 +33,9 @@ import argparse
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -85,7 +94,16 @@ class Recording:
         return [Objective.from_data(goal) for goal in self.trials.attrs["objectives"]]
 
 
-def replay(recording: Recording, stopper: StopperSpec, workers: int) -> dict[int, int]:
+def shown(curve: Sequence[EpochMetrics], judge: str) -> Sequence[EpochMetrics]:
+    """Return what a stopper is shown of a curve so far."""
+    if judge == "branch":
+        return [replace(metrics, top1=metrics.top1_branch) for metrics in curve]
+    return curve[-1:] if judge == "last" else curve
+
+
+def replay(
+    recording: Recording, stopper: StopperSpec, workers: int, judge: str = "best"
+) -> dict[int, int]:
     """Return how many epochs each trial was trained."""
     rungs = Rungs(stopper, recording.objectives, recording.ranges)
     waiting = [*reversed(recording.records)]
@@ -109,7 +127,8 @@ def replay(recording: Recording, stopper: StopperSpec, workers: int) -> dict[int
     while events:
         now, trial, epoch, record = heapq.heappop(events)
         ended = epoch == record.epochs_planned
-        if not ended and rungs.goes_on(record, recording.curves[trial][:epoch]):
+        curve = recording.curves[trial][:epoch]
+        if not ended and rungs.goes_on(record, shown(curve, judge)):
             advance(now, record, epoch)
         else:
             trained[trial] = epoch
@@ -143,18 +162,18 @@ def report(recording: Recording, name: str, kept: pd.Series, epochs: float) -> s
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def replay_all(folders: Sequence[Path], workers: Sequence[int], names: Sequence[str]) -> None:
+def replay_all(args: argparse.Namespace) -> None:
     """Print a table for each run."""
-    for folder in folders:
+    for folder in args.folders:
         recording = Recording.load(folder)
         trials = recording.trials
         planned = trials.epochs_planned.sum()
         print(f"\n{recording.name}: {len(trials)} trials, {planned} epochs\n")
         print(f"| stopper, workers | epochs | hypervolume | {' | '.join(THIRDS)} |")
         print("|---|---|---|---|---|---|")
-        for name in names:
-            for number in workers if STOPPERS[name].fractions else workers[:1]:
-                trained = replay(recording, STOPPERS[name], number)
+        for name in args.stoppers:
+            for number in args.workers if STOPPERS[name].fractions else args.workers[:1]:
+                trained = replay(recording, STOPPERS[name], number, args.judge)
                 epochs = trials.trial.map(trained)
                 kept = epochs == trials.epochs_planned
                 print(report(recording, f"`{name}`, {number}", kept, epochs.sum() / planned))
@@ -163,6 +182,39 @@ def replay_all(folders: Sequence[Path], workers: Sequence[int], names: Sequence[
         print(
             report(recording, f"`none`, the first {first} trials alone", kept, first / len(trials))
         )
+
+
+def orders(args: argparse.Namespace) -> None:
+    """Print a table for each run, over random orders of its trials."""
+    for folder in args.folders:
+        recording = Recording.load(folder)
+        trials = recording.trials
+        worst = trials.attrs["reference"]
+        print(f"\n{recording.name}: {len(trials)} trials in {args.orders} random orders\n")
+        print("| stopper | epochs | hypervolume | least |\n|---|---|---|---|")
+        for name in (name for name in args.stoppers if STOPPERS[name].fractions):
+            spent, volumes = [], []
+            for seed in range(args.orders):
+                mixed = Random(seed).sample(recording.records, len(trials))
+                trained = replay(replace(recording, records=mixed), STOPPERS[name], 1)
+                epochs = trials.trial.map(trained)
+                kept = epochs == trials.epochs_planned
+                spent.append(epochs.sum() / trials.epochs_planned.sum())
+                volumes.append(part(trials, kept, [worst["top1"], worst["macs"]]))
+            print_spread(f"`{name}`", spent, volumes)
+        count = math.floor(0.4 * len(trials))
+        volumes = []
+        for seed in range(args.orders):
+            first = [mark.trial for mark in Random(seed).sample(recording.records, len(trials))]
+            kept = trials.trial.isin(first[:count])
+            volumes.append(part(trials, kept, [worst["top1"], worst["macs"]]))
+        print_spread(f"`none`, the first {count} trials alone", [count / len(trials)], volumes)
+
+
+def print_spread(name: str, spent: Sequence[float], volumes: Sequence[float]) -> None:
+    """Print a row of means and standard deviations."""
+    means = f"{np.mean(spent):.1%} ± {np.std(spent):.1%} | {np.mean(volumes):.2%}"
+    print(f"| {name} | {means} ± {np.std(volumes):.2%} | {min(volumes):.2%} |")
 
 
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
@@ -222,14 +274,20 @@ def main() -> None:
     recording.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     replaying = commands.add_parser("replay")
     replaying.add_argument("--workers", type=int, nargs="+", default=[1, 4])
-    replaying.add_argument("--stoppers", nargs="+", default=[*STOPPERS], choices=[*STOPPERS])
-    for command in (replaying, commands.add_parser("predict")):
+    replaying.add_argument("--judge", default="best", choices=["best", "last", "branch"])
+    mixing = commands.add_parser("orders")
+    mixing.add_argument("--orders", type=int, default=20)
+    for command in (replaying, mixing):
+        command.add_argument("--stoppers", nargs="+", default=[*STOPPERS], choices=[*STOPPERS])
+    for command in (replaying, mixing, commands.add_parser("predict")):
         command.add_argument("folders", type=Path, nargs="+")
     args = parser.parse_args()
     if args.command == "record":
         record(args)
     elif args.command == "replay":
-        replay_all(args.folders, args.workers, args.stoppers)
+        replay_all(args)
+    elif args.command == "orders":
+        orders(args)
     else:
         predict(args.folders)
 

@@ -25,8 +25,9 @@ OF_THE_LAST_EPOCH = ("train_seconds", "images_per_s")
 
 
 def rung_epochs(fractions: Iterable[float], epochs_planned: int) -> list[int]:
-    """Return the epoch at which each rung is reached; those of a full training are no rungs."""
-    return [math.ceil(fraction * epochs_planned) for fraction in fractions]
+    """Return the epoch at which each rung is reached; one at a training's end judges nobody."""
+    # rounded first: 0.7 * 10 is a little more than 7
+    return [math.ceil(round(fraction * epochs_planned, 6)) for fraction in fractions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,8 +125,10 @@ class MedianRule:
         return len(scores) < self.after or not mine.score > median(scores)
 
 
-HALVINGS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+DOUBLING = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Rungs that are twice as far as the one before."""
+CLOSER = tuple(2.0 ** (-step / 2.0) for step in range(8, 0, -1))
+"""The same with a rung between each two and one after the last, by the square root of two."""
 
 
 def _go_on(_: Standing, __: Sequence[Standing]) -> bool:
@@ -142,17 +144,17 @@ _add(
     "pareto",
     "successive halving by non-domination, accuracy so far against exact cost",
     ParetoHalving(reduction=2.0, minimum=1),
-    HALVINGS,
+    CLOSER,
 )
 _add(
     "asha",
-    "successive halving by accuracy so far alone; stops the small models",
+    "successive halving by accuracy so far alone, whatever it costs: stops the small models",
     AccuracyHalving(reduction=2.0),
-    HALVINGS,
+    DOUBLING,
 )
 _add(
     "median",
     "what is less accurate than the median so far is stopped, whatever it costs",
     MedianRule(after=3),
-    HALVINGS,
+    DOUBLING,
 )

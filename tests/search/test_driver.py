@@ -20,10 +20,10 @@ import search
 from castling.errors import ClusterError, ConfigError, RunFolderError, StorageError
 from reports.export import evaluate_folder, export
 from reports.page import write_report
-from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
+from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
 from search.cluster import share
 from search.config import SearchConfig, read_recipe
-from search.display import TerminalDisplay
+from search.display import Silent, TerminalDisplay
 from search.run_folder import LOCK_FILE, new_manifest, open_storage, open_study
 from search.stoppers import STOPPERS, StopperSpec
 from space.cost import cost
@@ -225,25 +225,33 @@ def test_a_trial_is_stopped_for_good_and_recorded_at_its_fidelity(
     assert "1 trained, 2 stopped" in page
 
 
+class Interrupting(Silent):
+    """Presses Ctrl-C when so many records have come."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def record(self, record: Record) -> None:  # noqa: ARG002 - the display's signature
+        self._left -= 1
+        if self._left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.slow
 def test_an_interrupted_search_stops_the_trials_that_the_uninterrupted_one_does(
     ray_session: None, tmp_path: Path
 ) -> None:
-    given = ["smoke", "--trials", "8", "--workers", "1", "--stopper", "pareto"]
-    given += ["--set", "train.epochs=8"]
-    settings = {"train.epochs": 8}
-    whole = tmp_path / "whole"
-    search.run("smoke", out=whole, trials=8, workers=1, stopper="pareto", settings=settings)
+    options = {"trials": 8, "workers": 1, "stopper": "pareto", "settings": {"train.epochs": 8}}
+    search.run("smoke", out=tmp_path / "whole", **options)
     run = tmp_path / "parts"
-    for enough in (10, 24):
-        with start(run, *given) as driver:
-            wait_for_epochs(run, enough)
-            os.kill(driver.pid, signal.SIGKILL)
-            driver.communicate(timeout=60)
-        given = ["--resume"]
+    with pytest.raises(KeyboardInterrupt):
+        search.run("smoke", out=run, display=Interrupting(2), **options)
+    for after in (4, 3):  # to begin and to end is a record each
+        with pytest.raises(KeyboardInterrupt):
+            search.run(None, out=run, resume=True, display=Interrupting(after))
     search.run(None, out=run, resume=True)
     columns = ["trial", "state", "macs", "top1", "loss", "epochs", "config_id"]
-    expected, found = (reports.load(folder)[columns] for folder in (whole, run))
+    expected, found = (reports.load(tmp_path / name)[columns] for name in ("whole", "parts"))
     assert set(expected.state) == {"trained", "stopped"}
     pd.testing.assert_frame_equal(found, expected)
 

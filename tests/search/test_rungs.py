@@ -10,7 +10,7 @@ from castling.training.metrics import EpochMetrics
 from reports.records import Objective, Record, TrialState, curve_path
 from search.config import SearchConfig
 from search.rungs import NUM_RANGES, CostRanges, Rungs, cost_ranges, rung_epochs
-from search.stoppers import HALVINGS, STOPPERS, Standing, StopperSpec
+from search.stoppers import CLOSER, DOUBLING, STOPPERS, ParetoHalving, Standing, StopperSpec
 from space.feasible import cheapest, dearest, point_cost
 
 
@@ -51,7 +51,10 @@ def curve(*top1: float, loss: float = 1.0) -> list[EpochMetrics]:
 
 
 def halving(objectives: tuple[Objective, ...] = TOP1_MACS) -> Rungs:
-    return Rungs(STOPPERS["pareto"], objectives, CostRanges.within(1.0, 1000.0, "macs"))
+    spec = StopperSpec(
+        summary="", goes_on=ParetoHalving(reduction=2.0, minimum=1), fractions=DOUBLING
+    )
+    return Rungs(spec, objectives, CostRanges.within(1.0, 1000.0, "macs"))
 
 
 def seen_by(rungs: Rungs, rung: int = 0) -> dict[int, Standing]:
@@ -60,7 +63,7 @@ def seen_by(rungs: Rungs, rung: int = 0) -> dict[int, Standing]:
 
 @given(planned=st.integers(1, 400))
 def test_rungs_rise_and_lie_within_the_training(planned: int) -> None:
-    epochs = rung_epochs(HALVINGS, planned)
+    epochs = rung_epochs(CLOSER, planned)
     assert epochs == sorted(epochs)
     assert all(1 <= epoch <= planned for epoch in epochs)
     asked = halving().epochs(planned)
@@ -68,6 +71,11 @@ def test_rungs_rise_and_lie_within_the_training(planned: int) -> None:
     assert all(epoch < planned for epoch in asked)
     if planned % 16 == 0:
         assert asked == [planned // 16, planned // 8, planned // 4, planned // 2]
+
+
+def test_a_rung_at_a_whole_number_of_epochs_is_there_and_not_one_later() -> None:
+    tenths = [tenth / 10 for tenth in range(1, 10)]
+    assert rung_epochs(tenths, 10) == [*range(1, 10)]
 
 
 def test_a_training_of_one_epoch_has_no_rung_and_goes_on() -> None:

@@ -7,7 +7,8 @@ from hypothesis import assume, given, strategies as st
 from reports.pareto import dominated_naive
 from search.rungs import CostRanges
 from search.stoppers import (
-    HALVINGS,
+    CLOSER,
+    DOUBLING,
     STOPPERS,
     AccuracyHalving,
     MedianRule,
@@ -192,4 +193,5 @@ def test_every_stopper_has_a_line_and_rungs_before_the_end() -> None:
         assert "\n" not in spec.summary
         assert all(0.0 < fraction < 1.0 for fraction in spec.fractions)
         assert bool(spec.fractions) == (name != "none")
-    assert list(HALVINGS) == sorted(HALVINGS)
+    assert list(CLOSER) == sorted(CLOSER)
+    assert CLOSER[::2] == pytest.approx(DOUBLING)

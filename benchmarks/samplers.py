@@ -188,7 +188,9 @@ def search_pareto(
 OPTUNA_SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
+    "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(population_size=20, seed=seed),
     "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
 
 
@@ -215,7 +217,7 @@ def search_optuna(table: Table, sampler: str, seed: int, trials: int) -> list[in
         if violation <= 0.0:
             tried[index] = None
             study.tell(trial, [error, latency])
-        elif sampler == "nsga2":
+        elif sampler in {"nsga2", "nsga3", "gp"}:
             study.tell(trial, [100.0, latency])
         else:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)

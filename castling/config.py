@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,6 +16,24 @@ from pydantic import (
 )
 
 from castling.errors import ConfigError
+from castling.limits import (
+    LARGEST_BATCH,
+    LARGEST_HEAD,
+    LARGEST_IMAGE,
+    LARGEST_KERNEL,
+    LARGEST_OPTION,
+    LARGEST_RATIO,
+    LARGEST_SIDE,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    MOST_EPOCHS,
+    MOST_HEADS,
+    MOST_PARAMS,
+    MOST_TOKENS,
+    WIDEST,
+)
+from castling.plain_yaml import read_yaml
 
 
 C = TypeVar("C", bound="Config")
@@ -28,7 +45,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, /, **data: Any) -> None:
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -108,7 +125,7 @@ class MaskSchedule(Config):
     """Fraction of training at which the threshold begins to rise."""
     end: float = Field(default=0.75, ge=0.0, le=1.0)
     """Fraction of training at which it has reached 1."""
-    num_steps: int = Field(default=4, ge=1)
+    num_steps: int = Field(default=4, ge=1, le=MOST_EPOCHS)
     """Number of equal jumps of the step shape."""
     l1_weight: float = Field(default=0.0, ge=0.0)
     """Weight in the loss of the mean attention mass that survives the mask."""
@@ -163,7 +180,7 @@ class LayerChoice(Config):
 
     operator: str = "linear_angular"
     """Token mixer, a name of `castling operators`."""
-    conv_kernel: int = Field(default=9, ge=1)
+    conv_kernel: int = Field(default=9, ge=1, le=LARGEST_KERNEL)
     """Taps of the depthwise convolution on the values, odd."""
     conv_form: Literal["tokens", "grid"] = "tokens"
     """tokens: 1-D along the flattened tokens (as released); grid: 2-D, class token bypasses."""
@@ -209,13 +226,13 @@ class LayerChoice(Config):
 class BlockConfig(LayerChoice):
     """One block of a CastlingViT: its layer's choice, attention width and MLP."""
 
-    num_heads: int = Field(default=3, ge=1)
+    num_heads: int = Field(default=3, ge=1, le=MOST_HEADS)
     """Attention heads; the attention width is num_heads x head_size, free of the embed width."""
-    head_size: int = Field(default=16, ge=1)
+    head_size: int = Field(default=16, ge=1, le=LARGEST_HEAD)
     """Channels per head."""
     mlp: Literal["plain", "bidimensional", "shrinking"] = "plain"
     """bidimensional has LightViT's channel and spatial gates, shrinking SPViT's hidden gates."""
-    mlp_ratio: float = Field(default=4.0, gt=0.0)
+    mlp_ratio: float = Field(default=4.0, gt=0.0, le=LARGEST_RATIO)
     """Hidden width of the MLP as a multiple of the embed width."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of skipping the block's residual branches for a sample in training."""
@@ -232,26 +249,30 @@ def pair(value: object) -> object:
 
 
 Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+"""Pixels of a side."""
 
 
 class ModelConfig(Config):
     """A CastlingViT: everything needed to build it."""
 
-    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(pair)] = (8, 8)
+    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair)] = (8, 8)
     """Height and width in pixels; one number means a square."""
-    channels: Positive = 1
+    channels: int = Field(default=1, ge=1, le=MOST_CHANNELS)
     """Image channels."""
-    num_classes: Positive = 10
+    num_classes: int = Field(default=10, ge=1, le=MOST_CLASSES)
     """Classes."""
-    patch_size: Positive = 2
+    patch_size: Side = 2
     """Side of the square patches in pixels; must divide the image."""
-    embed_width: Positive = 48
+    embed_width: int = Field(default=48, ge=1, le=WIDEST)
     """Channels of a token."""
     pooling: Literal["cls", "mean"] = "mean"
     """What the classifier sees: a class token or the mean over tokens."""
     qkv_bias: bool = True
     """Whether the query, key and value projections have a bias."""
-    blocks: tuple[BlockConfig, ...] = Field(default_factory=lambda: (BlockConfig(),), min_length=1)
+    blocks: tuple[BlockConfig, ...] = Field(
+        default_factory=lambda: (BlockConfig(),), min_length=1, max_length=MOST_BLOCKS
+    )
     """The blocks, first to last."""
 
     @model_validator(mode="after")
@@ -260,6 +281,11 @@ class ModelConfig(Config):
             raise ConfigError(
                 "patch_size", f"must divide the image of {self.image_size} pixels", self.patch_size
             )
+        height, width = self.image_size
+        if height * width // self.patch_size**2 > MOST_TOKENS:
+            rule = f"must give at most {MOST_TOKENS:,} patches of {self.image_size} pixels"
+            raise ConfigError("patch_size", rule, self.patch_size)
+        _check_image(self.channels, self.image_size)
         return self
 
     @model_validator(mode="after")
@@ -273,6 +299,25 @@ class ModelConfig(Config):
                 raise ConfigError(f"blocks.{layer}.operator", rule, shape.block.operator)
         return self
 
+    @model_validator(mode="after")
+    def _of_a_size(self) -> "ModelConfig":
+        """Refuse what no machine holds; biases and norms are not counted."""
+        from castling.operators import OPERATORS
+        from castling.operators.spec import layer_shapes
+
+        shapes, width = layer_shapes(self), self.embed_width
+        inputs = self.channels * self.patch_size**2 + shapes[0].grid.num_tokens
+        weights = (inputs + self.num_classes) * width
+        for shape in shapes:
+            hidden = int(width * shape.block.mlp_ratio)
+            weights += OPERATORS[shape.block.operator].params(shape) + 2 * width * hidden
+        if weights > MOST_PARAMS:
+            rule = (
+                f"must have blocks, classes and widths of at most {MOST_PARAMS:,} weights in all"
+            )
+            raise ConfigError("embed_width", rule, weights)
+        return self
+
     def castled(self) -> "ModelConfig":
         """Return the config of the inference model: no block has a training-only branch."""
         return self.replace(blocks=tuple(block.replace(mask=None) for block in self.blocks))
@@ -282,12 +327,29 @@ class ModelConfig(Config):
         return self.replace(blocks=tuple(block.canonical() for block in self.blocks))
 
 
+def _check_image(channels: int, image_size: tuple[int, int]) -> None:
+    if channels * image_size[0] * image_size[1] > LARGEST_IMAGE:
+        rule = f"must be images of at most {LARGEST_IMAGE:,} numbers, over {channels:,} channels"
+        raise ConfigError("image_size", rule, image_size)
+
+
 def _plain_data(value: object) -> object:
     """Return a value as YAML and JSON give it back: tuples become lists."""
     try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
+        data: object = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
         raise ConfigError("", "must be plain data, as YAML holds it", value) from None
+    _check_numbers(data)
+    return data
+
+
+def _check_numbers(data: object) -> None:
+    """Raise ConfigError where a number in plain data is beyond what timm's options hold."""
+    if isinstance(data, dict | list):
+        for value in data.values() if isinstance(data, dict) else data:
+            _check_numbers(value)
+    elif isinstance(data, int | float) and abs(data) > LARGEST_OPTION:
+        raise ConfigError("", f"must have numbers of at most {LARGEST_OPTION:,}", data)
 
 
 _NO_OPTIONS = {
@@ -307,11 +369,11 @@ class StockBackbone(Config):
 
     backbone: str
     """timm's name of the architecture: deit_tiny_patch16_224, levit_128, mvitv2_tiny..."""
-    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(pair)] = (224, 224)
+    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair)] = (224, 224)
     """Height and width in pixels; one number means a square."""
-    channels: Positive = 3
+    channels: int = Field(default=3, ge=1, le=MOST_CHANNELS)
     """Image channels."""
-    num_classes: int = Field(default=1000, ge=0)
+    num_classes: int = Field(default=1000, ge=0, le=MOST_CLASSES)
     """Classes; 0 leaves out the classifier, as in timm."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
@@ -320,6 +382,7 @@ class StockBackbone(Config):
     def _no_option_twice(self) -> "StockBackbone":
         for name in self.options.keys() & _NO_OPTIONS.keys():
             raise ConfigError(f"options.{name}", _NO_OPTIONS[name], fix=f"remove {name!r}")
+        _check_image(self.channels, self.image_size)
         return self
 
 
@@ -417,7 +480,7 @@ class DistillConfig(Config):
     token at the same place; SUN takes 0.5, 0 leaves it out."""
     token_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability mass of a token's target that is spread over all classes."""
-    token_top: Positive = 5
+    token_top: int = Field(default=5, ge=1, le=MOST_CLASSES)
     """Classes of a token's target: the most probable, made to sum to 1."""
     token_background: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Fraction of a batch's tokens, those the teacher is least sure of, whose target is a class
@@ -440,9 +503,9 @@ class TrainConfig(Config):
     distill: DistillConfig | None = None
     """What a teacher adds to the labels; null learns from the labels alone."""
 
-    epochs: Positive = 40
+    epochs: int = Field(default=40, ge=1, le=MOST_EPOCHS)
     """Passes over the training images."""
-    batch_size: Positive = 64
+    batch_size: int = Field(default=64, ge=1, le=LARGEST_BATCH)
     """Images per step."""
     learning_rate: float = Field(default=3e-3, gt=0.0)
     """Peak learning rate of AdamW, after warm-up."""
@@ -503,30 +566,6 @@ class RunConfig(Config):
         """Return the hash by which equal trainings are known: of the canonical config."""
         text = json.dumps(self.canonical().to_data(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_yaml(path: Path) -> object:
-    """Return the plain data of a YAML file; ConfigError when it is missing or malformed."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), f"must be a readable file ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ConfigError(str(path), "must be a text file in UTF-8") from None
-    except RecursionError:
-        raise ConfigError(str(path), "must be well-formed YAML (nested too deeply)") from None
-    except (yaml.YAMLError, *_YAML_VALUE_ERRORS) as error:
-        raise ConfigError(str(path), f"must be well-formed YAML ({_yaml_place(error)})") from None
-
-
-_YAML_VALUE_ERRORS = (ValueError, LookupError, AttributeError)
-"""What PyYAML lets escape for a date that does not exist, `!!int many` and the like."""
-
-
-def _yaml_place(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{problem}, line {mark.line + 1}" if mark else str(problem)
 
 
 def read_run_config(path: Path) -> RunConfig:

@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 
 
+LONGEST_FIELD, LONGEST_REASON = 300, 1_000
+"""Characters in a sentence of a field's name and of why a record is none; both may be anything."""
+
+
 class CastlingError(Exception):
     """Root of the errors that castling raises; never raised itself."""
 
@@ -21,7 +25,8 @@ class ConfigError(CastlingError, ValueError):
         """One sentence: the field, its rule, the value, the remedy."""
         got = "" if self.value is None else f", got {_short(self.value)}"
         fix = f"; {self.fix}" if self.fix else ""
-        return f"{self.field}: {self.rule}{got}{fix}" if self.field else f"{self.rule}{got}{fix}"
+        field = one_line(self.field, LONGEST_FIELD)
+        return f"{field}: {self.rule}{got}{fix}" if field else f"{self.rule}{got}{fix}"
 
 
 class UnknownNameError(CastlingError, KeyError):
@@ -211,9 +216,25 @@ class RecordError(CastlingError, ValueError):
 
     def __str__(self) -> str:
         """One sentence: the file and the reason."""
-        return f"{self.path}: not a readable record, {self.reason}"
+        return f"{self.path}: not a readable record, {one_line(self.reason, LONGEST_REASON)}"
+
+
+def one_line(text: str, limit: int = 2_000) -> str:
+    """Return a text of others as one line that a terminal shows and does not obey.
+
+    Line ends, control characters and what reorders text are escaped; the middle of what is too
+    long is left out.
+    """
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits, or more levels, than Python writes
+        text = f"an unwritable {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

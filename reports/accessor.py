@@ -43,6 +43,11 @@ class ParetoAccessor:
     def __init__(self, trials: pd.DataFrame) -> None:
         self._trials = trials
 
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """The run's objectives, or the usual two."""
+        return self._objectives(None)
+
     def trained(
         self,
         *,
@@ -127,13 +132,18 @@ class ParetoAccessor:
         return pd.Series(volumes, index=done.index, name="hypervolume")
 
     def best(
-        self, *, max_macs: str | int | None = None, max_params: str | int | None = None
+        self,
+        *,
+        max_macs: str | int | None = None,
+        max_params: str | int | None = None,
+        max_latency_ms: float | None = None,
     ) -> pd.Series:
         """Return the most accurate fully trained trial within the limits; of equals the cheapest.
 
         Args:
             max_macs: multiply-accumulates per image, such as 1_200_000 or "1.2M".
             max_params: parameters.
+            max_latency_ms: milliseconds per image by the run's table, if it has one.
 
         Raises:
             ConfigError: when no trial is within the limits; it names the cheapest one.
@@ -141,6 +151,7 @@ class ParetoAccessor:
         limits = Budget(
             max_macs=None if max_macs is None else parse_size(max_macs, "max_macs"),
             max_params=None if max_params is None else parse_size(max_params, "max_params"),
+            max_latency_ms=max_latency_ms,
         )
         trained = self.trained(objectives={"top1": "max"})
         fitting = trained[_within(trained, limits)]

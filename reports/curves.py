@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from castling.plain_yaml import LARGEST_NUMBER
 from castling.training.metrics import EpochMetrics
 from reports.records import CURVES_FOLDER, Manifest, curve_path
 
@@ -55,11 +56,14 @@ def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a file; lines that a crash tore, or that are none, are left out."""
     epochs: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, TypeError, KeyError, OverflowError):  # a line that a crash tore
+        with suppress(ValueError, TypeError, LookupError, OverflowError, RecursionError):
             epoch = json.loads(line)
             metrics = {name: float(epoch[name]) for name in METRICS}
-            density = tuple(epoch["mask_density"])
-            epochs.append({"epoch": int(epoch["epoch"]), **metrics, "mask_density": density})
+            density = tuple(map(float, epoch["mask_density"]))
+            number = int(epoch["epoch"])
+            if abs(number) < LARGEST_NUMBER:
+                epochs.append({"epoch": number, **metrics, "mask_density": density})
     return epochs

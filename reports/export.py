@@ -1,12 +1,12 @@
 """Models out of a run: config, weights and metrics in a folder that loads anywhere."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 from torch import nn
@@ -34,6 +34,11 @@ from space.measure import measure_macs, measure_params
 METRICS_FILE, ONNX_FILE = "metrics.json", "model.onnx"
 ONNX_TOLERANCE = 1e-4
 """Largest difference of logits between the exported ONNX file and the model."""
+
+
+LARGEST_METRICS = 2**16
+"""Bytes of metrics.json that are read; it has some 400."""
+_STORED_AS: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), str: (str,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +73,23 @@ class ModelMetrics:
         """
         path = folder / METRICS_FILE
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            with path.open("rb") as file:
+                metrics = cls(**json.loads(file.read(LARGEST_METRICS)))
+            _check_types(metrics)
         except OSError as error:
             reason = f"has no readable {METRICS_FILE} ({error.strerror})"
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             reason = f"has a damaged {METRICS_FILE} ({error})"
+        else:
+            return metrics
         raise RunFolderError(str(folder), reason, "export the model again") from None
+
+
+def _check_types(metrics: ModelMetrics) -> None:
+    for item in fields(metrics):
+        given = getattr(metrics, item.name)
+        if not isinstance(given, _STORED_AS[item.type]) or isinstance(given, bool):
+            raise TypeError(f"{item.name} must be of type {item.type}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

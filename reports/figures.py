@@ -2,12 +2,11 @@
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from castling.errors import ConfigError
-from reports.accessor import DEFAULT_OBJECTIVES
 from space.budget import format_size
 
 
@@ -19,30 +18,57 @@ INK, MUTED, FAINT, GRID = "#22272e", "#5b6470", "#aab1ba", "#e8ebef"
 FRONT, BUDGET = "#1b62b5", "#c2410c"
 LABEL_WIDTH, LABEL_HEIGHT = 22.0, 10.0
 """Points that a label keeps from its neighbour."""
+OTHER: dict[str, Any] = {"ms": 4.5, "mew": 0, "color": FAINT}
+MEMBER: dict[str, Any] = {"ms": 7, "mfc": FRONT, "mec": "white", "mew": 1.2}
 MAX_LABELS = 24
 """A front with more members than this is drawn without their trial numbers."""
+
+
+LABELS = {
+    "top1": "validation accuracy (%)",
+    "top1_branch": "validation accuracy with branch (%)",
+    "loss": "training loss (nats)",
+    "macs": "MACs per image",
+    "params": "parameters",
+    "training_macs": "training MACs per image",
+    "latency_ms": "latency (ms per image)",
+    "train_seconds": "training (s)",
+    "images_per_s": "training (images/s)",
+}
+PERCENT, COUNTS = (
+    frozenset({"top1", "top1_branch"}),
+    frozenset({"macs", "params", "training_macs"}),
+)
+"""Metrics drawn in percent, and those with ticks such as 900k."""
+COST, QUALITY = "macs", "top1"
+"""What is drawn against an only objective."""
 
 
 class Dot(NamedTuple):
     """One fully trained trial."""
 
     trial: int
-    macs: int
-    top1: float
-    """Validation accuracy in percent."""
+    x: float
+    y: float
+    """Fractions of images are in percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontFigure:
-    """Accuracy against MACs: every trained trial, and those that no other beats in both."""
+    """One metric against another: every trained trial, and those on the run's front."""
 
+    x: str = COST
+    y: str = QUALITY
+    """The metrics."""
     front: tuple[Dot, ...]
-    """By rising MACs, hence by rising accuracy."""
+    """By rising x."""
     others: tuple[Dot, ...]
-    max_macs: int | None
-    """The budget, where the run has one."""
+    bound: float | None
+    """The budget of x, where the run has one."""
     hypervolume: float | None
-    """Of the run's own objectives, as a fraction; None where the reference is not known."""
+    """Of the run's objectives, as a fraction; None where the reference is not known."""
+    is_whole: bool = True
+    """Whether x, to be low, and y, to be high, are all objectives, so that the front is steps."""
 
     @property
     def title(self) -> str:
@@ -51,6 +77,11 @@ class FrontFigure:
             return "No model is fully trained yet"
         number = f"{len(self.front)} of {_models(len(self.front) + len(self.others))} on the front"
         return _with_volume(number, self.hypervolume)
+
+    @property
+    def description(self) -> str:
+        """What is drawn against what."""
+        return f"{LABELS.get(self.y, self.y)} against {LABELS.get(self.x, self.x)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +107,40 @@ def _with_volume(text: str, volume: float | None) -> str:
     return text if volume is None else f"{text}, hypervolume {volume:.3f}"
 
 
-def front_figure(trials: pd.DataFrame) -> FrontFigure:
-    """Return what the front figure shows of a run's trials."""
-    trained = trials.pareto.trained(objectives=DEFAULT_OBJECTIVES)
-    front = trials.pareto.front(objectives=DEFAULT_OBJECTIVES)
-    return FrontFigure(
-        front=_dots(front),
-        others=_dots(trained[~trained["trial"].isin(front["trial"])]),
-        max_macs=trials.attrs.get("budget", {}).get("max_macs"),
-        hypervolume=relative_hypervolume(trials),
-    )
+def front_figures(trials: pd.DataFrame) -> list[FrontFigure]:
+    """Return what shows a run's front: its first objective to be high against each other one.
+
+    An only objective is drawn against MACs, or accuracy against it.
+    """
+    goals = trials.pareto.objectives
+    y = next((metric for metric, way in goals.items() if way == "max"), QUALITY)
+    against = [metric for metric in goals if metric != y] or [COST]
+    trained, front = trials.pareto.trained(), trials.pareto.front()
+    rest = trained[~trained["trial"].isin(front["trial"])]
+    volume = relative_hypervolume(trials)
+    return [
+        FrontFigure(
+            x=x,
+            y=y,
+            front=_dots(front.sort_values(x, kind="stable"), x, y),
+            others=_dots(rest, x, y),
+            bound=trials.attrs.get("budget", {}).get(f"max_{x}"),
+            hypervolume=volume,
+            is_whole=goals == {y: "max", x: "min"},
+        )
+        for x in against
+    ]
 
 
-def _dots(trials: pd.DataFrame) -> tuple[Dot, ...]:
-    columns = zip(trials["trial"], trials["macs"], trials["top1"], strict=True)
-    return tuple(Dot(int(trial), int(macs), 100.0 * float(top1)) for trial, macs, top1 in columns)
+def _dots(trials: pd.DataFrame, x: str, y: str) -> tuple[Dot, ...]:
+    shown = trials.dropna(subset=[x, y])
+    columns = zip(shown["trial"], _shown(shown, x), _shown(shown, y), strict=True)
+    return tuple(Dot(*row) for row in columns)
+
+
+def _shown(trials: pd.DataFrame, metric: str) -> list[float]:
+    factor = 100.0 if metric in PERCENT else 1
+    return [factor * value for value in trials[metric].tolist()]
 
 
 def progress_figure(trials: pd.DataFrame) -> ProgressFigure:
@@ -111,18 +161,19 @@ def relative_hypervolume(trials: pd.DataFrame) -> float | None:
 
 def draw_front(data: FrontFigure) -> "Figure":
     """Return the front as a matplotlib figure."""
-    figure, axes = _blank("MACs per image", "validation accuracy (%)", data.title)
+    figure, axes = _blank(LABELS.get(data.x, data.x), LABELS.get(data.y, data.y), data.title)
     if not data.front:
         axes.set(xticks=[], yticks=[])
         return figure
-    macs, top1 = [dot.macs for dot in data.others], [dot.top1 for dot in data.others]
-    axes.plot(macs, top1, "o", ms=4.5, mew=0, color=FAINT)
-    _draw_staircase(axes, data)
-    bounds = [dot.macs for dot in (*data.front, *data.others)]
-    if data.max_macs is not None:
-        _draw_budget(axes, data.max_macs)
-        bounds.append(data.max_macs)
-    _scale_macs(axes, min(bounds), max(bounds))
+    axes.plot([dot.x for dot in data.others], [dot.y for dot in data.others], "o", **OTHER)
+    if data.is_whole:
+        _draw_staircase(axes, data)
+    axes.plot([dot.x for dot in data.front], [dot.y for dot in data.front], "o", **MEMBER)
+    bounds = [dot.x for dot in (*data.front, *data.others)]
+    if data.bound is not None:
+        _draw_budget(axes, data.bound, _tick_text(data.x, data.bound))
+        bounds.append(data.bound)
+    _scale_x(axes, data.x, min(bounds), max(bounds))
     _draw_labels(axes, data)
     return figure
 
@@ -166,11 +217,11 @@ def _blank(x: str, y: str, title: str) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _draw_budget(axes: "Axes", max_macs: int) -> None:
-    axes.axvline(max_macs, color=BUDGET, lw=1.2, ls=(0, (5, 3)))
+def _draw_budget(axes: "Axes", bound: float, text: str) -> None:
+    axes.axvline(bound, color=BUDGET, lw=1.2, ls=(0, (5, 3)))
     axes.annotate(
-        f"budget {short_size(max_macs)}",
-        (max_macs, 0.02),
+        f"budget {text}",
+        (bound, 0.02),
         xycoords=("data", "axes fraction"),
         xytext=(-5, 0),
         textcoords="offset points",
@@ -181,11 +232,10 @@ def _draw_budget(axes: "Axes", max_macs: int) -> None:
 
 
 def _draw_staircase(axes: "Axes", data: FrontFigure) -> None:
-    macs, top1 = [dot.macs for dot in data.front], [dot.top1 for dot in data.front]
-    end = max(data.max_macs or 0, *(dot.macs for dot in (*data.front, *data.others)))
-    axes.plot([macs[-1], end], [top1[-1]] * 2, color=FRONT, lw=1.6, alpha=0.35)
-    axes.plot(macs, top1, drawstyle="steps-post", color=FRONT, lw=1.6)
-    axes.plot(macs, top1, "o", ms=7, mfc=FRONT, mec="white", mew=1.2)
+    x, y = [dot.x for dot in data.front], [dot.y for dot in data.front]
+    end = max(data.bound or 0, *(dot.x for dot in (*data.front, *data.others)))
+    axes.plot([x[-1], end], [y[-1]] * 2, color=FRONT, lw=1.6, alpha=0.35)
+    axes.plot(x, y, drawstyle="steps-post", color=FRONT, lw=1.6)
 
 
 def _draw_labels(axes: "Axes", data: FrontFigure) -> None:
@@ -195,7 +245,7 @@ def _draw_labels(axes: "Axes", data: FrontFigure) -> None:
     points_per_pixel = 72.0 / axes.figure.get_dpi()
     written: list[tuple[float, float]] = []
     for dot in reversed(data.front):
-        x, y = axes.transData.transform((dot.macs, dot.top1)) * points_per_pixel
+        x, y = axes.transData.transform((dot.x, dot.y)) * points_per_pixel
         if any(
             abs(x - left) < LABEL_WIDTH and abs(y - low) < LABEL_HEIGHT for left, low in written
         ):
@@ -204,7 +254,7 @@ def _draw_labels(axes: "Axes", data: FrontFigure) -> None:
         # nothing lies above and to the left of a member, or it would not be one
         axes.annotate(
             f"#{dot.trial}",
-            (dot.macs, dot.top1),
+            (dot.x, dot.y),
             xytext=(-4, 5),
             textcoords="offset points",
             ha="right",
@@ -213,18 +263,22 @@ def _draw_labels(axes: "Axes", data: FrontFigure) -> None:
         )
 
 
-def _scale_macs(axes: "Axes", low: int, high: int) -> None:
+def _scale_x(axes: "Axes", metric: str, low: float, high: float) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    if high > 10 * low:
+    if 0 < 10 * low < high:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(7))
-    if high < 1.2 * low:  # three digits could not tell the ticks of a narrower axis apart
+    if 0 < high < 1.2 * low:  # three digits could not tell the ticks of a narrower axis apart
         axes.set_xlim(0.9 * low, 1.1 * high)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_size(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(metric, value)))
+
+
+def _tick_text(metric: str, value: float) -> str:
+    return short_size(value) if metric in COUNTS else f"{value:.4g}"
 
 
 def short_size(count: float) -> str:

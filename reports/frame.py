@@ -15,6 +15,10 @@ from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Manifest, Record
 from reports.study import read_trials, study_place
 
 
+MOST_CELLS = 20_000_000
+"""Trials times dimensions of a table: a short record may name a dimension that no other has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of the results table."""
@@ -119,6 +123,8 @@ def tabulate(records: Sequence[Record]) -> pd.DataFrame:
     """Return records as a DataFrame: COLUMNS, then the dimensions in natural order."""
     columns = {column.name: _column(column, records) for column in COLUMNS}
     dimensions = {name for record in records for name in record.point}
+    if len(records) * len(dimensions) > MOST_CELLS:
+        raise ValueError(f"{len(dimensions):,} dimensions in {len(records):,} trials")
     for name in sorted(dimensions, key=natural_order):
         columns[name] = dimension_column([record.point.get(name) for record in records])
     return pd.DataFrame(columns, index=pd.RangeIndex(len(records)))

@@ -3,10 +3,10 @@
 import base64
 import errno
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -14,9 +14,10 @@ import yaml
 from castling.errors import RunFolderError
 from castling.files import write_bytes
 from reports.figures import (
+    LABELS,
     draw_front,
     draw_progress,
-    front_figure,
+    front_figures,
     progress_figure,
     relative_hypervolume,
     to_png,
@@ -25,11 +26,17 @@ from reports.frame import COLUMNS, load
 from reports.records import REPORT_FOLDER, Manifest, TrialState
 
 
+PROGRESS = "hypervolume.png"
+ALWAYS_SHOWN = frozenset({"top1", "macs", "params", "training_macs", "latency_ms"})
+"""Metrics that have a column of the front's table, objectives or not."""
+
+
 def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
     """Write a run's report and return its files, the page first.
 
-    The files are index.html, which needs no other, front.png, hypervolume.png, front.csv and
-    trials.csv; each replaces its predecessor atomically.
+    The files are index.html, which needs no other, front.png (and front-METRIC.png for more than
+    two objectives), hypervolume.png where there is one, front.csv and trials.csv; each replaces
+    its predecessor atomically.
 
     Args:
         run: folder of the run; it may be live.
@@ -43,12 +50,10 @@ def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
     folder = Path(run)
     target = folder / REPORT_FOLDER if out is None else Path(out)
     trials = load(folder, refused=True)
-    front_png = to_png(draw_front(front_figure(trials)))
-    progress_png = to_png(draw_progress(progress_figure(trials)))
+    images = _images(trials)
     files = {
-        "index.html": render_page(folder, trials, [front_png, progress_png]).encode(),
-        "front.png": front_png,
-        "hypervolume.png": progress_png,
+        "index.html": render_page(folder, trials, images).encode(),
+        **{name: image.png for name, image in images.items()},
         "front.csv": _csv(trials.pareto.front()),
         "trials.csv": _csv(trials),
     }
@@ -63,11 +68,30 @@ def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
     return [target / name for name in files]
 
 
+class Image(NamedTuple):
+    """A figure of the page."""
+
+    png: bytes
+    description: str
+
+
+def _images(trials: pd.DataFrame) -> dict[str, Image]:
+    """Return the figures by the names of their files, those of the front first."""
+    images = {}
+    for number, figure in enumerate(front_figures(trials)):
+        name = f"front-{figure.x}.png" if number else "front.png"
+        images[name] = Image(to_png(draw_front(figure)), figure.description)
+    if relative_hypervolume(trials) is not None:
+        png = to_png(draw_progress(progress_figure(trials)))
+        images[PROGRESS] = Image(png, "hypervolume against trained models")
+    return images
+
+
 def _csv(trials: pd.DataFrame) -> bytes:
     return trials.to_csv(index=False, lineterminator="\n").encode()
 
 
-def render_page(run: Path, trials: pd.DataFrame, images: Sequence[bytes]) -> str:
+def render_page(run: Path, trials: pd.DataFrame, images: Mapping[str, Image]) -> str:
     """Return the HTML page of a run; every text from outside is escaped."""
     manifest = Manifest.read(run)
     front = trials.pareto.front()
@@ -76,14 +100,14 @@ def render_page(run: Path, trials: pd.DataFrame, images: Sequence[bytes]) -> str
     recipe = yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True)
     parts = [
         f"<h1>{escape(name)}</h1>",
-        _image(images[0], "validation accuracy against MACs"),
+        *(_image(image) for name, image in images.items() if name != PROGRESS),
         "<h2>Front</h2>",
         _front_table(front),
         "<h2>Export</h2>",
         f"<pre>{escape(commands)}</pre>",
         "<h2>Run</h2>",
         _facts(run_facts(manifest, trials)),
-        _image(images[1], "hypervolume against trained models"),
+        *(_image(image) for name, image in images.items() if name == PROGRESS),
         _details("What the models of the front are", _dimension_table(front)),
         _details("Resolved recipe", f"<pre>{escape(recipe)}</pre>"),
     ]
@@ -137,9 +161,9 @@ def _counts(states: "pd.Series[str]") -> list[str]:
     return [f"{count:,} {state}" for state, count in found if count]
 
 
-def _image(png: bytes, description: str) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{escape(description)}" src="data:image/png;base64,{data}">'
+def _image(image: Image) -> str:
+    data = base64.b64encode(image.png).decode()
+    return f'<img alt="{escape(image.description)}" src="data:image/png;base64,{data}">'
 
 
 def _front_table(front: pd.DataFrame) -> str:
@@ -153,6 +177,9 @@ def _front_table(front: pd.DataFrame) -> str:
     }
     if front["latency_ms"].notna().any():
         columns["latency (ms)"] = front["latency_ms"].map("{:.3g}".format)
+    for metric in front.pareto.objectives:
+        if metric not in ALWAYS_SHOWN and metric in front:
+            columns[LABELS.get(metric, metric)] = front[metric].map("{:.4g}".format)
     return _table(columns, zip(*columns.values(), strict=True))
 
 

@@ -1,6 +1,7 @@
 """The contract between a search and its readers: what a run folder and a trial's record hold."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -9,13 +10,17 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self
 
-from castling.config import Config, read_yaml
+from pydantic import model_validator
+
+from castling.config import Config
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.files import write_yaml
+from castling.plain_yaml import LARGEST_NUMBER, read_yaml
 from space.budget import Budget
 
 
 MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"
+LOCK_FILE = ".lock"
 LATENCY_FILE = "latency.jsonl"
 """The parts of models that were timed, where a search bounds or trades off latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
@@ -141,6 +146,8 @@ def _plain(value: object) -> object:
 
 
 _DECLARED: dict[str, Any] = {item.name: item.type for item in fields(Record)}
+_MEASURED = [name for name, kind in _DECLARED.items() if kind in (int, float) and name != "trial"]
+"""What a front may trade off."""
 _STORED_AS: dict[Any, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),
@@ -149,6 +156,24 @@ _STORED_AS: dict[Any, tuple[type, ...]] = {
     TrialState: (str,),
     Mapping[str, Any]: (Mapping,),
 }
+
+
+def _plain_point(point: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a point whose names and values a table can hold; TypeError when it is none."""
+    for value in point.values():
+        if not isinstance(value, bool | int | float | str | NoneType):
+            raise TypeError(f"point must have plain values, got {value!r}")
+        if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+            raise TypeError("point must have whole numbers of at most 64 bits")
+    return {
+        _unicode(str(name)): _unicode(value) if isinstance(value, str) else value
+        for name, value in point.items()
+    }
+
+
+def _unicode(text: str) -> str:
+    """Return a text that can be written: a path in it may not be UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -160,8 +185,33 @@ def _typed(name: str, value: Any) -> Any:
     if not isinstance(value, _STORED_AS[declared]) or isinstance(value, bool):
         raise TypeError(f"{name} must be of type {declared}, got {value!r}")
     if isinstance(value, str) and declared is str:
-        return value.encode(errors="replace").decode()  # a path in `reason` may not be UTF-8
+        return _unicode(value)
+    if isinstance(value, Mapping):
+        return _plain_point(value)
     return declared(value) if declared in {float, TrialState} else value
+
+
+def check_contained(run: Path) -> None:
+    """Raise RunFolderError when a part of a run folder is a link that leads out of it.
+
+    A folder from others is read, resumed and reported on in place: nothing outside of it is.
+    """
+    home = run.resolve()
+    folders = [run / name for name in (CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER)]
+    files = [run / name for name in (MANIFEST_FILE, STUDY_FILE, LATENCY_FILE, LOCK_FILE)]
+    inner = [Path(entry) for folder in folders for entry in _links(folder)]
+    for path in (*folders, *files, *inner):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            rule = f"has a link that leads out of it ({path.relative_to(run)})"
+            raise RunFolderError(str(run), rule, "put the file itself in its place")
+
+
+def _links(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_symlink()]
+    except OSError:
+        return []
 
 
 class Manifest(Config):
@@ -186,6 +236,14 @@ class Manifest(Config):
     """Commit of the working directory, where there is one."""
     created_at: datetime
 
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        for goal in self.objectives:
+            if goal.metric not in _MEASURED:
+                rule = f"must be among {', '.join(_MEASURED)}"
+                raise ConfigError("objectives", rule, goal.metric)
+        return self
+
     def write(self, run: Path) -> None:
         """Write RUN/config.yaml atomically."""
         write_yaml(
@@ -207,6 +265,7 @@ class Manifest(Config):
                 "must be a run folder, found none",
                 "check the path; `castling search` makes one",
             )
+        check_contained(run)
         path = run / MANIFEST_FILE
         try:
             data = read_yaml(path) if path.is_file() else None

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from castling.errors import CastlingError, ConfigError
+from castling.errors import CastlingError, ConfigError, one_line
+from castling.plain_yaml import parse_yaml
 from space.budget import format_size
 
 
@@ -139,10 +139,7 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         if not equals or not path:
             raise ConfigError("--set", "must be PATH=VALUE, such as train.epochs=10", text)
-        try:
-            settings[path] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError("--set", "must have a value that is YAML", text) from None
+        settings[path] = parse_yaml(value, f"--set {path}")
     return settings
 
 
@@ -155,7 +152,7 @@ def status(run: RunArgument) -> None:
     counts = trials.state.value_counts()
     console.print(", ".join(f"{counts[state]} {state}" for state in counts.index if counts[state]))
     for row in trials[trials.state == "failed"].itertuples():
-        console.print(f"trial {row.trial} failed: {row.reason}", soft_wrap=True)
+        console.print(one_line(f"trial {row.trial} failed: {row.reason}"), soft_wrap=True)
     console.print(_front_table(trials))
 
 
@@ -440,9 +437,9 @@ def main() -> None:
     try:
         app()
     except CastlingError as error:
-        errors.print(f"castling: {error}")
+        errors.print(f"castling: {one_line(str(error))}")
         raise SystemExit(2 if error.is_bad_input else 1) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        errors.print(f"castling: {where}{error.strerror or error}")
+        errors.print(one_line(f"castling: {where}{error.strerror or error}"))
         raise SystemExit(1) from None

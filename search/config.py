@@ -7,12 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
 from pydantic import Field, model_validator
 
-from castling.config import Config, Positive, RunConfig, read_yaml
+from castling.config import Config, RunConfig
 from castling.errors import ConfigError, InvalidPointError, UnknownNameError
+from castling.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
 from castling.operators import OPERATORS
+from castling.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
 from search.objectives import check_objectives
 from search.samplers import Setting, sampler_named
@@ -45,9 +46,9 @@ class SearchConfig(Config):
     """A preset, a name of `castling spaces`."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted config paths and the values that replace those of the preset's base config."""
-    dimensions: tuple[DimensionConfig, ...] = ()
+    dimensions: tuple[DimensionConfig, ...] = Field(default=(), max_length=MOST_DIMENSIONS)
     """Dimensions to add to the preset, or to put in the place of its own of the same target."""
-    trials: Positive = 32
+    trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
     """How many candidates to train."""
     budget: Budget = Budget()
     """Bounds on MACs and parameters; no candidate beyond them is trained."""
@@ -56,7 +57,7 @@ class SearchConfig(Config):
         Objective(metric="macs", direction="min"),
     )
     """What the front trades off."""
-    points: tuple[dict[str, Any], ...] = ()
+    points: tuple[dict[str, Any], ...] = Field(default=(), max_length=MOST_DIMENSIONS)
     """Points to try first; what one leaves out has the base's value."""
     sampler: str = "pareto"
     """Who proposes candidates, a name of `castling samplers` or `optuna:` and a class of its."""
@@ -64,13 +65,13 @@ class SearchConfig(Config):
     """Who gives trainings up early, a name of `castling stoppers`."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the proposals; the seed of training is `train.seed`."""
-    workers: Positive | None = None
+    workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
     """Candidates trained at a time; null fills the machine or cluster."""
-    cpus_per_trial: Positive = 1
+    cpus_per_trial: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """CPU cores, and torch threads, of each worker."""
-    gpus_per_trial: float | None = Field(default=None, ge=0.0)
+    gpus_per_trial: float | None = Field(default=None, ge=0.0, le=MOST_WORKERS)
     """GPUs of each worker; fractions share one. null shares those there are among the workers."""
-    max_refusals: Positive = 100
+    max_refusals: int = Field(default=100, ge=1, le=MOST_TRIALS)
     """Proposals refused or replayed in a row before one is repaired, and then given up."""
 
     @model_validator(mode="after")
@@ -115,7 +116,7 @@ class SearchConfig(Config):
             InfeasibleBudgetError: when a bound is below the cheapest point's cost.
             ConfigError: when no point is within all bounds.
         """
-        pricing = Pricing(table or self.latency_table())
+        pricing = Pricing(self.latency_table() if table is None else table)
         return Setting(
             space=space,
             budget=self.budget,
@@ -282,7 +283,7 @@ def read_recipe(recipe: str) -> SearchConfig:
         ConfigError: when the YAML is malformed or breaks a rule.
     """
     if recipe in recipe_names():
-        return _named(recipe, yaml.safe_load(_recipe_text(recipe)), recipe)
+        return _named(recipe, parse_yaml(_recipe_text(recipe), recipe), recipe)
     if recipe in SPACES:
         return SearchConfig(name=recipe, space=recipe)
     path = Path(recipe)

@@ -25,14 +25,20 @@ from castling.errors import (
     SpaceMismatchError,
     StorageError,
 )
-from reports.records import CURVES_FOLDER, STUDY_FILE, STUDY_NAME, Manifest, Objective
+from reports.records import (
+    CURVES_FOLDER,
+    LOCK_FILE,
+    STUDY_FILE,
+    STUDY_NAME,
+    Manifest,
+    Objective,
+)
 from reports.study import MALFORMED, study_place
 from search.config import SearchConfig
 from search.objectives import DIRECTIONS, reference_point
 from space.point import Space
 
 
-LOCK_FILE = ".lock"
 PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
 """Whose versions decide a search's results, and are recorded."""
 

@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import (
     BaseSampler,
+    CmaEsSampler,
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
@@ -103,12 +104,16 @@ def sampler_named(name: str) -> SamplerSpec:
 
     Raises:
         UnknownNameError: when there is none.
+        ConfigError: when it pickles what it has learnt into the study.
     """
     if not name.startswith(OPTUNA):
         if name not in SAMPLERS:
             raise UnknownNameError("sampler", name, [*SAMPLERS, f"{OPTUNA}CLASS"])
         return SAMPLERS[name]
     kind = getattr(optuna.samplers, name.removeprefix(OPTUNA), None)
+    if kind is CmaEsSampler:
+        rule = "must keep no pickle in the study, where a resumed search would run what it holds"
+        raise ConfigError("sampler", rule, name, f"those that can are {', '.join(SAMPLERS)}")
     if not (inspect.isclass(kind) and issubclass(kind, BaseSampler)) or inspect.isabstract(kind):
         known = [other for other in optuna.samplers.__all__ if other.endswith("Sampler")]
         raise UnknownNameError("sampler", name, [f"{OPTUNA}{other}" for other in known])
@@ -129,6 +134,7 @@ def check_sampler(name: str, setting: Setting) -> None:
     if not name.startswith(OPTUNA):
         return
     spec = sampler_named(name)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from castling.config import Config
 from castling.errors import ConfigError
+from castling.limits import LARGEST_COUNT
 
 
 SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -20,11 +21,11 @@ def parse_size(text: str | int, field: str = "size") -> int:
     Raises:
         ConfigError: when the text is no positive count.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)\s*", str(text))
+    match = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([kKmMgGtT]?)\s*", str(text)[:99])
     if match is not None and not isinstance(text, bool):
         suffix = match[2].upper() if match[2] not in "kK" else match[2].lower()
         count = Decimal(match[1]) * SUFFIXES[suffix]
-        if count >= 1 and count == int(count):
+        if 1 <= count <= LARGEST_COUNT and count == int(count):
             return int(count)
     raise ConfigError(field, "must be a positive count such as 900k, 1.2M or 1.3G", text)
 
@@ -44,7 +45,7 @@ def _parse(value: object) -> object:
     return parse_size(value, "budget") if isinstance(value, str | bool) else value
 
 
-Size = Annotated[int, BeforeValidator(_parse), Field(ge=1)]
+Size = Annotated[int, BeforeValidator(_parse), Field(ge=1, le=LARGEST_COUNT)]
 
 
 class Budget(Config):

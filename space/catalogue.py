@@ -1,11 +1,12 @@
 """What may be searched: the catalogue of dimensions, with the domains they usually take."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from castling.config import Config, Positive
 from castling.errors import ConfigError
+from castling.limits import MOST_DIMENSIONS
 from castling.operators import OPERATORS
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.point import BLOCKS, DEPTH, Dimension, Tie
@@ -120,7 +121,9 @@ class DimensionConfig(Config):
 
     target: str
     """Dotted config path; `model.blocks.*.FIELD` for a field of every block."""
-    choices: tuple[bool | int | float | str | None, ...] | None = None
+    choices: Annotated[
+        tuple[bool | int | float | str | None, ...] | None, Field(max_length=MOST_DIMENSIONS)
+    ] = None
     """The values, without order."""
     low: int | float | None = None
     """Smallest value of a range."""

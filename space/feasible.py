@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, product
+from math import prod
 from operator import itemgetter
 from random import Random
 from typing import Any, Literal, TypeAlias
 
 from castling.config import RunConfig
 from castling.errors import ConfigError, InfeasibleBudgetError
+from castling.limits import MOST_COMBINATIONS
 from space.budget import Budget
 from space.cost import Cost, cost
 from space.decode import decode
@@ -120,7 +122,11 @@ class _Enumeration:
         return _front(found)
 
     def _choices(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
-        for values in product(*(self._values(name) for name in names)):
+        domains = [self._values(name) for name in names]
+        if prod(map(len, domains)) > MOST_COMBINATIONS:
+            rule = f"must have at most {MOST_COMBINATIONS:,} combinations of what layers share"
+            raise ConfigError("dimensions", rule, fix="choose among fewer values")
+        for values in product(*domains):
             yield dict(zip(names, values, strict=True))
 
     def _values(self, name: str) -> Sequence[Value]:

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from castling.config import RunConfig
 from castling.errors import ConfigError, InvalidPointError
+from castling.limits import MOST_BLOCKS
 from space.domain import Domain, Value
 
 
@@ -70,7 +71,8 @@ class Space:
         for dimension in self.dimensions:
             depths = dimension.domain.extremes()
             if dimension.target == DEPTH and not all(map(_is_depth, depths)):
-                raise ConfigError(DEPTH, "must have whole numbers from 1 as values", list(depths))
+                rule = f"must have whole numbers from 1 to {MOST_BLOCKS} as values"
+                raise ConfigError(DEPTH, rule, list(depths))
 
     @cached_property
     def max_depth(self) -> int:
@@ -150,4 +152,4 @@ def _block_name(target: str, tie: Tie, layer: int, stage: int) -> str:
 
 
 def _is_depth(value: Value) -> bool:
-    return type(value) is int and value >= 1
+    return type(value) is int and 1 <= value <= MOST_BLOCKS

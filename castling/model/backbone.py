@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import timm
 import torch
@@ -18,6 +20,7 @@ from castling.errors import CheckpointError, ConfigError
 from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
 from castling.model.keep import keep_weights
+from castling.model.tensor_file import check_fits, read_header
 from castling.model.vit import CastlingViT
 
 
@@ -242,7 +245,7 @@ def _structure(model: nn.Module) -> dict[str, object]:
     return parts | {path: tensor.shape for path, tensor in model.state_dict().items()}
 
 
-def create_with(weights: Path, backbone: str, **options: Any) -> nn.Module:
+def create_with(weights: Path, backbone: str, /, **options: Any) -> nn.Module:
     """Return a model of timm that begins with a checkpoint, adapted as timm does it.
 
     Raises:
@@ -304,7 +307,7 @@ def _classifiers(backbone: str) -> tuple[str, ...]:
 
 _UNREADABLE = (
     OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
-    pickle.PickleError, SafetensorError,
+    pickle.PickleError, SafetensorError, BadZipFile, MemoryError, AssertionError,
 )  # fmt: skip
 """What torch, safetensors and timm raise for files that are no checkpoint."""
 
@@ -318,10 +321,39 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(str(path), "there is no such file")
     try:
-        tensors = load_state_dict(str(path), device="cpu", weights_only=True)
+        _check_plain(path)
+        with warnings.catch_warnings():  # on pickles of odd forms: what matters is the outcome
+            warnings.simplefilter("ignore")
+            tensors = load_state_dict(str(path), device="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except _UNREADABLE as error:
         reason = f"it is truncated or no checkpoint ({first_line(error)})"
         raise CheckpointError(str(path), reason) from None
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    held = path.stat().st_size
+    if not tensors or not all(_is_whole(tensor, held) for tensor in tensors.values()):
         raise CheckpointError(str(path), "it is no checkpoint of a model")
     return tensors
+
+
+def _check_plain(path: Path) -> None:
+    """Raise CheckpointError for files that would take more memory than they have bytes.
+
+    torch stores what it saves as it is: what is compressed comes from elsewhere.
+    """
+    if path.suffix == ".safetensors":
+        check_fits(path, read_header(path).num_bytes)
+        return
+    check_fits(path, path.stat().st_size)
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
+                raise CheckpointError(str(path), "it is compressed, as torch writes no checkpoint")
+
+
+def _is_whole(tensor: object, held: int) -> bool:
+    """Return whether something is a tensor whose every number is among the bytes of a file."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    num_bytes = tensor.numel() * tensor.element_size()
+    return num_bytes <= min(held, tensor.untyped_storage().nbytes())

@@ -6,6 +6,7 @@ from torch import nn
 from castling.config import Architecture, ModelConfig
 from castling.errors import ConfigError
 from castling.model.backbone import build_backbone
+from castling.model.bounds import bounded
 from castling.model.vit import CastlingViT
 
 
@@ -15,12 +16,20 @@ def build(config: Architecture, *, seed: int | None = None) -> nn.Module:
     Args:
         config: the model.
         seed: seed of the initial weights; None draws from torch's global generator.
+
+    Raises:
+        ConfigError: when this machine has not the memory for it.
     """
     if seed is None:
-        return CastlingViT(config) if isinstance(config, ModelConfig) else build_backbone(config)
+        with bounded("model"):
+            return _built(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
+
+
+def _built(config: Architecture) -> nn.Module:
+    return CastlingViT(config) if isinstance(config, ModelConfig) else build_backbone(config)
 
 
 def config_of(model: nn.Module) -> Architecture:

@@ -1,49 +1,24 @@
 """Models as folders: config.yaml and model.safetensors, nothing pickled."""
 
-import json
-import struct
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
 
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_tensors, save as pack_tensors
-from torch import Tensor, nn
+from safetensors.torch import save as pack_tensors
+from torch import nn
 
 from castling.config import Architecture, LayerChoice, RunConfig, read_run_config
 from castling.errors import CheckpointError
-from castling.files import write_bytes, write_yaml
+from castling.files import write_yaml
 from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
 from castling.model.keep import keep_weights
+from castling.model.tensor_file import bytes_of, read_header, read_tensors, write_tensors
 
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and their metadata atomically as safetensors."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, pack_tensors(whole, metadata=dict(metadata)))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: when the file is missing, truncated or of another format.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(str(path), f"it cannot be read ({error.strerror})") from None
-    try:
-        tensors = parse_tensors(content)
-        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    except (SafetensorError, KeyError, ValueError, struct.error) as error:
-        raise CheckpointError(str(path), f"it is truncated or not safetensors ({error})") from None
-    return tensors, header.get("__metadata__", {})
+SLACK = 2**20
+"""Bytes by which weights may exceed their model's before they are known to be another's."""
 
 
 def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> None:
@@ -86,10 +61,15 @@ def load(folder: str | Path) -> nn.Module:
 
 def load_weights(config: Architecture, path: Path) -> nn.Module:
     """Return the castled model of a config and its weights; CheckpointError if they disagree."""
-    tensors, metadata = read_tensors(path)
-    if metadata.get("castled") != "false":
+    if read_header(path).metadata.get("castled") != "false":
         config = config.castled()
     model = build(config, seed=0)
+    own = model.state_dict()
+    tensors, _ = read_tensors(path, most_bytes=2 * bytes_of(own) + SLACK)
+    for name in own.keys() & tensors.keys():
+        if tensors[name].dtype != own[name].dtype:
+            reason = f"it holds another model ({name} is {tensors[name].dtype})"
+            raise CheckpointError(str(path), reason)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

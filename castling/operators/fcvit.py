@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from castling.config import Config
+from castling.limits import WIDEST
 from castling.operators.spec import OPERATORS, LayerShape, OperatorSpec, needs_no_class_token
 
 
@@ -19,9 +20,9 @@ EPSILON = 1e-5
 class FCViTOptions(Config):
     """The options of `fcvit`."""
 
-    groups: int = Field(default=8, ge=1)
+    groups: int = Field(default=8, ge=1, le=WIDEST)
     """Groups of channels, each with its own similarity; must divide the embed width."""
-    reduction: int = Field(default=8, ge=1)
+    reduction: int = Field(default=8, ge=1, le=WIDEST)
     """Embed width over the hidden channels, of the global context and of the bottlenecks."""
 
 

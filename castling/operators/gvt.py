@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from castling.config import Config
+from castling.limits import LARGEST_SIDE
 from castling.operators.linear_angular import normalize_rows
 from castling.operators.spec import (
     OPERATORS,
@@ -18,10 +19,14 @@ from castling.operators.spec import (
 )
 
 
+LARGEST_GRAPH = 4_096
+"""Tokens of a graph: its edges, all pairs of them, are held in memory."""
+
+
 class GvtOptions(Config):
     """What only GvT's attention has."""
 
-    pool: int = Field(default=1, ge=1)
+    pool: int = Field(default=1, ge=1, le=LARGEST_SIDE)
     """Side of the grid cells whose keys and values are averaged; must divide the grid."""
 
 
@@ -132,6 +137,8 @@ def _check(shape: LayerShape) -> str:
     pool, grid = _pool(shape), shape.grid
     if grid.height % pool or grid.width % pool:
         return f"must have an option pool that divides the grid of {grid.height} x {grid.width}"
+    if grid.num_tokens > LARGEST_GRAPH:
+        return f"must be one without a graph of all tokens: here they are over {LARGEST_GRAPH:,}"
     return ""
 
 

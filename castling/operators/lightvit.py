@@ -10,6 +10,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from castling.config import Config
+from castling.limits import MOST_TOKENS
 from castling.operators.spec import OPERATORS, LayerShape, OperatorSpec
 
 
@@ -20,9 +21,9 @@ LARGEST_WINDOW = 7
 class LightViTOptions(Config):
     """The options of `lightvit`."""
 
-    num_global_tokens: int = Field(default=4, ge=1)
+    num_global_tokens: int = Field(default=4, ge=1, le=MOST_TOKENS)
     """Learned tokens that gather from all image tokens and broadcast to them."""
-    window_size: int = Field(default=0, ge=0)
+    window_size: int = Field(default=0, ge=0, le=32)
     """Side of the local windows; 0 takes the largest common divisor of the sides up to 7."""
 
 

@@ -27,7 +27,7 @@ FEATURE_FLOOR = 1e-4
 class PerformerOptions(Config):
     """What only the Performer has."""
 
-    num_features: int = Field(default=0, ge=0)
+    num_features: int = Field(default=0, ge=0, le=4_096)
     """Random features m per head; 0 takes int(d ln d) for head size d, at least 1."""
 
 

@@ -25,7 +25,7 @@ LARGEST_WINDOW = 7
 class SwinOptions(Config):
     """The options of `swin`."""
 
-    window_size: int = Field(default=0, ge=0)
+    window_size: int = Field(default=0, ge=0, le=32)
     """Side of the square windows, which must divide both sides of the grid.
 
     0 chooses for each side of the grid its largest divisor up to 7; windows may then be oblong.

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from castling.config import Config
+from castling.limits import WIDEST
 from castling.operators.spec import (
     OPERATORS,
     LayerShape,
@@ -26,7 +27,7 @@ DENOMINATOR_FLOOR = 1e-4
 class VicinityOptions(Config):
     """What only vicinity attention has."""
 
-    se_reduction: int = Field(default=2, ge=1)
+    se_reduction: int = Field(default=2, ge=1, le=WIDEST)
     """Embed width over the gate's hidden width, rounded down to a hidden width of at least 1."""
 
 

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from castling.errors import CheckpointError
-from castling.model.storage import read_tensors, write_tensors
+from castling.model.tensor_file import bytes_of, read_tensors, write_tensors
 from castling.training.metrics import EpochMetrics
+
+
+PER_WEIGHT, SLACK = 6, 2**20
+"""A checkpoint has at most so many numbers per weight, and bytes beside them."""
 
 
 def save_checkpoint(
@@ -47,17 +51,18 @@ def load_checkpoint(
         CheckpointError: when the file is missing, truncated or of another training; model,
             optimiser and what is beside the model are then unchanged.
     """
-    tensors, metadata = read_tensors(path)
+    trained = bytes_of(
+        {**model.state_dict(), **{f"beside.{k}": v for k, v in _state(beside).items()}}
+    )
+    tensors, metadata = read_tensors(path, most_bytes=PER_WEIGHT * trained + SLACK)
     try:
         metrics = EpochMetrics.from_data(json.loads(metadata["metrics"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
     if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")
     weights, others = _part(tensors, "model."), _part(tensors, "beside.")
-    if _shapes(weights) != _shapes(model.state_dict()) or _shapes(others) != _shapes(
-        _state(beside)
-    ):
+    if _kinds(weights) != _kinds(model.state_dict()) or _kinds(others) != _kinds(_state(beside)):
         raise CheckpointError(str(path), "it belongs to another model")
     try:
         states = _optimizer_states(tensors, optimizer)
@@ -83,8 +88,8 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _optimizer_states(
@@ -96,7 +101,10 @@ def _optimizer_states(
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
-            if tensor.shape not in (torch.Size(), parameters[int(index)].shape):
+            own = parameters[int(index)]
+            if tensor.shape not in (torch.Size(), own.shape) or not tensor.is_floating_point():
                 raise ValueError(name)
             states.setdefault(int(index), {})[key] = tensor
+    if len({frozenset(state) for state in states.values()}) > 1:
+        raise ValueError("states of different optimisers")
     return states

@@ -25,6 +25,10 @@ LARGEST_IN_MEMORY = 8 * 2**30
 """Bytes of decoded images that a folder may fill; more does not belong in memory."""
 
 
+LARGEST_IDX = 2**28
+"""Bytes of an IDX file, unpacked; Fashion-MNIST's largest has 47 million."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """Images (image, channel, height, width) and their classes (image)."""
@@ -202,8 +206,10 @@ def _read_idx(folder: Path, stem: str, num_axes: int) -> NDArray[np.uint8]:
             "of the four IDX files",
         )
     try:
-        content = path.read_bytes()
-        raw = gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(LARGEST_IDX + 1)
+        if len(raw) > LARGEST_IDX:
+            raise ValueError(f"over {LARGEST_IDX:,} bytes")  # noqa: TRY301 - as below
         magic, *shape = struct.unpack_from(f">{1 + num_axes}I", raw)
         if magic != 0x0800 + num_axes:
             raise ValueError(f"magic number {magic:#x}")  # noqa: TRY301 - one except names the file

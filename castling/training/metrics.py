@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -34,4 +34,11 @@ class EpochMetrics:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "EpochMetrics":
         """Build the metrics from plain values; TypeError when they are not metrics."""
-        return cls(**{**data, "mask_density": tuple(data["mask_density"])})
+        metrics = cls(**{**data, "mask_density": tuple(data["mask_density"])})
+        numbers = [getattr(metrics, item.name) for item in fields(cls) if item.type is float]
+        for number in (*numbers, *metrics.mask_density, metrics.epoch):
+            if type(number) not in (int, float):
+                raise TypeError(f"{number!r} is no number")
+        if type(metrics.epoch) is not int or metrics.epoch < 1:
+            raise TypeError(f"{metrics.epoch!r} is no epoch")
+        return metrics

@@ -49,41 +49,64 @@ def expected_improvement(forecast: Forecast, front: Points, reference: Points) -
         (candidate)
     """
     counting = front[(front < reference).all(axis=1)]
-    directions: list[Direction] = ["min"] * len(reference)
-    kept = counting[nondominated(counting, directions)] if len(counting) else counting
     order = np.argsort([np.count_nonzero(column) for column in forecast.std.T], kind="stable")
     ordered = Forecast(mean=forecast.mean[:, order], std=forecast.std[:, order])
-    return _uncovered(ordered, kept[:, order], reference[order])
+    return _uncovered(ordered, _undominated(counting[:, order]), reference[order])
 
 
 def _uncovered(forecast: Forecast, front: Points, reference: Points) -> Points:
-    """Return the expected volume between the candidates and the reference, less the front's."""
-    mean, std = forecast.mean[:, -1], forecast.std[:, -1]
+    """Return the expected volume between the candidates and the reference, less the front's.
+
+    Args:
+        forecast: of the candidates.
+        front: (point, objective), none dominated by another.
+        reference: (objective).
+    """
     if len(reference) == 1:
-        return _below(mean, std, min(reference[0], front.min(initial=np.inf)))
-    order = np.argsort(front[:, -1], kind="stable")
-    front = front[order]
-    total, begun = np.zeros(len(forecast)), np.zeros(len(forecast))
-    ends = [*front[:, -1], reference[-1]]
-    for number, end in enumerate(ends):
-        if number and end == ends[number - 1]:
-            continue
-        reached = _below(mean, std, end)
-        width = reached - begun
+        end = np.array([min(reference[0], front.min(initial=np.inf))])
+        return _below(forecast.mean[:, 0], forecast.std[:, 0], end)[:, 0]
+    front = front[np.argsort(front[:, -1], kind="stable")]
+    ends = np.append(front[:, -1], reference[-1])
+    reached = _below(forecast.mean[:, -1], forecast.std[:, -1], ends)
+    rest = forecast.without_last()
+    if len(reference) == 2:
+        widths = np.diff(reached, axis=1, prepend=0.0)
+        highest = np.minimum.accumulate(np.append(reference[0], front[:, 0]))
+        return (widths * _below(rest.mean[:, 0], rest.std[:, 0], highest)).sum(axis=1)
+    total, covering, begun = np.zeros(len(forecast)), front[:0, :-1], np.zeros(len(forecast))
+    for number, member in enumerate(front[:, :-1]):
+        if (covering <= member).all(axis=1).any():
+            continue  # what it covers is covered: the slab goes on
+        width = reached[:, number] - begun
         if width.any():
-            covering = front[:number, :-1]
-            total += width * _uncovered(forecast.without_last(), covering, reference[:-1])
-        begun = reached
-    return total
+            total += width * _uncovered(rest, covering, reference[:-1])
+        covering, begun = _undominated(np.vstack([covering, member])), reached[:, number]
+    return total + (reached[:, -1] - begun) * _uncovered(rest, covering, reference[:-1])
 
 
-def _below(mean: Points, std: Points, level: float) -> Points:
-    """Return E[(level - X)+] of Gaussians; std 0 is a known value."""
-    gap = level - mean
+def _undominated(points: Points) -> Points:
+    if not len(points):
+        return points
+    directions: list[Direction] = ["min"] * points.shape[1]
+    return points[nondominated(points, directions)]
+
+
+def _below(mean: Points, std: Points, levels: Points) -> Points:
+    """Return E[(level - X)+] of Gaussians; std 0 is a known value.
+
+    Args:
+        mean: (candidate).
+        std: (candidate).
+        levels: (level).
+
+    Returns:
+        (candidate, level)
+    """
+    gap = levels[None, :] - mean[:, None]
     below = np.maximum(gap, 0.0)
     random = std > 0.0
     if random.any():
-        spread, gap = std[random], gap[random]
+        spread, gap = std[random, None], gap[random]
         scaled = gap / spread
         density = INV_SQRT_TAU * np.exp(-0.5 * scaled**2)
         # cancellation far above the level leaves tiny negative numbers

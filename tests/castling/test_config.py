@@ -16,12 +16,13 @@ from castling.config import (
     RunConfig,
     TrainConfig,
     read_run_config,
-    read_yaml,
 )
 from castling.errors import ConfigError
 from castling.files import write_yaml
+from castling.limits import LARGEST_RATIO
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere
+from castling.plain_yaml import read_yaml
 
 
 EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_anywhere]
@@ -56,7 +57,7 @@ BLOCKS = st.builds(
     conv_form=st.sampled_from(["tokens", "grid"]),
     conv_filters=st.sampled_from(["head", "channel"]),
     mask=st.none() | schedules(),
-    mlp_ratio=POSITIVE,
+    mlp_ratio=st.floats(1e-9, LARGEST_RATIO),
     drop_path=BELOW_ONE,
 )
 
@@ -100,7 +101,7 @@ TRAININGS = st.builds(
 )
 DATA = st.builds(
     DataConfig,
-    name=st.text(),
+    name=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
     path=st.none() | st.text("abc/é .-", min_size=1).map(Path),
     num_train=st.none() | st.integers(1, 10**6),
     num_validation=st.none() | st.integers(1, 10**6),

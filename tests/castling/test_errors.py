@@ -5,7 +5,13 @@ import pickle
 import pytest
 
 from castling import errors
-from castling.errors import CastlingError, ConfigError, DivergedError, UnknownNameError
+from castling.errors import (
+    CastlingError,
+    ConfigError,
+    DivergedError,
+    UnknownNameError,
+    one_line,
+)
 
 
 EXAMPLES: list[CastlingError] = [
@@ -96,3 +102,23 @@ def test_what_the_user_cannot_mend_in_the_input_is_not_called_bad_input() -> Non
         "ClusterError", "CostMismatchError", "DivergedError", "StorageError",
         "UncountedOperatorError",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ü 日本", "plain ü 日本"),
+        ("a\nTraceback\r\t", r"a\nTraceback\r\t"),
+        ("\x1b[2J\x07", r"\x1b[2J\x07"),
+        ("\u202egnp", r"\u202egnp"),
+        ("bad \udcff path", r"bad \udcff path"),
+    ],
+)
+def test_texts_of_others_are_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+
+
+def test_a_sentence_has_an_end() -> None:
+    assert len(one_line("x" * 10**6)) == 2_001
+    assert len(str(ConfigError("k" * 10**6, "must not be", "v" * 10**6))) < 500
+    assert "an unwritable int" in str(ConfigError("k", "must not be", 10**5_000))

@@ -11,8 +11,8 @@ import pytest
 
 import reports
 from castling.errors import RunFolderError
-from reports.page import export_commands, render_page, run_facts, write_report
-from reports.records import Manifest, Record
+from reports.page import PROGRESS, Image, export_commands, render_page, run_facts, write_report
+from reports.records import Manifest, Objective, Record
 
 
 MakeRun = Callable[..., Path]
@@ -150,7 +150,20 @@ def test_replayed_training_time_is_counted_once(
 
 def test_two_pages_of_the_same_run_are_equal(run: Path) -> None:
     trials = reports.load(run)
-    assert render_page(run, trials, [b"a", b"b"]) == render_page(run, trials, [b"a", b"b"])
+    images = {"front.png": Image(b"a", "front"), PROGRESS: Image(b"b", "progress")}
+    assert render_page(run, trials, images) == render_page(run, trials, images)
+
+
+def test_a_figure_for_each_cost_and_none_of_a_hypervolume_that_is_not_defined(
+    make_run: Callable[..., Path],
+) -> None:
+    goals = [Objective(metric="top1", direction="max")] + [
+        Objective(metric=metric, direction="min") for metric in ("params", "train_seconds")
+    ]
+    files = write_report(make_run(objectives=tuple(goals), reference={"top1": 0.0}))
+    names = ["index.html", "front.png", "front-train_seconds.png", "front.csv", "trials.csv"]
+    assert [path.name for path in files] == names
+    assert "training (s)" in files[0].read_text()
 
 
 def test_a_place_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 import typer
 
@@ -177,6 +178,13 @@ def test_samplers_that_can_are_named(castling: Command, tmp_path: Path) -> None:
     message = castling("search", "digits", *given)[2]
     assert "those that can are" in message
     assert "pareto" in message
+
+
+def test_optuna_adds_nothing_to_the_sentence(castling: Command, tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    given = ("--sampler", "optuna:CmaEsSampler", "--out", tmp_path / "run")
+    assert_refused(*castling("search", "digits", *given)[::2])
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
 def test_cheapest_cost_is_said_when_the_budget_is_below_it(

@@ -5,6 +5,7 @@ import yaml
 
 from castling.config import RunConfig
 from castling.errors import ConfigError, UnknownNameError
+from reports.records import Objective
 from search.config import (
     SearchConfig,
     read_recipe,
@@ -67,6 +68,14 @@ def test_a_depth_of_a_backbone_cannot_be_searched() -> None:
     depth = DimensionConfig(target="model.depth", low=10, high=14)
     with pytest.raises(ConfigError, match="one choice for each of the 14 attention layers"):
         SearchConfig(space="levit_128", dimensions=(depth,)).build_space()
+
+
+def test_a_search_prices_by_the_table_that_it_is_given() -> None:
+    config = SearchConfig(objectives=(Objective(metric="latency_ms", direction="min"),))
+    table = config.latency_table()
+    assert table is not None
+    assert config.setting(config.build_space(), table).pricing.latency_ms is table
+    assert SearchConfig().latency_table() is None
 
 
 def test_a_setting_fixes_its_dimension() -> None:

@@ -347,3 +347,17 @@ def test_values_outside_their_domain_default_to_its_first() -> None:
     )
     point = default_point(space)
     assert set(point.values()) == {16, 2, 0.1}
+
+
+def test_too_many_combinations_are_refused_before_they_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = of_two_blocks(
+        per_block("operator", Choice(("softmax", "linear_angular")), "all"),
+        per_block("conv_form", Choice(("tokens", "grid")), "all"),
+    )
+    monkeypatch.setattr("space.feasible.MOST_COMBINATIONS", 4)
+    cheapest(space, "macs")
+    monkeypatch.setattr("space.feasible.MOST_COMBINATIONS", 3)
+    with pytest.raises(ConfigError, match="at most 3 combinations"):
+        cheapest(space, "macs")

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice, StockBackbone
 from castling.errors import ConfigError
+from castling.model.bounds import bounded
 from castling.model.hosts.refused import REFUSED_KINDS
 from castling.model.hosts.spec import HOSTS, AttentionLayer, Call, Host, num_params
 from castling.operators import OPERATORS
@@ -80,7 +81,7 @@ def _anatomy(
     return examine(model, backbone, (channels, *image_size))
 
 
-def create(backbone: str, **options: Any) -> nn.Module:
+def create(backbone: str, /, **options: Any) -> nn.Module:
     """Return a model of timm.
 
     Args:
@@ -96,7 +97,10 @@ def create(backbone: str, **options: Any) -> nn.Module:
         fix = f"did you mean {', '.join(close)}" if close else "timm.list_models() lists them"
         raise ConfigError("backbone", "must be one of timm's models", backbone, fix)
     try:
-        return _create(backbone, options)
+        with bounded("backbone"):
+            return _create(backbone, options)
+    except ConfigError:
+        raise
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         plain = {
             name: value for name, value in options.items() if not name.startswith("pretrained")

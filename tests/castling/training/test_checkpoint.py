@@ -14,7 +14,7 @@ from castling.config import ModelConfig
 from castling.errors import CheckpointError
 from castling.model.build import build
 from castling.model.castle import set_progress
-from castling.model.storage import read_tensors
+from castling.model.storage import read_tensors, write_tensors
 from castling.model.vit import CastlingViT
 from castling.operators.auxiliary import branches
 from castling.training.checkpoint import load_checkpoint, save_checkpoint
@@ -246,3 +246,38 @@ def test_metrics_are_kept_as_json(path: Path) -> None:
     metadata = read_tensors(path)[1]
     assert EpochMetrics.from_data(json.loads(metadata["metrics"])) == METRICS
     assert metadata["config_id"] == "me"
+
+
+def test_a_checkpoint_with_a_hostile_note_is_refused(state: State, path: Path) -> None:
+    tensors, metadata = read_tensors(path)
+    for note in (
+        "[" * 100_000,
+        "9" * 10_000,
+        "{}",
+        "[]",
+        '{"self": 1}',
+        json.dumps({"epoch": "x"}),
+    ):
+        write_tensors(path, tensors, {**metadata, "metrics": note})
+        refused(path, "it is not a training checkpoint")
+    whole = json.loads(metadata["metrics"])
+    for change in ({"epoch": "1"}, {"epoch": 0}, {"loss": None}, {"mask_density": ["x"]}):
+        write_tensors(path, tensors, {**metadata, "metrics": json.dumps(whole | change)})
+        refused(path, "it is not a training checkpoint")
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        {"model.head.bias": torch.zeros(5, dtype=torch.int8)},
+        {"optimizer.0.step": torch.zeros((), dtype=torch.int64)},
+        {"optimizer.0.evil": torch.zeros(())},
+        {"x": torch.zeros(2**20)},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_other_types_or_states_is_refused(
+    path: Path, add: dict[str, torch.Tensor]
+) -> None:
+    rewrite(path, add=add)
+    refused(path, "it belongs to another|it holds another model")

@@ -429,3 +429,12 @@ def test_a_folder_of_other_classes_than_the_model_is_a_config_error(tmp_path: Pa
     paint(tmp_path, 6)
     with pytest.raises(ConfigError, match=r"model\.num_classes: must be 2"):
         load_data(folder_config(tmp_path), FOLDER.replace(num_classes=10))
+
+
+def test_an_idx_file_that_unpacks_without_end_is_refused(
+    fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_module, "LARGEST_IDX", 10_000)
+    (fashion / IMAGES).write_bytes(gzip.compress(bytes(10**6)))
+    with pytest.raises(DataError, match="over 10,000 bytes"):
+        load_data(DataConfig(name="fashion-mnist", path=fashion), ModelConfig(image_size=(6, 4)))

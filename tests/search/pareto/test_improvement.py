@@ -81,3 +81,13 @@ def test_one_objective_is_the_textbook_expected_improvement() -> None:
     forecast = Forecast(mean=np.array([[0.4]]), std=np.array([[0.2]]))
     [gain] = expected_improvement(forecast, np.array([[0.5]]), np.array([1.0]))
     assert gain == pytest.approx(0.1 * 0.6914625 + 0.2 * 0.3520653, abs=1e-6)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_points_that_others_dominate_change_nothing(seed: int) -> None:
+    forecast, front, reference = scene(seed, objectives=3, learnt=1)
+    worse = np.minimum(front + np.random.default_rng(seed).integers(0, 3, front.shape) / 10.0, 1.0)
+    assert expected_improvement(forecast, np.vstack([worse, front]), reference) == pytest.approx(
+        expected_improvement(forecast, front, reference), abs=1e-12
+    )

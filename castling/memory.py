@@ -1,0 +1,35 @@
+"""What memory this machine can still give: asked before a model or a file takes it."""
+
+import os
+from pathlib import Path
+
+
+MEMINFO = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux bounds the memory of a container, in its second version."""
+
+
+def available_bytes() -> int:
+    """Return the bytes that a process may still take, as far as the system tells."""
+    found = [_of_container(), _of_machine()]
+    return min(max(0, count) for count in found if count is not None)
+
+
+def _of_machine() -> int:
+    try:
+        for line in MEMINFO.read_text().splitlines():
+            name, _, amount = line.partition(":")
+            if name == "MemAvailable":
+                return int(amount.split()[0]) * 1024
+    except (OSError, ValueError, LookupError):
+        pass  # no Linux: all that is built in
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _of_container() -> int | None:
+    try:
+        limit = (CONTAINER / "memory.max").read_text()
+        used = (CONTAINER / "memory.current").read_text()
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # none, or `max`
+        return None

@@ -1,31 +1,25 @@
-import io
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import timm
 import torch
 from driver_process import num_epochs, start, wait_for_epochs, workers_of
 from PIL import Image
-from rich.console import Console
 from sklearn.datasets import load_digits
 
 import castling
 import reports
 import search
-from castling.errors import ClusterError, ConfigError, RunFolderError, StorageError
+from castling.errors import ClusterError, ConfigError, RunFolderError
 from reports.export import evaluate_folder, export
-from reports.page import write_report
-from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
+from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
 from search.cluster import share
-from search.config import SearchConfig, read_recipe
-from search.display import Silent, TerminalDisplay
-from search.run_folder import LOCK_FILE, new_manifest, open_storage, open_study
-from search.stoppers import STOPPERS, StopperSpec
+from search.config import SearchConfig
+from search.run_folder import LOCK_FILE
 from space.cost import cost
 
 
@@ -168,92 +162,6 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
         same = after.loc[list(before.index)]
         assert list(same.finished_at) == list(before.finished_at)
         assert list(same.top1) == list(before.top1)
-
-
-def test_full_disk_in_a_worker_ends_the_search_and_loses_nothing(
-    ray_session: None, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    config = read_recipe("smoke").replace(trials=2, workers=1, set={"train.epochs": 1})
-    run.mkdir()
-    new_manifest(config, config.build_space(), None).write(run)
-    open_study(open_storage(run, None), SearchConfig().objectives)
-    (run / CURVES_FOLDER).mkdir()
-    for trial in range(4):
-        (run / CURVES_FOLDER / f"{trial:05d}.jsonl").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="No space left on device"):
-        search.run(None, out=run, resume=True)
-    for path in (run / CURVES_FOLDER).iterdir():
-        path.unlink()
-    assert search.run(None, out=run, resume=True).trained == 2
-
-
-def test_a_trial_is_stopped_for_good_and_recorded_at_its_fidelity(
-    ray_session: None, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    first_only = StopperSpec(
-        summary="all but the first", goes_on=lambda _, others: not others, fractions=(0.3, 0.6)
-    )
-    output = io.StringIO()
-    with STOPPERS.temporarily("first-only", first_only):
-        summary = search.run(
-            "smoke",
-            out=run,
-            trials=3,
-            workers=1,
-            stopper="first-only",
-            settings={"train.epochs": 3},
-            display=TerminalDisplay(Console(file=output, width=200)),
-        )
-        assert (summary.trained, summary.stopped, summary.failed) == (1, 2, 0)
-        assert search.run(None, out=run, resume=True).stopped == 2
-    trials = reports.load(run)
-    assert list(trials.state) == ["trained", "stopped", "stopped"]
-    assert list(trials.epochs) == [3, 1, 1]
-    assert list(trials.epochs_planned) == [3, 3, 3]
-    curves = reports.load_curves(run)
-    assert list(curves.trial.value_counts().sort_index()) == [3, 1, 1]
-    stopped = curves[curves.trial == 1].iloc[-1]
-    assert (stopped.top1, stopped.loss) == (trials.top1[1], trials.loss[1])
-    assert list(trials.pareto.front().trial) == list(trials.pareto.trained().trial) == [0]
-    assert [path.name for path in (run / CHECKPOINTS_FOLDER).iterdir()] == ["00000.safetensors"]
-    assert "2/3 trial 1 stopped after 1 of 3 epochs: top1 " in output.getvalue()
-    with pytest.raises(RunFolderError, match="has no weights of trial 1"):
-        export(run, tmp_path / "best", trial=1)
-    page = write_report(run)[0].read_text()
-    assert "1 trained, 2 stopped" in page
-
-
-class Interrupting(Silent):
-    """Presses Ctrl-C when so many records have come."""
-
-    def __init__(self, after: int) -> None:
-        self._left = after
-
-    def record(self, record: Record) -> None:  # noqa: ARG002 - the display's signature
-        self._left -= 1
-        if self._left == 0:
-            signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.slow
-def test_an_interrupted_search_stops_the_trials_that_the_uninterrupted_one_does(
-    ray_session: None, tmp_path: Path
-) -> None:
-    options = {"trials": 8, "workers": 1, "stopper": "pareto", "settings": {"train.epochs": 8}}
-    search.run("smoke", out=tmp_path / "whole", **options)
-    run = tmp_path / "parts"
-    with pytest.raises(KeyboardInterrupt):
-        search.run("smoke", out=run, display=Interrupting(2), **options)
-    for after in (4, 3):  # to begin and to end is a record each
-        with pytest.raises(KeyboardInterrupt):
-            search.run(None, out=run, resume=True, display=Interrupting(after))
-    search.run(None, out=run, resume=True)
-    columns = ["trial", "state", "macs", "top1", "loss", "epochs", "config_id"]
-    expected, found = (reports.load(tmp_path / name)[columns] for name in ("whole", "parts"))
-    assert set(expected.state) == {"trained", "stopped"}
-    pd.testing.assert_frame_equal(found, expected)
 
 
 @pytest.mark.slow

@@ -78,3 +78,18 @@ def test_too_little_memory_is_told_apart_from_other_failures(
     monkeypatch.setattr(worker, "train", lambda *_, **__: {}["missing"])
     worker.train_trial(config, load_data(run.data, run.model))
     assert not json.loads(str(reports[-1][worker.OUTCOME]))["out_of_memory"]
+
+
+def test_a_full_disk_is_no_failure_of_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search ends, and the trial can be resumed once there is room."""
+    reports: list[dict[str, object]] = []
+    monkeypatch.setattr(worker.tune, "report", reports.append)
+    run = RunConfig.from_data({"data": {"num_train": 60, "num_validation": 30}})
+    config = {"trial": 0, "run": json.dumps(run.to_data()), "folder": str(tmp_path)}
+    curve_path(tmp_path, 0).parent.mkdir()
+    curve_path(tmp_path, 0).symlink_to("/dev/full")
+    config |= {"rungs": [], "seconds": None, "threads": 1, "device": "cpu"}
+    worker.train_trial(config, load_data(run.data, run.model))
+    assert reports == [{worker.STORAGE_PROBLEM: "No space left on device", "trial": 0}]

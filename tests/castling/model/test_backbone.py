@@ -229,7 +229,7 @@ def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> Non
     refused(truncated, "truncated or no checkpoint")
     text = checkpoint.with_name("text.safetensors")
     text.write_text("no tensors here")
-    refused(text, "truncated or no checkpoint")
+    refused(text, "truncated or not safetensors")
     numbers = checkpoint.with_name("numbers.pth")
     torch.save({"state_dict": {"epoch": 3}}, numbers)
     refused(numbers, "no checkpoint of a model")

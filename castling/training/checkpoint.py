@@ -37,9 +37,11 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     note = {"config_id": config_id, "metrics": json.dumps(asdict(metrics))}
+    written = _next_checkpoint(path)
+    write_tensors(written, tensors, {"format": "castling-checkpoint", **note})
     with suppress(FileNotFoundError):
         path.replace(previous_checkpoint(path))
-    write_tensors(path, tensors, {"format": "castling-checkpoint", **note})
+    written.replace(path)
 
 
 def previous_checkpoint(path: Path) -> Path:
@@ -49,8 +51,13 @@ def previous_checkpoint(path: Path) -> Path:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint and the one before it, as far as they are there."""
-    for kept in (path, previous_checkpoint(path)):
+    for kept in (path, previous_checkpoint(path), _next_checkpoint(path)):
         kept.unlink(missing_ok=True)
+
+
+def _next_checkpoint(path: Path) -> Path:
+    """Return where a checkpoint is written before it takes the place of the one of a path."""
+    return path.with_suffix(f".next{path.suffix}")
 
 
 def load_checkpoint(

@@ -177,7 +177,7 @@ def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
     train(
-        tiny, digits, on_epoch=lambda seen: seen.epoch < 3, checkpoint=path, checkpoint_every_s=0
+        tiny, digits, on_epoch=lambda seen: seen.epoch < 3, checkpoint=path, checkpoint_every_s=0.0
     )
     harm(path)
     resumed, rest = history(tiny, digits, checkpoint=path)

@@ -61,7 +61,7 @@ class LatencyTable:
         self._path = path
         self._times: dict[str, float] = {}
         for line in path.read_text().splitlines() if path and path.is_file() else ():
-            with suppress(ValueError, LookupError, TypeError):  # a crash may have torn the last
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # torn, or no line
                 entry = json.loads(line)
                 self._times[entry["part"]] = float(entry["ms"])
 

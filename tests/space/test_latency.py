@@ -58,3 +58,9 @@ def test_a_table_begun_in_memory_goes_on_in_a_file(tmp_path: Path) -> None:
     assert kept(deeper) == second
     kept.keep_in(path)
     assert len(path.read_text().splitlines()) == len(kept)
+
+
+def test_a_line_that_is_nested_without_end_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "latency.jsonl"
+    path.write_text("[" * 100_000 + "\n" + '{"part": "stem", "ms": 1.0}\n')
+    assert len(LatencyTable(path)) == 1

@@ -260,10 +260,11 @@ def recipe_names() -> list[str]:
 
 def recipe_summaries() -> dict[str, str]:
     """Return the first line of every shipped recipe's head comment, by name."""
-    return {name: _recipe_text(name).splitlines()[0].lstrip("# ") for name in recipe_names()}
+    return {name: recipe_text(name).splitlines()[0].lstrip("# ") for name in recipe_names()}
 
 
-def _recipe_text(name: str) -> str:
+def recipe_text(name: str) -> str:
+    """Return the YAML of a shipped recipe."""
     return (files("search") / RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -290,7 +291,7 @@ def read_recipe(recipe: str) -> SearchConfig:
         ConfigError: when the YAML is malformed or breaks a rule.
     """
     if recipe in recipe_names():
-        return _named(recipe, parse_yaml(_recipe_text(recipe), recipe), recipe)
+        return _named(recipe, parse_yaml(recipe_text(recipe), recipe), recipe)
     if recipe in SPACES:
         return SearchConfig(name=recipe, space=recipe)
     path = Path(recipe)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,6 +15,12 @@ from search.objectives import values_of
 from space.budget import format_size
 
 
+ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
+"""How a trial ends that was given to training."""
+SHOWN = ("top1", "macs", "params")
+"""The metrics of every table of trials."""
+
+
 def front_of(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
     """Return the trained records that no other dominates in the objectives, by rising MACs."""
     trained = [record for record in records if record.state == TrialState.TRAINED]
@@ -26,14 +31,8 @@ def front_of(records: Sequence[Record], objectives: Sequence[Objective]) -> list
     return sorted(front, key=lambda record: record.macs)
 
 
-ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
-"""How a trial ends that was given to training."""
-SHOWN = ("top1", "macs", "params")
-"""The metrics of every table of trials."""
-
-
-class Display(Protocol):
-    """What the driver tells while it searches."""
+class Display:
+    """What the driver tells while it searches; this one shows nothing of it."""
 
     def start(
         self,
@@ -54,29 +53,7 @@ class Display(Protocol):
         """End, however the search ended."""
 
 
-class Silent:
-    """Shows nothing."""
-
-    def start(
-        self,
-        title: str,
-        trials: int,
-        records: Sequence[Record],
-        objectives: Sequence[Objective],
-    ) -> None:
-        """Show nothing."""
-
-    def record(self, record: Record) -> None:
-        """Show nothing."""
-
-    def progress(self, trial: int, epoch: int, top1: float) -> None:
-        """Show nothing."""
-
-    def stop(self) -> None:
-        """Show nothing."""
-
-
-class TerminalDisplay:
+class TerminalDisplay(Display):
     """A live page on a terminal; elsewhere a line per finished trial."""
 
     def __init__(self, console: Console) -> None:

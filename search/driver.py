@@ -28,7 +28,7 @@ from reports.records import (
 )
 from search.cluster import Resources, joined, share
 from search.config import SearchConfig, read_points, read_recipe
-from search.display import Display, Silent, front_of
+from search.display import Display, front_of
 from search.run_folder import (
     check_not_lost,
     check_resumable,
@@ -153,7 +153,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
             if manifest is None:
                 manifest = new_manifest(config, space, storage)
                 manifest.write(folder)
-            search = _Search(folder, config, resources, display or Silent())
+            search = _Search(folder, config, resources, display or Display())
             return search.run(search.open(manifest, setting, table), setting, data)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from castling.native import arguments
 from castling.native.linear_angular import ConvolutionGrid, backward_packed, forward_packed
@@ -18,19 +18,19 @@ def _register() -> None:
     torch.compile keeps its code on disk by the operator's name: other shapes want another name.
     """
     forward, backward = "castling::mix_packed", "castling::mix_packed_backward"
-    torch.library.define(
+    library.define(
         forward, f"(Tensor qkv, Tensor weight, {_CHOICES}) -> (Tensor, Tensor, Tensor, Tensor)"
     )
-    torch.library.define(
+    library.define(
         backward,
         "(Tensor qkv, Tensor weight, Tensor contexts, Tensor added, Tensor kept,"
         f" {_CHOICES}, Tensor gradient) -> (Tensor, Tensor)",
     )
-    torch.library.impl(forward, "cpu", _forward)
-    torch.library.impl(backward, "cpu", _backward)
-    torch.library.register_fake(forward, _forward_shapes)
-    torch.library.register_fake(backward, _backward_shapes)
-    torch.library.register_autograd(forward, _gradient, setup_context=_keep)
+    library.impl(forward, "cpu", _forward)
+    library.impl(backward, "cpu", _backward)
+    library.register_fake(forward, _forward_shapes)
+    library.register_fake(backward, _backward_shapes)
+    library.register_autograd(forward, _gradient, setup_context=_keep)
 
 
 def _forward(

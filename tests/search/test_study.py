@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState as OptunaState
+from small_space import ONE_OF_ALL
 
 import reports
 from reports.records import Record, TrialState
@@ -26,14 +27,7 @@ TINY = {
     "budget": {"max_macs": "400k"},
     "max_refusals": 20,
     "set": {
-        "train.learning_rate": 1e-3,
-        "train.weight_decay": 0.05,
-        "model.embed_width": 16,
-        "model.blocks.*.operator": "softmax",
-        "model.blocks.*.conv_kernel": 3,
-        "model.blocks.*.conv_form": "grid",
-        "model.blocks.*.num_heads": 1,
-        "model.blocks.*.mlp_ratio": 1.0,
+        **ONE_OF_ALL,
         "model.blocks.*.mask.shape": "linear",
         "model.blocks.*.mask.start_multiple": 1.0,
         "model.blocks.*.mask.end": 0.5,
@@ -308,7 +302,7 @@ def test_full_disk_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import resource, signal, sys
-        sys.path.insert(0, sys.argv[2])
+        sys.path[:0] = sys.argv[2:]
         from pathlib import Path
         from test_study import config, exhaust, open_search
         study = open_search(Path(sys.argv[1]), config(trials=9))
@@ -321,9 +315,9 @@ def test_full_disk_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
             print("stopped", error.errno)
         """
     )
-    here = str(Path(__file__).parent)
+    here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), here],
+        [sys.executable, "-c", script, str(tmp_path), str(here), str(here.parent / "shared")],
         capture_output=True,
         text=True,
         check=True,

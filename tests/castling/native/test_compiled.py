@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from torch import library
 
 from castling.config import BlockConfig
 from castling.native import linear_angular as native
@@ -65,7 +66,7 @@ def test_the_operator_keeps_torchs_rules(threshold: float | None) -> None:
     qkv = torch.randn(2, 7, 3, 2, 16, requires_grad=True)
     weight = torch.randn(2, 1, 3, 1, requires_grad=True)
     limit = None if threshold is None else torch.tensor(threshold)
-    torch.library.opcheck(torch.ops.castling.mix_packed, (qkv, weight, [0, 7, 1], limit))
+    library.opcheck(torch.ops.castling.mix_packed, (qkv, weight, [0, 7, 1], limit))
 
 
 def test_an_exported_layer_knows_torch_alone() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from idx_files import idx
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -160,10 +161,6 @@ def test_unknown_data_are_refused(name: str) -> None:
 
 
 FASHION = ModelConfig(image_size=(6, 4))
-
-
-def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.tobytes()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from random import Random
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from small_space import ONE_OF_ALL
 
 from search.config import SearchConfig
 from search.pareto.candidates import Trial, propose
@@ -17,17 +18,7 @@ BUDGETS = {"digits": "400k", "imagenet": "900M", "levit_128": "390M"}
 SMALL = {
     "space": "digits",
     "dimensions": [{"target": "model.depth", "choices": [2, 3]}],
-    "set": {
-        "train.learning_rate": 1e-3,
-        "train.weight_decay": 0.05,
-        "model.embed_width": 16,
-        "model.blocks.*.operator": "softmax",
-        "model.blocks.*.conv_kernel": 3,
-        "model.blocks.*.conv_form": "grid",
-        "model.blocks.*.num_heads": 1,
-        "model.blocks.*.mlp_ratio": 1.0,
-        "model.blocks.*.mask": None,
-    },
+    "set": {**ONE_OF_ALL, "model.blocks.*.mask": None},
 }
 
 

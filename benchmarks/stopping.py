@@ -6,6 +6,8 @@
         [--stoppers pareto asha] [--judge best]
     python benchmarks/stopping.py orders runs/stopping/digits [runs/...] [--orders 20]
     python benchmarks/stopping.py predict runs/stopping/digits [runs/...]
+    python benchmarks/stopping.py live --out runs/stopping/live [--recipe digits] [--trials 24]
+        [--stoppers none pareto] [--seeds 3] [--set train.epochs=16]
 
 `record` is a search without a stopper; called again it goes on. `replay` gives its trials in the
 same order to every stopper, with as many workers as said, each taking the next trial as soon as it
@@ -27,15 +29,20 @@ deviations, and the smallest hypervolume.
 
 `predict` ranks trials by what is measured after a part of the epochs and compares the ranks with
 those of the final accuracy (Spearman).
+
+`live` searches with every stopper, seeds 0, 1 and so on, one worker: `none` so many trials, the
+others three times as many. It prints the relative hypervolume of the fully trained models after a
+quarter, a half and so on of the epochs that `none` spends. Called again it goes on.
 """
 
 import argparse
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -220,9 +227,9 @@ def print_spread(name: str, spent: Sequence[float], volumes: Sequence[float]) ->
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 
 
-def predict(folders: Sequence[Path]) -> None:
+def predict(args: argparse.Namespace) -> None:
     """Print how well what is measured early ranks the trials by their final accuracy."""
-    for folder in folders:
+    for folder in args.folders:
         recording = Recording.load(folder)
         curves = [recording.curves[trial] for trial in recording.trials.trial]
         final = [curve[-1].top1 for curve in curves]
@@ -245,51 +252,101 @@ def predict(folders: Sequence[Path]) -> None:
 
 def record(args: argparse.Namespace) -> None:
     """Train in full, or go on with it."""
-    out = Path(args.out)
-    begun = (out / MANIFEST_FILE).exists() and (out / CURVES_FOLDER).exists()
-    summary = search.run(
-        None if begun else args.recipe,
-        out=out,
-        resume=begun,
+    settings = parse_settings(args.set)
+    summary = search_on(
+        args.out,
+        args.recipe,
         trials=args.trials,
         workers=args.workers,
-        sampler=None if begun else args.sampler,
-        seed=None if begun else args.seed,
-        settings={} if begun else parse_settings(args.set),
+        fresh={"sampler": args.sampler, "seed": args.seed, "settings": settings},
     )
     print(f"{summary.trained} trials trained, {summary.failed} failed, {summary.seconds:.0f} s")
 
 
-def main() -> None:
-    """Parse the command line."""
+def search_on(
+    out: Path, recipe: str, *, trials: int, workers: int, fresh: Mapping[str, Any]
+) -> search.SearchSummary:
+    """Search, or go on with a search; what is fresh is said at its beginning alone."""
+    begun = (out / MANIFEST_FILE).exists() and (out / CURVES_FOLDER).exists()
+    given = {} if begun else fresh
+    name = None if begun else recipe
+    return search.run(name, out=out, resume=begun, trials=trials, workers=workers, **given)
+
+
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+
+
+def live(args: argparse.Namespace) -> None:
+    """Print what searches with each stopper find for the same epochs."""
+    settings = parse_settings(args.set)
+    print(
+        "| stopper | " + " | ".join(f"{part:.0%}" for part in QUARTERS) + " | trained, stopped |"
+    )
+    print("|---|" + "---|" * (len(QUARTERS) + 1))
+    for name in args.stoppers:
+        rows, counts = [], []
+        for seed in range(args.seeds):
+            out = args.out / f"{name}-{seed}"
+            trials = args.trials * (3 if STOPPERS[name].fractions else 1)
+            fresh = {"stopper": name, "seed": seed, "settings": settings}
+            search_on(out, args.recipe, trials=trials, workers=1, fresh=fresh)
+            found = reports.load(out).sort_values("finished_at")
+            spent = found.epochs.cumsum() / (args.trials * found.epochs_planned.iloc[0])
+            rows.append([volume(found[spent <= part + 1e-9]) for part in QUARTERS])
+            counts.append(found[spent <= 1.0 + 1e-9].state.value_counts())
+        means, spreads = np.mean(rows, axis=0), np.std(rows, axis=0)
+        cells = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True)]
+        ended = [
+            f"{np.mean([count.get(state, 0) for count in counts]):.0f}"
+            for state in (TrialState.TRAINED, TrialState.STOPPED)
+        ]
+        print(f"| `{name}` | {' | '.join(cells)} | {', '.join(ended)} |")
+
+
+def volume(trials: pd.DataFrame) -> float:
+    """Return the relative hypervolume of the fully trained models."""
+    return float(trials.pareto.hypervolume(relative=True)) if len(trials) else 0.0
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    recording = commands.add_parser("record")
-    recording.add_argument("--out", required=True)
-    recording.add_argument("--recipe", default="digits")
-    recording.add_argument("--trials", type=int, default=48)
+    recording, replaying, mixing, predicting, living = (
+        commands.add_parser(name) for name in COMMANDS
+    )
+    for command, trials in ((recording, 48), (living, 24)):
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--recipe", default="digits")
+        command.add_argument("--trials", type=int, default=trials)
+        command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     recording.add_argument("--workers", type=int, default=1)
     recording.add_argument("--sampler", default="pareto")
     recording.add_argument("--seed", type=int, default=0)
-    recording.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
-    replaying = commands.add_parser("replay")
+    living.add_argument("--seeds", type=int, default=3)
     replaying.add_argument("--workers", type=int, nargs="+", default=[1, 4])
     replaying.add_argument("--judge", default="best", choices=["best", "last", "branch"])
-    mixing = commands.add_parser("orders")
     mixing.add_argument("--orders", type=int, default=20)
-    for command in (replaying, mixing):
+    for command in (replaying, mixing, living):
         command.add_argument("--stoppers", nargs="+", default=[*STOPPERS], choices=[*STOPPERS])
-    for command in (replaying, mixing, commands.add_parser("predict")):
+    for command in (replaying, mixing, predicting):
         command.add_argument("folders", type=Path, nargs="+")
-    args = parser.parse_args()
-    if args.command == "record":
-        record(args)
-    elif args.command == "replay":
-        replay_all(args)
-    elif args.command == "orders":
-        orders(args)
-    else:
-        predict(args.folders)
+    return parser
+
+
+COMMANDS = {
+    "record": record,
+    "replay": replay_all,
+    "orders": orders,
+    "predict": predict,
+    "live": live,
+}
+
+
+def main() -> None:
+    """Run a command."""
+    args = options().parse_args()
+    COMMANDS[args.command](args)
 
 
 if __name__ == "__main__":

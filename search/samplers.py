@@ -93,6 +93,8 @@ class SamplerSpec:
 
 
 SAMPLERS: Registry[SamplerSpec] = Registry("sampler")
+BUDGET_CONSTRAINT = "budget"
+"""Name of the constraint that a proposal over budget violates."""
 OPTUNA = "optuna:"
 """Where the name of any other of Optuna's samplers begins."""
 DRESS_REHEARSAL = 12
@@ -142,7 +144,7 @@ def check_sampler(name: str, setting: Setting) -> None:
             for number in range(DRESS_REHEARSAL):
                 study.sampler = spec.make(setting, number)
                 trial = study.ask(dict(setting.distributions))
-                trial.set_constraint("budget", -1.0)
+                trial.set_constraint(BUDGET_CONSTRAINT, -1.0)
                 study.tell(trial, [float(number % 5)] * len(setting.objectives))
     except Exception as error:  # noqa: BLE001 - whatever a sampler raises, it cannot serve
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

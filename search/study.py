@@ -18,9 +18,10 @@ from castling.config import RunConfig
 from castling.errors import ConfigError
 from castling.training.metrics import EpochMetrics
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
+from search.asking import ask
 from search.config import SearchConfig
 from search.objectives import values_of, worst_values
-from search.samplers import Refusal, Setting, sampler_named
+from search.samplers import BUDGET_CONSTRAINT, Refusal, Setting, sampler_named
 from search.stoppers import NO_STOPPER
 from space.decode import active, decode
 from space.domain import Value
@@ -107,6 +108,8 @@ class SearchStudy:
         self._finished: dict[str, Record] = {}
         self._twins: dict[str, list[Record]] = {}
         self._interrupted: deque[Proposal] = deque()
+        self._torn: deque[int] = deque()
+        self._num_rejected = 0
         self.num_started = 0
         """Trials given to training so far, those of earlier drivers included."""
         self.exhausted = False
@@ -134,16 +137,19 @@ class SearchStudy:
         if self.exhausted:
             return None
         limit = self._config.max_refusals
-        for rejected in range(2 * limit):
+        while self._num_rejected < 2 * limit:
             if self.num_started >= self._config.trials:
                 return None
             trial = self._ask()
-            if rejected == limit - 1:
+            if self._num_rejected == limit - 1:
                 seed = _derived_seed(self._config.seed, trial.number)
-                self._study.enqueue_trial(self._mended(trial.params, Random(seed)))
+                mended = self._mended(trial.params, Random(seed))
+                self._study.enqueue_trial(mended, skip_if_exists=True)
             proposal = self._consider(trial)
             if proposal is not None:
+                self._num_rejected = 0
                 return proposal
+            self._num_rejected += 1
         self.exhausted = True
         return None
 
@@ -196,10 +202,12 @@ class SearchStudy:
         return True
 
     def _ask(self) -> Trial:
-        number = len(self._study.get_trials(deepcopy=False))
-        seed = _derived_seed(self._config.seed, number)
-        self._study.sampler = self._sampler.make(self._setting, seed)
-        return self._study.ask(dict(self._setting.distributions))
+        """Return a new trial, or the one that an earlier driver was asking for when it died."""
+        torn = self._torn.popleft() if self._torn else None
+        number = len(self._study.get_trials(deepcopy=False)) if torn is None else torn
+        sampler = self._sampler.make(self._setting, _derived_seed(self._config.seed, number))
+        again = None if torn is None else self._identity(torn)
+        return ask(self._study, sampler, self._setting.distributions, again)
 
     def _first_points(self) -> list[dict[str, Value]]:
         """Return what is known before: given points, the base config, the cheapest point."""
@@ -225,7 +233,8 @@ class SearchStudy:
             return None
         spent = self._pricing(run.model)
         violation = spent.violation(self._config.budget)
-        trial.set_constraint("budget", violation)
+        if BUDGET_CONSTRAINT not in trial.constraints:
+            trial.set_constraint(BUDGET_CONSTRAINT, violation)
         record = Record(
             trial=trial.number,
             state=TrialState.RUNNING,
@@ -343,9 +352,13 @@ class SearchStudy:
         stored = trial.user_attrs.get(RECORD_ATTRIBUTE)
         if stored is None:
             if trial.state == OptunaState.RUNNING:  # the driver died before it was recorded
-                self._study.tell(trial.number, state=OptunaState.FAIL)
+                self._torn.append(trial.number)
+            else:
+                self._num_rejected += 1
             return
         record = Record.from_data(stored, f"trial {trial.number}")
+        is_new = record.replay_of is None and record.state != TrialState.REFUSED
+        self._num_rejected = 0 if is_new else self._num_rejected + 1
         if record.state == TrialState.RUNNING:
             run = RunConfig.from_data(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
             proposal = self._begin(replace(record, replay_of=None), run)
@@ -354,7 +367,7 @@ class SearchStudy:
             return
         if trial.state == OptunaState.RUNNING:  # the driver died before the sampler was told
             self._tell(record)
-        if record.replay_of is None and record.state != TrialState.REFUSED:
+        if is_new:
             self._finished[record.config_id] = record
             self.num_started += 1
 

@@ -76,7 +76,7 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
     initial: nn.Module | None = None,
     on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
     checkpoint: Path | None = None,
-    checkpoint_every_s: float = 10.0,
+    checkpoint_share: float = 0.02,
     device: str | None = None,
 ) -> Trained:
     """Train a model; the same config and data give the same weights, bit for bit, on a CPU.
@@ -90,7 +90,8 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
         checkpoint: file to go on from if it holds this training, and to write to. A file that is
             truncated or of another training is ignored and overwritten; the one before it, kept
             beside it, then serves if it can.
-        checkpoint_every_s: shortest time between two checkpoints; the last epoch writes one too.
+        checkpoint_share: the part of the time that writing checkpoints may take: one is written
+            after the first epoch, after the last, and after those between that keep to it.
         device: torch device to train on; None takes a GPU where there is one.
 
     Raises:
@@ -104,14 +105,14 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
         training = _Training(run, data, place, initial)
         if checkpoint is not None:
             training.resume(checkpoint)
-        saved_at, going_on = time.monotonic(), True
+        started, saving, going_on = time.monotonic(), 0.0, True
         while going_on and training.epochs < run.train.epochs:
             going_on = on_epoch(training.epoch())
             ended = not going_on or training.epochs == run.train.epochs
-            waited = time.monotonic() - saved_at
-            if checkpoint is not None and (ended or waited >= checkpoint_every_s):
+            now = time.monotonic()
+            if checkpoint is not None and (ended or saving <= checkpoint_share * (now - started)):
                 training.save(checkpoint)
-                saved_at = time.monotonic()
+                saving += time.monotonic() - now
     assert training.metrics is not None  # a config has at least one epoch
     return Trained(model=training.model, metrics=training.metrics)
 

@@ -6,27 +6,20 @@ from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
+from search_bridge import bridge
 
 from castling.errors import StorageError
 from reports.records import TrialState
-from search.cluster import Resources
 from search.config import SearchConfig
-from search.run_folder import open_storage, open_study
-from search.rungs import Rungs
 from search.searcher import StudySearcher
 from search.study import Outcome, SearchStudy
 from search.worker import OUTCOME, STORAGE_PROBLEM
 
 
-def bridge(folder: Path, **changes: object) -> tuple[StudySearcher, SearchStudy]:
+def opened(folder: Path, **changes: object) -> tuple[StudySearcher, SearchStudy]:
     config = SearchConfig.from_data({"sampler": "random", "trials": 2, **changes})
-    setting = config.setting(config.build_space())
-    storage = open_storage(folder, None)
-    study = SearchStudy(open_study(storage, config.objectives), storage, config, setting)
-    resources = Resources(workers=2, cpus_per_trial=1, gpus_per_trial=0.0)
-    rungs = Rungs.of(config.stopper, setting)
-    searcher = StudySearcher(study, rungs, folder, resources, trial_minutes=config.trial_minutes)
-    return searcher, study
+    found = bridge(folder, config)
+    return found.searcher, found.study
 
 
 def ended(**known: object) -> dict[str, object]:
@@ -34,21 +27,21 @@ def ended(**known: object) -> dict[str, object]:
 
 
 def test_a_full_disk_ends_the_search_and_leaves_the_trial_to_be_resumed(tmp_path: Path) -> None:
-    searcher, study = bridge(tmp_path)
+    searcher, study = opened(tmp_path)
     searcher.suggest("a")
     searcher.on_trial_complete("a", {STORAGE_PROBLEM: "No space left on device"})
     assert isinstance(searcher.failure, StorageError)
     assert "No space left on device" in str(searcher.failure)
     assert study.records == []
     assert searcher.suggest("b") == Searcher.FINISHED
-    again, _ = bridge(tmp_path)
+    again, _ = opened(tmp_path)
     assert again.suggest("a")["trial"] == 0
 
 
 def test_a_dead_workers_trial_is_suggested_again_even_when_all_others_are_begun(
     tmp_path: Path,
 ) -> None:
-    searcher, study = bridge(tmp_path)
+    searcher, study = opened(tmp_path)
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert searcher.suggest("c") is None  # not FINISHED: one of the two may come back
     searcher.on_trial_complete("a", error=True)
@@ -65,7 +58,7 @@ def test_a_dead_workers_trial_is_suggested_again_even_when_all_others_are_begun(
 def test_a_worker_that_dies_after_the_time_limit_has_failed_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searcher, study = bridge(tmp_path, trial_minutes=0.5)
+    searcher, study = opened(tmp_path, trial_minutes=0.5)
     assert searcher.suggest("a")["seconds"] == 30.0
     now = searcher._begun["a"]
     monkeypatch.setattr("search.searcher.time.monotonic", lambda: now + 31.0)
@@ -75,7 +68,7 @@ def test_a_worker_that_dies_after_the_time_limit_has_failed_for_it(
 
 
 def test_half_the_batch_is_suggested_after_too_little_memory(tmp_path: Path) -> None:
-    searcher, study = bridge(tmp_path, halve_batch=True)
+    searcher, study = opened(tmp_path, halve_batch=True)
     first = searcher.suggest("a")
     starved = ended(state=TrialState.FAILED, out_of_memory=True)
     searcher.on_trial_complete("a", starved)

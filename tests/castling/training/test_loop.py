@@ -165,7 +165,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
         return True
 
     with pytest.raises(Killed):
-        train(tiny, digits, on_epoch=kill, checkpoint=path, checkpoint_every_s=0.0)
+        train(tiny, digits, on_epoch=kill, checkpoint=path, checkpoint_share=math.inf)
     resumed, rest = history(tiny, digits, checkpoint=path)
     assert [metrics.epoch for metrics in rest] == [3, 4]
     assert same_weights(resumed.model, train(tiny, digits).model)
@@ -177,7 +177,11 @@ def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
     train(
-        tiny, digits, on_epoch=lambda seen: seen.epoch < 3, checkpoint=path, checkpoint_every_s=0.0
+        tiny,
+        digits,
+        on_epoch=lambda seen: seen.epoch < 3,
+        checkpoint=path,
+        checkpoint_share=math.inf,
     )
     harm(path)
     resumed, rest = history(tiny, digits, checkpoint=path)
@@ -187,19 +191,26 @@ def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_are_written_no_more_often_than_asked(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path
+@pytest.mark.parametrize(
+    ("share", "expected"), [(math.inf, [None, 1, 2, 3]), (1e-9, [None, 1, 1, 1])]
+)
+def test_checkpoints_are_written_in_their_part_of_the_time(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path, share: float, expected: list[int | None]
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    existed = []
+
+    def epoch_kept() -> int | None:
+        return json.loads(read_tensors(path)[1]["metrics"])["epoch"] if path.exists() else None
+
+    found = []
 
     def look(_: EpochMetrics) -> bool:
-        existed.append(path.exists())
+        found.append(epoch_kept())
         return True
 
-    train(tiny, digits, on_epoch=look, checkpoint=path, checkpoint_every_s=1e9)
-    assert existed == [False] * 4
-    assert path.exists()  # the last epoch writes one in any case
+    train(tiny, digits, on_epoch=look, checkpoint=path, checkpoint_share=share)
+    assert found == expected
+    assert epoch_kept() == 4  # the last epoch writes one in any case
 
 
 @pytest.mark.parametrize("harm", [truncate, empty, replace_by_text])

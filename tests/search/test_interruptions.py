@@ -1,0 +1,180 @@
+"""Whatever is written when the driver dies, the resumed search is the one that never died.
+
+Training is made up, all else is real: the searcher, the study in its journal, the stopper's rungs,
+the curves on disk. The driver dies at any of its writes, before it, after it, or amid it.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from optuna.storages.journal import JournalFileBackend
+from search_bridge import Bridge, bridge
+
+from castling.config import RunConfig
+from castling.training.metrics import EpochMetrics
+from reports.curves import read_curve
+from reports.records import Record, TrialState, curve_path
+from search.config import SearchConfig
+from search.run_folder import open_storage, open_study
+from search.study import Outcome
+from search.worker import CURVE, OUTCOME
+
+
+TRIALS, EPOCHS, CHECKPOINT_EVERY = 7, 11, 3
+
+
+class Killed(BaseException):
+    """What kill -9 is to a driver."""
+
+
+@dataclass
+class Death:
+    """Comes at a write, counted from the driver's start."""
+
+    at: int | None = None
+    how: str = "before"
+    writes: int = 0
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Append to a file, unless death comes first."""
+        self.writes += 1
+        dies = self.writes == self.at
+        part = {"before": 0, "amid": len(content) // 2}.get(self.how, len(content))
+        with path.open("ab") as file:
+            file.write(content[:part] if dies else content)
+        if dies:
+            raise Killed
+
+
+@contextmanager
+def journal_writes(death: Death) -> Iterator[None]:
+    """Have the study's journal written by way of a death."""
+
+    def append(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(f"{json.dumps(log)}\n" for log in logs)
+        death.write(Path(backend._file_path), lines.encode())
+
+    with patch.object(JournalFileBackend, "append_logs", append):
+        yield
+
+
+def metrics(run: RunConfig, epoch: int) -> EpochMetrics:
+    """Return an epoch of a made-up training, at a speed and to an end of the config's own."""
+    rng = Random(run.digest())
+    best, speed = rng.uniform(0.6, 0.99), rng.uniform(0.5, 3.0)
+    top1 = best * epoch / (epoch + speed)
+    return EpochMetrics(
+        epoch=epoch,
+        loss=1.0 - top1,
+        top1=top1,
+        top1_branch=top1,
+        mask_density=(0.0,),
+        learning_rate=1e-3,
+        images_per_s=1e3,
+        train_seconds=float(epoch),
+    )
+
+
+def train(driver: Bridge, given: dict[str, Any], death: Death) -> dict[str, Any] | None:
+    """Do what a worker does; return its last report, None when it was stopped."""
+    folder, trial = Path(given["folder"]), given["trial"]
+    run = RunConfig.from_data(json.loads(given["run"]))
+    checkpoint, path = folder / f"{trial}.checkpoint", curve_path(folder, trial)
+    path.parent.mkdir(exist_ok=True)
+    done = len(checkpoint.read_bytes()) if checkpoint.exists() else 0
+    curve = read_curve(folder, trial)
+    for epoch in range(done + 1, run.train.epochs + 1):
+        now = metrics(run, epoch)
+        death.write(path, f"{now.to_line()}\n".encode())
+        curve[epoch - 1 :] = [now]
+        if epoch in given["rungs"]:
+            report = {CURVE: json.dumps([asdict(each) for each in curve])}
+            if not driver.searcher.goes_on("trial", report):
+                return None
+        if epoch % CHECKPOINT_EVERY == 0:
+            checkpoint.write_bytes(bytes(epoch))
+    return {OUTCOME: json.dumps(asdict(Outcome.of(curve[-1], TrialState.TRAINED)))}
+
+
+def search(folder: Path, config: SearchConfig, death: Death) -> None:
+    """Search with one worker until there are enough trials, or death comes."""
+    with journal_writes(death):
+        driver = bridge(folder, config)
+        while isinstance(given := driver.searcher.suggest("trial"), dict):
+            driver.searcher.on_trial_complete("trial", train(driver, given, death))
+            assert driver.searcher.failure is None
+
+
+def found(folder: Path, config: SearchConfig) -> list[Any]:
+    """Return everything that a search has found but the time of day."""
+    study = open_study(open_storage(folder, None), config.objectives)
+    trials = []
+    for trial in study.get_trials():
+        attributes = dict(trial.user_attrs)
+        record = attributes.pop("record", None)
+        curve = read_curve(folder, trial.number)
+        if record is not None:
+            Record.from_data(record, "a test")
+            record = {key: value for key, value in record.items() if not key.endswith("ed_at")}
+        told = (trial.state, trial.values, trial.intermediate_values, trial.system_attrs)
+        trials.append((trial.number, trial.params, told, record, attributes, curve))
+    return trials
+
+
+def config_of(sampler: str, stopper: str) -> SearchConfig:
+    return SearchConfig.from_data(
+        {
+            "space": "digits",
+            "budget": {"max_macs": "400k"},
+            "trials": TRIALS,
+            "sampler": sampler,
+            "stopper": stopper,
+            "max_refusals": 4,
+            "set": {"train.epochs": EPOCHS},
+        }
+    )
+
+
+@cache
+def uninterrupted(sampler: str, stopper: str) -> tuple[list[Any], int]:
+    """Return what a search finds that nothing interrupts, and how often it writes."""
+    with TemporaryDirectory() as folder:
+        config, death = config_of(sampler, stopper), Death()
+        search(Path(folder), config, death)
+        return found(Path(folder), config), death.writes
+
+
+@pytest.mark.parametrize(
+    ("sampler", "stopper"),
+    [("random", "none"), ("random", "pareto"), ("tpe", "asha"), ("nsga2", "median"),
+     ("sobol", "pareto"), ("pareto", "pareto")],
+)  # fmt: skip
+@given(data=st.data())
+@settings(max_examples=settings().max_examples // 4, suppress_health_check=[HealthCheck.too_slow])
+def test_a_search_that_dies_at_any_write_and_is_resumed_finds_the_same(
+    sampler: str, stopper: str, data: st.DataObject
+) -> None:
+    expected, writes = uninterrupted(sampler, stopper)
+    config = config_of(sampler, stopper)
+    with TemporaryDirectory() as folder:
+        for _ in range(data.draw(st.integers(1, 3))):
+            at = data.draw(st.integers(1, writes))
+            death = Death(at, data.draw(st.sampled_from(["before", "amid", "after"])))
+            try:
+                search(Path(folder), config, death)
+            except Killed:
+                continue
+        search(Path(folder), config, Death())
+        assert found(Path(folder), config) == expected
+        told = {record["state"] for *_, record, _, _ in expected if record}
+        assert ("stopped" in told) == (stopper != "none")

@@ -1,0 +1,32 @@
+"""A search's searcher, study and rungs on a run folder, without Ray."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.cluster import Resources
+from search.config import SearchConfig
+from search.run_folder import open_storage, open_study
+from search.rungs import Rungs
+from search.searcher import StudySearcher
+from search.study import SearchStudy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """What a driver holds."""
+
+    searcher: StudySearcher
+    study: SearchStudy
+    rungs: Rungs
+
+
+def bridge(folder: Path, config: SearchConfig) -> Bridge:
+    """Open a run folder's search, or begin it, as a driver does."""
+    setting = config.setting(config.build_space())
+    storage = open_storage(folder, None)
+    study = SearchStudy(open_study(storage, config.objectives), storage, config, setting)
+    resources = Resources(workers=2, cpus_per_trial=1, gpus_per_trial=0.0)
+    rungs = Rungs.of(config.stopper, setting)
+    rungs.read_back(folder, [*study.records, *study.running.values()])
+    searcher = StudySearcher(study, rungs, folder, resources, trial_minutes=config.trial_minutes)
+    return Bridge(searcher=searcher, study=study, rungs=rungs)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from random import Random
@@ -110,6 +111,7 @@ class SearchStudy:
         self._interrupted: deque[Proposal] = deque()
         self._torn: deque[int] = deque()
         self._num_rejected = 0
+        self._latest = datetime.fromtimestamp(0, UTC)
         self.num_started = 0
         """Trials given to training so far, those of earlier drivers included."""
         self.exhausted = False
@@ -245,7 +247,7 @@ class SearchStudy:
             config_id=run.digest(),
             point=active(self._space, trial.params),
             epochs_planned=run.train.epochs,
-            started_at=_now(),
+            started_at=self._now(),
         )
         if violation > 0.0:
             reason = f"over budget: {spent}"
@@ -291,7 +293,7 @@ class SearchStudy:
 
     def _finish(self, record: Record) -> None:
         """Store a trial's last record, then tell the sampler, then replay it for its twins."""
-        record = replace(record, finished_at=_now())
+        record = replace(record, finished_at=self._now())
         self._store(record)
         self._tell(record)
         if record.replay_of is None and record.state != TrialState.REFUSED:
@@ -341,6 +343,17 @@ class SearchStudy:
                 trial.set_constraint(STOPPED_CONSTRAINT, violation)
         self._study.tell(record.trial, values)
 
+    def _now(self) -> str:
+        """Return the time, not before any that is recorded: the clock may have been set back."""
+        self._latest = max(self._latest, datetime.now(UTC))
+        return self._latest.isoformat(timespec="milliseconds")
+
+    def _look_at_clock(self, record: Record) -> None:
+        """Take note of the times of a record that an earlier driver stored."""
+        for known in (record.started_at, record.finished_at):
+            with suppress(ValueError, TypeError):  # none, or none that is a time
+                self._latest = max(self._latest, datetime.fromisoformat(known))
+
     def _identity(self, trial: int) -> int:
         """Return the storage's number of a trial."""
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial)
@@ -357,6 +370,7 @@ class SearchStudy:
                 self._num_rejected += 1
             return
         record = Record.from_data(stored, f"trial {trial.number}")
+        self._look_at_clock(record)
         is_new = record.replay_of is None and record.state != TrialState.REFUSED
         self._num_rejected = 0 if is_new else self._num_rejected + 1
         if record.state == TrialState.RUNNING:
@@ -374,7 +388,3 @@ class SearchStudy:
 
 def _derived_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

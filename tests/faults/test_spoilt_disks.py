@@ -1,6 +1,7 @@
 """Disks that are full, run folders that move, files that break off in the middle."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +114,42 @@ def test_a_run_goes_on_where_it_was_moved_to(tmp_path: Path) -> None:
     assert not run.exists()
     assert_kept(before, finished(moved))
     assert len(finished(moved)) == 4
+
+
+def test_a_run_that_may_only_be_read_is_read_and_not_gone_on_with(small_disk: Path) -> None:
+    run = small_disk / "run"
+    with start(run, *RECIPE[:2], "3", "--set", "train.epochs=2") as driver:
+        driver.communicate(timeout=300)
+    before = finished(run)
+    remount(small_disk, "ro")
+    try:
+        for command in (["status"], ["front"]):
+            done = castling(*command, str(run))
+            assert done.returncode == 0, done.stderr
+            assert "trained" in done.stdout or "top1" in done.stdout
+        for command in (
+            ["search", "--out", str(run), "--resume", "--trials", "4"],
+            ["search", "smoke", "--out", str(small_disk / "other")],
+            ["report", str(run)],
+        ):
+            done = castling(*command)
+            assert done.returncode in {1, 2}
+            assert done.stderr.startswith("castling: ")
+            assert "Read-only file system" in done.stderr
+            assert "Traceback" not in done.stderr
+        assert_kept(before, finished(run))
+    finally:
+        remount(small_disk, "rw")
+    with start(run, "--resume", "--trials", "4") as driver:
+        _, message = driver.communicate(timeout=300)
+    assert driver.returncode == 0, message
+    assert len(finished(run)) == 4
+
+
+def remount(disk: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
+
+
+def castling(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "search", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

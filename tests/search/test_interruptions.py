@@ -5,10 +5,11 @@ the curves on disk. The driver dies at any of its writes, before it, after it, o
 """
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from search_bridge import Bridge, bridge
 
 from castling.config import RunConfig
+from castling.files import append_line
 from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve
 from reports.records import Record, TrialState, curve_path
@@ -45,26 +47,31 @@ class Death:
     how: str = "before"
     writes: int = 0
 
-    def write(self, path: Path, content: bytes) -> None:
-        """Append to a file, unless death comes first."""
+    def comes_at(self, path: Path, write: Callable[[], None]) -> None:
+        """Write to the end of a file; of the write that death comes at a part is left."""
+        before = path.stat().st_size if path.exists() else 0
+        write()
         self.writes += 1
-        dies = self.writes == self.at
-        part = {"before": 0, "amid": len(content) // 2}.get(self.how, len(content))
-        with path.open("ab") as file:
-            file.write(content[:part] if dies else content)
-        if dies:
+        if self.writes == self.at:
+            after = path.stat().st_size
+            os.truncate(
+                path, {"before": before, "amid": (before + after) // 2}.get(self.how, after)
+            )
             raise Killed
 
 
 @contextmanager
 def journal_writes(death: Death) -> Iterator[None]:
-    """Have the study's journal written by way of a death."""
+    """Let death come at the writes of the study's journal."""
+    real = JournalFileBackend.append_logs
 
     def append(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
-        lines = "".join(f"{json.dumps(log)}\n" for log in logs)
-        death.write(Path(backend._file_path), lines.encode())
+        death.comes_at(Path(backend._file_path), partial(real, backend, logs))
 
-    with patch.object(JournalFileBackend, "append_logs", append):
+    with (
+        patch.object(JournalFileBackend, "append_logs", append),
+        patch.object(os, "fsync", lambda _: None),  # the machine goes on, the process does not
+    ):
         yield
 
 
@@ -90,12 +97,11 @@ def train(driver: Bridge, given: dict[str, Any], death: Death) -> dict[str, Any]
     folder, trial = Path(given["folder"]), given["trial"]
     run = RunConfig.from_data(json.loads(given["run"]))
     checkpoint, path = folder / f"{trial}.checkpoint", curve_path(folder, trial)
-    path.parent.mkdir(exist_ok=True)
     done = len(checkpoint.read_bytes()) if checkpoint.exists() else 0
     curve = read_curve(folder, trial)
     for epoch in range(done + 1, run.train.epochs + 1):
         now = metrics(run, epoch)
-        death.write(path, f"{now.to_line()}\n".encode())
+        death.comes_at(path, partial(append_line, path, now.to_line()))
         curve[epoch - 1 :] = [now]
         if epoch in given["rungs"]:
             report = {CURVE: json.dumps([asdict(each) for each in curve])}

@@ -4,6 +4,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,32 @@ def test_full_disk_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
     assert len(again.records) >= 3
     exhaust(again)
     assert len(open_search(tmp_path, config(trials=9)).records) == 9
+
+
+def test_a_clock_that_is_set_back_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        days = 365
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=cls.days)
+
+    (usual := tmp_path / "usual").mkdir()
+    (odd := tmp_path / "odd").mkdir()
+    for folder in (usual, odd):
+        new_manifest(config(), config().build_space(), None).write(folder)
+    exhaust(open_search(usual, config()))
+    monkeypatch.setattr("search.study.datetime", Clock)
+    for Clock.days in (365, 0, -365):
+        exhaust(open_search(odd, config()), steps=4)
+    expected, found = reports.load(usual), reports.load(odd)
+    assert found.finished_at.is_monotonic_increasing
+    assert (found.finished_at >= found.started_at).all()
+    assert list(found.config_id) == list(expected.config_id)
+    assert list(found.pareto.progress()) == list(expected.pareto.progress())
+    assert len(found) == 12
 
 
 def test_reports_read_what_the_study_wrote(tmp_path: Path) -> None:

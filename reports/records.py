@@ -24,7 +24,7 @@ LOCK_FILE = ".lock"
 LATENCY_FILE = "latency.jsonl"
 """The parts of models that were timed, where a search bounds or trades off latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
-RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE = "record", "config"
+RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE, RUNGS_ATTRIBUTE = "record", "config", "rungs"
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
 
 

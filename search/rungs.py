@@ -117,6 +117,19 @@ class Rungs:
             self._reached[rung][record.trial] = self._standing(record, curve)
         return reached
 
+    def reached(self, trial: int) -> dict[int, dict[str, float]]:
+        """Return what a trial's measured objectives were at each rung: the best so far."""
+        found = {}
+        for rung, marks in enumerate(self._reached):
+            if trial in marks:
+                values = zip(self._objectives, marks[trial].values, strict=True)
+                found[rung] = {
+                    goal.metric: goal.sign * value
+                    for goal, value in values
+                    if goal.metric not in KNOWN
+                }
+        return found
+
     def goes_on(self, record: Record, curve: Sequence[EpochMetrics]) -> bool:
         """Take note of a trial's epochs so far and return whether it is to be trained further."""
         return all(

@@ -83,6 +83,7 @@ class StudySearcher(Searcher):
         try:
             record = self._study.running[self._trials[trial_id]]
             going_on = self._rungs.goes_on(record, curve)
+            self._study.note(record.trial, self._rungs.reached(record.trial))
         except Exception as error:  # noqa: BLE001 - Tune would swallow it; the driver raises it
             self.failure = error
             return True

@@ -18,7 +18,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 from castling.config import RunConfig
 from castling.errors import ConfigError
 from castling.training.metrics import EpochMetrics
-from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
+from reports.records import (
+    CONFIG_ATTRIBUTE,
+    RECORD_ATTRIBUTE,
+    RUNGS_ATTRIBUTE,
+    Record,
+    TrialState,
+)
 from search.asking import ask
 from search.config import SearchConfig
 from search.objectives import values_of, worst_values
@@ -154,6 +160,11 @@ class SearchStudy:
             self._num_rejected += 1
         self.exhausted = True
         return None
+
+    def note(self, trial: int, reached: Mapping[int, Mapping[str, float]]) -> None:
+        """Store what a running trial's measured objectives were at each rung."""
+        stored = {str(rung): dict(values) for rung, values in reached.items()}
+        self._storage.set_trial_user_attr(self._identity(trial), RUNGS_ATTRIBUTE, stored)
 
     def finish(self, trial: int, outcome: Outcome) -> None:
         """Record how a trial's training ended and tell the sampler."""

@@ -39,8 +39,8 @@ class History:
 
     trials: Encoded
     """NaN in `values` is what a running trial has yet to show."""
-    fidelity: Points
-    """(row), the fraction of its training that a trial had; 1 for running trials."""
+    doubt: Points
+    """(row, objective), the standard deviation of a value that is expected, 0 of one measured."""
 
     @property
     def measured(self) -> Mask:
@@ -106,16 +106,17 @@ class _Improvement:
         running = history.trials[~measured]
         self._surrogates = {
             int(objective): Surrogate(
-                _with_fidelity(history.trials.features[measured], history.fidelity[measured]),
+                history.trials.features[measured],
                 history.trials.values[measured, objective],
-                (*goal.groups, (history.trials.features.shape[1],)),
+                goal.groups,
+                history.doubt[measured, objective],
             )
             for objective in np.flatnonzero(goal.learnt)
         }
         expected = self._forecast(running).mean
         for objective, surrogate in self._surrogates.items():
-            surrogate.imagine(_with_fidelity(running.features), expected[:, objective])
-        whole = measured & (history.fidelity >= 1.0)
+            surrogate.imagine(running.features, expected[:, objective])
+        whole = measured & (history.doubt == 0.0).all(axis=1)
         self._front = np.concatenate([history.trials.values[whole], expected])
         seen = np.concatenate([history.trials.values[measured], expected])
         self._reference = _completed(goal.reference, seen)
@@ -125,16 +126,9 @@ class _Improvement:
 
     def _forecast(self, candidates: Encoded) -> Forecast:
         mean, std = candidates.values.copy(), np.zeros_like(candidates.values)
-        features = _with_fidelity(candidates.features)
         for objective, surrogate in self._surrogates.items():
-            mean[:, objective], std[:, objective] = surrogate.predict(features)
+            mean[:, objective], std[:, objective] = surrogate.predict(candidates.features)
         return Forecast(mean=mean, std=std)
-
-
-def _with_fidelity(features: Points, fidelity: Points | float = 1.0) -> Points:
-    """Return features with a last column: the part of the training that is missing."""
-    missing = np.broadcast_to(1.0 - np.asarray(fidelity), len(features))
-    return np.column_stack([features, missing])
 
 
 def _completed(reference: Points, values: Points) -> Points:

@@ -60,8 +60,8 @@ class Trial(Generic[P]):
     """Per objective, smaller better; NaN while running."""
     identity: Hashable
     """What equal trainings have in common."""
-    fidelity: float = 1.0
-    """The fraction of its training that it had."""
+    doubt: tuple[float, ...] = ()
+    """Per objective, the standard deviation of an expected value; empty: all are measured."""
     has_failed: bool = False
     """Whether it broke: it teaches nothing but not to be repeated."""
 
@@ -96,7 +96,9 @@ def _history(problem: Problem[P], trials: Sequence[Trial[P]]) -> History:
     values = np.where(np.isnan(results), known.values, results)
     return History(
         trials=Encoded(features=known.features, values=values),
-        fidelity=np.array([trial.fidelity for trial in trials]),
+        doubt=np.array([trial.doubt or [0.0] * known.values.shape[1] for trial in trials]).reshape(
+            known.values.shape
+        ),
     )
 
 

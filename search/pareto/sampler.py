@@ -1,6 +1,9 @@
 """`pareto` as one of Optuna's samplers: from a study's trials to its next point."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite, nan
 from random import Random
 from typing import Any
 
@@ -9,10 +12,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from reports.records import RECORD_ATTRIBUTE, Objective, Record, TrialState
-from search.objectives import values_of
+from reports.records import RECORD_ATTRIBUTE, RUNGS_ATTRIBUTE, Objective, Record, TrialState
 from search.pareto.candidates import Trial, propose
+from search.pareto.forecast import forecast
 from search.pareto.space_problem import SpaceProblem, Values
+from space.known import KNOWN
 
 
 class ParetoSampler(BaseSampler):
@@ -54,12 +58,13 @@ class ParetoSampler(BaseSampler):
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
         """Return the next point, or nothing when there is none that was not tried."""
-        before = [
-            known
+        trials = [
+            told
             for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number
-            for known in self._trial(other)
+            if other.number != trial.number and (told := self._told(other)) is not None
         ]
+        full = [told for told in trials if told.record.state == TrialState.TRAINED]
+        before = [self._trial(told, full) for told in trials]
         chosen = propose(self._problem, before, self._rng)
         return {} if chosen is None else self._problem.point_of(chosen)
 
@@ -73,31 +78,64 @@ class ParetoSampler(BaseSampler):
         """Draw a value of a point that repeats another, for want of new ones."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def _trial(self, trial: FrozenTrial) -> list[Trial[Values]]:
-        """Return what a trial teaches: nothing when it was refused or replayed, or is unknown."""
+    def _told(self, trial: FrozenTrial) -> "_Told | None":
+        """Return what a trial tells: nothing when it was refused or replayed, or is unknown."""
         stored = trial.user_attrs.get(RECORD_ATTRIBUTE)
         if stored is None or len(trial.params) < len(self._distributions):
-            return []
+            return None
         record = Record.from_data(stored, f"trial {trial.number}")
         if record.replay_of is not None or record.state == TrialState.REFUSED:
-            return []
-        return [
-            Trial(
-                point=self._problem.values_of(trial.params),
-                identity=record.config_id,
-                has_failed=record.state == TrialState.FAILED,
-                values=tuple(
-                    goal.sign * value
-                    for goal, value in zip(
-                        self._objectives, values_of(record, self._objectives), strict=True
-                    )
-                ),
-                fidelity=_fidelity(record),
-            )
+            return None
+        point = self._problem.values_of(trial.params)
+        return _Told(point=point, record=record, reached=_reached(trial))
+
+    def _trial(self, told: "_Told", full: Sequence["_Told"]) -> Trial[Values]:
+        """Return what a trial teaches; of one that was stopped what it would have come to."""
+        found = [told.value(goal.metric, full) for goal in self._objectives]
+        signs = [goal.sign for goal in self._objectives]
+        return Trial(
+            point=told.point,
+            identity=told.record.config_id,
+            has_failed=told.record.state == TrialState.FAILED,
+            values=tuple(sign * value for sign, (value, _) in zip(signs, found, strict=True)),
+            doubt=tuple(doubt for _, doubt in found),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What the study tells of a trial."""
+
+    point: Values
+    record: Record
+    reached: Mapping[int, Mapping[str, float]]
+    """What the measured objectives were at each rung."""
+
+    def value(self, metric: str, full: Sequence["_Told"]) -> tuple[float, float]:
+        """Return a metric and its standard deviation, forecast where training was stopped.
+
+        It is NaN where nothing is known: while the trial is running, or when none of those that
+        were trained in full is known to have passed its last rung.
+        """
+        measured = float(getattr(self.record, metric))
+        if metric in KNOWN or self.record.state != TrialState.STOPPED:
+            return measured, 0.0
+        rung = max(self.reached, default=-1)
+        others = [
+            (other.reached[rung][metric], float(getattr(other.record, metric)))
+            for other in full
+            if metric in other.reached.get(rung, ())
         ]
+        if not others or metric not in self.reached[rung]:
+            return nan, 0.0
+        return forecast(metric, self.reached[rung][metric], others)
 
 
-def _fidelity(record: Record) -> float:
-    if record.state != TrialState.STOPPED or not record.epochs_planned:
-        return 1.0
-    return record.epochs / record.epochs_planned
+def _reached(trial: FrozenTrial) -> dict[int, dict[str, float]]:
+    """Return what a trial's measured objectives were at each rung, as far as it is legible."""
+    with suppress(ValueError, TypeError, AttributeError):
+        return {
+            int(rung): {name: float(value) for name, value in values.items() if isfinite(value)}
+            for rung, values in trial.user_attrs.get(RUNGS_ATTRIBUTE, {}).items()
+        }
+    return {}

@@ -100,15 +100,23 @@ class Surrogate:
         values: (trial), smaller better; far outliers on the bad side are drawn nearer, because
             how bad a bad result is says nothing about the front.
         groups: the columns of each group of features.
+        doubt: (trial), the standard deviation of a value that is expected, 0 of one measured; None
+            stands for zeros.
     """
 
-    def __init__(self, features: Points, values: Points, groups: Groups) -> None:
+    def __init__(
+        self, features: Points, values: Points, groups: Groups, doubt: Points | None = None
+    ) -> None:
+        doubt = np.zeros(len(values)) if doubt is None else doubt
         usual = _without_outliers(values)
         self._offset = float(usual.mean())
         self._scale = max(float(usual.std()), 1e-12 * max(1.0, abs(self._offset)))
         self._features, self._targets = features, (usual - self._offset) / self._scale
         chosen = np.linspace(0, len(usual) - 1, min(len(usual), MOST_FITTED)).astype(np.intp)
-        self._kernel = _fitted(features[chosen], self._targets[chosen], groups)
+        self._variances = JITTER + (doubt / self._scale) ** 2
+        self._kernel = _fitted(
+            features[chosen], self._targets[chosen], self._variances[chosen], groups
+        )
         self._process = self._conditioned()
 
     def imagine(self, features: Points, values: Points) -> None:
@@ -117,6 +125,7 @@ class Surrogate:
             self._features = np.concatenate([self._features, features])
             imagined = (values - self._offset) / self._scale
             self._targets = np.concatenate([self._targets, imagined])
+            self._variances = np.append(self._variances, np.full(len(features), JITTER))
             self._process = self._conditioned()
 
     def predict(self, features: Points) -> tuple[Points, Points]:
@@ -131,7 +140,7 @@ class Surrogate:
         return mean * self._scale + self._offset, spread * self._scale
 
     def _conditioned(self) -> GaussianProcessRegressor:
-        process = GaussianProcessRegressor(self._kernel, alpha=JITTER, optimizer=None)
+        process = GaussianProcessRegressor(self._kernel, alpha=self._variances, optimizer=None)
         return process.fit(self._features, self._targets)
 
 
@@ -140,7 +149,7 @@ def _without_outliers(values: Points) -> Points:
     return np.minimum(values, high + OUTLIER * max(high - low, 0.0))
 
 
-def _fitted(features: Points, targets: Points, groups: Groups) -> Kernel:
+def _fitted(features: Points, targets: Points, variances: Points, groups: Groups) -> Kernel:
     """Return the kernel of the highest posterior density: its likelihood and a broad prior."""
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * GroupedRBF(
         np.full(len(groups), WEIGHT), groups
@@ -164,7 +173,7 @@ def _fitted(features: Points, targets: Points, groups: Groups) -> Kernel:
         )
         return found.x, float(found.fun)
 
-    process = GaussianProcessRegressor(kernel, alpha=JITTER, optimizer=most_probable)
+    process = GaussianProcessRegressor(kernel, alpha=variances, optimizer=most_probable)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bound may be the best value
         return process.fit(features, targets).kernel_

@@ -23,13 +23,13 @@ RECIPE = ["smoke", "--trials", "4", "--workers", "2", "--set", "train.epochs=20"
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
     # A disk that is full in earnest, for every process, must be mounted: limits of a process fail
     # with other errors, and Ray's processes would not inherit them.
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root may mount a small disk")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def fill(disk: Path, leave: int) -> Path:

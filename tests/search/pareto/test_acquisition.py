@@ -8,10 +8,11 @@ from search.pareto.acquisition import Encoded, Goal, History, acquisition
 GOAL = Goal(groups=((0,), (1,)), learnt=np.array([True, False]), reference=np.array([0.0, 1.0]))
 
 
-def history(features: Points, error: list[float], fidelity: list[float] | None = None) -> History:
+def history(features: Points, error: list[float], doubt: list[float] | None = None) -> History:
     values = np.column_stack([error, np.full(len(error), 0.5)])
     trials = Encoded(features=features, values=values)
-    return History(trials=trials, fidelity=np.array(fidelity or [1.0] * len(error)))
+    doubts = np.column_stack([doubt or [0.0] * len(error), np.zeros(len(error))])
+    return History(trials=trials, doubt=doubts)
 
 
 def line(*places: float) -> Points:
@@ -58,9 +59,17 @@ def test_beside_a_running_trial_less_is_expected() -> None:
 def test_trials_stopped_early_teach_but_are_not_on_the_front() -> None:
     places, error = [-2.0, -1.0, 0.0, 1.0], [-0.3, -0.4, -0.5, -0.6]
     whole = acquisition(GOAL, history(line(*places), error))
-    stopped = acquisition(GOAL, history(line(*places), error, [1.0, 1.0, 1.0, 0.1]))
+    stopped = acquisition(GOAL, history(line(*places), error, [0.0, 0.0, 0.0, 0.05]))
     again = candidates(1.0)  # at full length the stopped trial's own place still promises a gain
     assert stopped(again)[0] > whole(again)[0]
+    better, worse = -0.9, -0.3
+    gains = [
+        acquisition(GOAL, history(line(*places), [*error[:3], last], [0.0, 0.0, 0.0, 0.05]))(
+            candidates(1.2)
+        )[0]
+        for last in (better, worse)
+    ]
+    assert gains[0] > gains[1]
 
 
 def test_an_objective_without_a_reference_takes_it_from_the_trials() -> None:
@@ -77,7 +86,7 @@ def test_known_objectives_need_no_results() -> None:
     )
     values = np.array([[0.2, 0.8], [0.5, 0.5], [0.9, 0.9]])
     none = History(
-        trials=Encoded(features=np.empty((0, 2)), values=np.empty((0, 2))), fidelity=np.empty(0)
+        trials=Encoded(features=np.empty((0, 2)), values=np.empty((0, 2))), doubt=np.empty((0, 2))
     )
     gains = acquisition(goal, none)(Encoded(features=line(0.0, 1.0, 2.0), values=values))
     assert gains == pytest.approx([0.16, 0.25, 0.01])

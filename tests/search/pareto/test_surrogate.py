@@ -91,3 +91,15 @@ def test_the_same_trials_give_the_same_surrogate() -> None:
     x = draws(0, 12)
     predictions = [Surrogate(x, x[:, 0], GROUPS).predict(draws(1, 4)) for _ in range(2)]
     assert np.array_equal(predictions[0], predictions[1])
+
+
+def test_a_doubtful_value_is_believed_less() -> None:
+    x = draws(0, 20)
+    values = x[:, 2].copy()
+    values[0] += 3.0
+    far = np.zeros(20)
+    far[0] = 10.0
+    trusting, doubting = (
+        Surrogate(x, values, GROUPS, doubt).predict(x[:1])[0][0] for doubt in (None, far)
+    )
+    assert abs(doubting - x[0, 2]) < abs(trusting - x[0, 2])

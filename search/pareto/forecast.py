@@ -1,0 +1,49 @@
+"""What a training that was stopped early would have come to, judged by those that went on."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+from scipy.special import expit, logit
+
+
+PRIOR_SPREAD, PRIOR_WEIGHT = 0.4, 2.0
+"""How far gains differ between trials before any are known, and for how many that counts."""
+WORST, BEST = 0.01, 0.999
+"""Accuracies beyond these are told apart from them by single images alone."""
+LEAST = 1e-9
+"""Of metrics that are positive."""
+ACCURACIES = ("top1", "top1_branch")
+
+
+def forecast(
+    metric: str, reached: float, others: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    """Return the expected final value of a metric and its standard deviation.
+
+    Trials gain about alike from a rung to the end once accuracies are written as log odds and all
+    other metrics as logarithms: what is expected is the mean gain of the others.
+
+    Args:
+        metric: of a record.
+        reached: its value when the trial was stopped.
+        others: of each trial that was trained in full, its value at the same rung and in the end;
+            at least one.
+    """
+    gains = [_scaled(metric, final) - _scaled(metric, then) for then, final in others]
+    mean, number = fmean(gains), len(gains)
+    squares = PRIOR_WEIGHT * PRIOR_SPREAD**2 + sum((gain - mean) ** 2 for gain in gains)
+    spread = (squares / (PRIOR_WEIGHT + number - 1) * (1.0 + 1.0 / number)) ** 0.5
+    expected = _scaled(metric, reached) + mean
+    low, high = (_unscaled(metric, expected + sign * spread) for sign in (-1.0, 1.0))
+    return _unscaled(metric, expected), (high - low) / 2.0
+
+
+def _scaled(metric: str, value: float) -> float:
+    if metric in ACCURACIES:
+        return float(logit(np.clip(value, WORST, BEST)))
+    return float(np.log(max(value, LEAST)))
+
+
+def _unscaled(metric: str, value: float) -> float:
+    return float(expit(value) if metric in ACCURACIES else np.exp(value))

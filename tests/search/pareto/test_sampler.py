@@ -1,4 +1,4 @@
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 
 import pytest

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from castling.errors import RecordError
+
 
 MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
@@ -13,6 +15,21 @@ def available_bytes() -> int:
     """Return the bytes that a process may still take, as far as the system tells."""
     found = [_of_container(), _of_machine()]
     return min(max(0, count) for count in found if count is not None)
+
+
+def shortage(num_bytes: int) -> str | None:
+    """Return why so many bytes are too many for this machine, or None when they fit."""
+    free = available_bytes()
+    if num_bytes <= free:
+        return None
+    return f"its {num_bytes / 2**30:.1f} GiB are more than the {free / 2**30:.1f} free here"
+
+
+def check_fits(path: Path) -> None:
+    """Raise RecordError when a file, if it exists, is more than this machine's free memory."""
+    reason = shortage(path.stat().st_size) if path.exists() else None
+    if reason is not None:
+        raise RecordError(str(path), reason)
 
 
 def _of_machine() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from castling.memory import check_fits
 from castling.plain_yaml import LARGEST_NUMBER
 from castling.training.metrics import EpochMetrics
 from reports.records import CURVES_FOLDER, Manifest, curve_path
@@ -27,6 +28,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
 
     Raises:
         RunFolderError: when the folder is no run.
+        RecordError: when a file is larger than memory.
     """
     folder = Path(run)
     Manifest.read(folder)
@@ -58,6 +60,7 @@ def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
 def _epochs(path: Path) -> list[dict[str, Any]]:
     """Return the epochs of a file; lines that a crash tore, or that are none, are left out."""
     epochs: list[dict[str, Any]] = []
+    check_fits(path)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, TypeError, LookupError, OverflowError, RecursionError):
             epoch = json.loads(line)

@@ -10,6 +10,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from castling.errors import RecordError, RunFolderError
+from castling.memory import check_fits
 from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME, Manifest
 
 
@@ -44,6 +45,7 @@ def _journal_trials(run: Path) -> list[FrozenTrial]:
     path = run / STUDY_FILE
     if not path.is_file():  # opening a missing journal would create it
         raise _missing(run, STUDY_FILE)
+    check_fits(path)
     try:
         return _all_trials(JournalStorage(JournalFileBackend(str(path))), str(path))
     except OSError as error:

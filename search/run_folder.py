@@ -25,6 +25,7 @@ from castling.errors import (
     SpaceMismatchError,
     StorageError,
 )
+from castling.memory import check_fits
 from reports.records import (
     CURVES_FOLDER,
     LOCK_FILE,
@@ -144,11 +145,12 @@ def open_storage(run: Path, url: str | None) -> BaseStorage:
 
     Raises:
         ConfigError: when a URL cannot be opened.
-        RecordError: when the journal is damaged.
+        RecordError: when the journal is damaged, or larger than memory.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         path = run / STUDY_FILE
+        check_fits(path)
         _drop_torn_line(path)
         try:
             return JournalStorage(JournalFileBackend(str(path), lock_obj=_DriverLock(str(path))))

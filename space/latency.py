@@ -21,6 +21,7 @@ from castling.config import (
     StockBackbone,
 )
 from castling.files import append_line
+from castling.memory import check_fits
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.model.hosts.anatomy import anatomy_of
@@ -55,11 +56,16 @@ class LatencyTable:
 
     Args:
         path: file of a JSON object per line; None remembers for the length of the process.
+
+    Raises:
+        RecordError: when the file is larger than memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._times: dict[str, float] = {}
+        if path is not None:
+            check_fits(path)
         for line in path.read_text().splitlines() if path and path.is_file() else ():
             with suppress(ValueError, LookupError, TypeError, RecursionError):  # torn, or no line
                 entry = json.loads(line)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from castling.errors import CheckpointError
 from castling.files import write_bytes
-from castling.memory import available_bytes
+from castling.memory import shortage
 from castling.plain_yaml import is_endless
 
 
@@ -132,9 +132,8 @@ def read_tensors(
 
 def check_fits(path: Path, num_bytes: int) -> None:
     """Raise CheckpointError when a file's content is more than this machine's free memory."""
-    free = available_bytes()
-    if num_bytes > free:
-        reason = f"its {num_bytes / 2**30:.1f} GiB are more than the {free / 2**30:.1f} free here"
+    reason = shortage(num_bytes)
+    if reason is not None:
         raise CheckpointError(str(path), reason)
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import ray
 from driver_process import finished, num_epochs, start, wait_for_epochs, workers_of
@@ -89,47 +90,70 @@ def test_a_lost_machines_trial_goes_on_on_another(three_nodes: Cluster, tmp_path
         assert epochs_of(run, trial) == [*range(1, EPOCHS + 1)]
 
 
-HANGING_RECIPE = """
+RECIPE_OF_AN_OPERATOR = """
 space: digits
 trials: 3
-workers: 1
-trial_minutes: 0.2
-set: {train.epochs: 1}
+workers: {workers}
+{settings}
+set: {{train.epochs: 1, train.batch_size: 64}}
 dimensions:
-  - {target: "model.blocks.*.operator", choices: [softmax, average], tie: all}
-points: [{"model.blocks.*.operator": average}]
+  - {{target: "model.blocks.*.operator", choices: [softmax, average], tie: all}}
+points: [{{"model.blocks.*.operator": average}}]
+"""
+HANGS = "AverageMixing.forward = lambda self, x: __import__('time').sleep(1e6)"
+TAKES_ALL_MEMORY = """
+def forward(self, x):
+    if self.training and len(x) > 32:
+        torch.empty(2**50)
+    return x
+AverageMixing.forward = forward
 """
 
 
-@pytest.fixture
-def hanging_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install the operator of the documentation's page so that it never ends when it trains."""
+def search_with(code: str, folder: Path, workers: int, settings: str) -> pd.DataFrame:
+    """Search with the operator `average` of the documentation's page, changed by some code."""
     page = (ROOT / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert code is not None
-    hanging = "\n\nAverageMixing.forward = lambda self, x: __import__('time').sleep(1e6)\n"
-    information = tmp_path / "site" / "average-1.0.dist-info"
+    operator = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert operator is not None
+    site = folder / "site"
+    information = site / "average-1.0.dist-info"
     information.mkdir(parents=True)
-    (tmp_path / "site" / "average_operator.py").write_text(code[1] + hanging)
+    (site / "average_operator.py").write_text(f"import torch\n{operator[1]}\n\n{code}\n")
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: average\nVersion: 1.0\n")
     entry = "[castling.operators]\naverage = average_operator\n"
     (information / "entry_points.txt").write_text(entry)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
-
-
-def test_a_trial_that_hangs_fails_in_time_and_no_other(
-    hanging_operator: None, tmp_path: Path
-) -> None:
-    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    recipe.write_text(HANGING_RECIPE)
-    with start(run, str(recipe)) as driver:
+    recipe, run = folder / "recipe.yaml", folder / "run"
+    recipe.write_text(RECIPE_OF_AN_OPERATOR.format(workers=workers, settings=settings))
+    places = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+    with start(run, str(recipe), environment=places) as driver:
         _, message = driver.communicate(timeout=600)
     assert driver.returncode == 0, message
-    trials = reports.load(run).set_index("trial")
-    operators = trials["model.blocks.*.operator"]
-    hung = trials[operators == "average"]
-    assert hung.index[0] == 0
+    trials = reports.load(run)
+    assert len(trials) == 3
+    return trials.set_index("model.blocks.*.operator")
+
+
+def test_a_trial_that_hangs_fails_in_time_and_no_other(tmp_path: Path) -> None:
+    trials = search_with(HANGS, tmp_path, workers=1, settings="trial_minutes: 0.2")
+    hung, others = trials.loc[["average"]], trials.drop("average")
     assert (hung.state == "failed").all()
     assert (hung.reason == "took longer than trial_minutes, 0.2").all()
-    assert (trials.state[operators == "softmax"] == "trained").all()
-    assert len(trials) == 3
+    assert len(others)
+    assert (others.state == "trained").all()
+
+
+def test_a_trial_that_runs_out_of_memory_fails_and_no_other(tmp_path: Path) -> None:
+    trials = search_with(TAKES_ALL_MEMORY, tmp_path, workers=2, settings="")
+    starved, others = trials.loc[["average"]], trials.drop("average")
+    assert (starved.state == "failed").all()
+    assert starved.reason.str.contains("allocate memory").all()
+    assert len(others)
+    assert (others.state == "trained").all()
+
+
+def test_half_the_batch_saves_a_trial_that_ran_out_of_memory(tmp_path: Path) -> None:
+    trials = search_with(TAKES_ALL_MEMORY, tmp_path, workers=2, settings="halve_batch: true")
+    assert (trials.state == "trained").all()
+    saved, others = trials.loc[["average"]], trials.drop("average")
+    assert (saved.reason == "trained with batches of 32, for want of memory").all()
+    assert (others.reason == "").all()

@@ -20,6 +20,7 @@ from reports.export import METRICS_FILE, ModelMetrics
 from reports.page import write_report
 from reports.records import MANIFEST_FILE, STUDY_FILE
 from search.cli import main
+from search.run_folder import open_storage
 
 
 def read_all(run: Path) -> None:
@@ -100,6 +101,19 @@ def test_a_nonsense_line_in_the_journal_is_one_sentence(line: bytes, run: Path) 
     with pytest.raises(RecordError) as caught:
         reports.load(run)
     one_sentence(caught.value)
+
+
+def test_files_of_more_than_memory_are_one_sentence(run: Path) -> None:
+    curve = run / "curves" / "00000.jsonl"
+    curve.parent.mkdir()
+    for path, read in ((curve, load_curves), (run / STUDY_FILE, reports.load)):
+        with path.open("ab") as file:
+            file.truncate(2**40)  # a hole: nothing is written
+        with pytest.raises(RecordError, match=r"its 1024\.0 GiB are more than the") as caught:
+            read(run)
+        one_sentence(caught.value)
+    with pytest.raises(RecordError, match="are more than the"):
+        open_storage(run, None)
 
 
 CURVES = [b"[" * 100_000, b"9" * 10_000, b'{"epoch": "x"}', b"[]", b'"x"', b"\xff", b"null", b"{}"]

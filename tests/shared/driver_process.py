@@ -1,8 +1,10 @@
 """Searches as commands in processes of their own, and what is left when they are interrupted."""
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,9 @@ import reports
 from reports.records import CURVES_FOLDER
 
 
-def start(run: Path, *options: str) -> "subprocess.Popen[str]":
+def start(
+    run: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """Start a search as a command, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "search", "search", "--out", str(run), *options],
@@ -19,6 +23,7 @@ def start(run: Path, *options: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, **(environment or {})},
     )
 
 

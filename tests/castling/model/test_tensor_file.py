@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 import castling
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import CheckpointError
-from castling.model import tensor_file
 from castling.model.storage import WEIGHTS_FILE
 from castling.model.tensor_file import LARGEST_HEADER, read_header, read_tensors
 
@@ -99,7 +98,7 @@ def test_a_file_beyond_this_machine_is_not_read(
 ) -> None:
     path = small_model(tmp_path)
     read_tensors(path)
-    monkeypatch.setattr(tensor_file, "available_bytes", lambda: 100)
+    monkeypatch.setattr("castling.memory.available_bytes", lambda: 100)
     with pytest.raises(CheckpointError, match=r"more than the 0\.0 free here"):
         read_tensors(path)
 

@@ -6,6 +6,7 @@
         [--stoppers pareto asha] [--judge best]
     python benchmarks/stopping.py orders runs/stopping/digits [runs/...] [--orders 20]
     python benchmarks/stopping.py predict runs/stopping/digits [runs/...]
+    python benchmarks/stopping.py forecast runs/stopping/digits [runs/...]
     python benchmarks/stopping.py live --out runs/stopping/live [--recipe digits] [--trials 24]
         [--stoppers none pareto] [--seeds 3] [--set train.epochs=16]
 
@@ -29,6 +30,10 @@ deviations, and the smallest hypervolume.
 
 `predict` ranks trials by what is measured after a part of the epochs and compares the ranks with
 those of the final accuracy (Spearman).
+
+`forecast` compares what the sampler expects of the trials that `pareto` stops in a replay with
+what they came to, as roots of the mean square errors in accuracy: that of the mean of the fully trained
+ones, that of the forecast, and the one that the forecast itself gives; and the forecast's mean.
 
 `live` searches with every stopper, seeds 0, 1 and so on, one worker: `none` so many trials, the
 others three times as many. It prints the relative hypervolume of the fully trained models after a
@@ -57,6 +62,7 @@ from reports.records import CURVES_FOLDER, MANIFEST_FILE, Manifest, Objective, R
 from reports.study import read_trials
 from search.cli import parse_settings
 from search.config import SearchConfig
+from search.pareto.forecast import forecast
 from search.rungs import CostRanges, Rungs, cost_ranges
 from search.stoppers import STOPPERS, StopperSpec
 
@@ -250,6 +256,41 @@ def predict(args: argparse.Namespace) -> None:
             print(f"| {share:.3f} | {' | '.join(ranks)} | {gap:+.2%} |")
 
 
+def forecasts(args: argparse.Namespace) -> None:
+    """Print how far forecasts of stopped trainings are from what they came to in the recording."""
+    print("| run | stopped | of full ones | mean of the others | forecast | its mean | said |")
+    print("|---|---|---|---|---|---|---|")
+    for folder in args.folders:
+        recording = Recording.load(folder)
+        trained = replay(recording, STOPPERS["pareto"], 1)
+        planned = {mark.trial: mark.epochs_planned for mark in recording.records}
+        final = {trial: curve[-1].top1 for trial, curve in recording.curves.items()}
+        full = [trial for trial, epochs in trained.items() if epochs == planned[trial]]
+        stopped = [trial for trial in trained if trial not in full]
+        others = np.mean([final[trial] for trial in full])
+        missed, means, said = [], [], []
+        for trial in stopped:
+            pairs = [(best(recording, one, trained[trial]), final[one]) for one in full]
+            mean, doubt = forecast("top1", best(recording, trial, trained[trial]), pairs)
+            missed.append(mean - final[trial])
+            means.append(others - final[trial])
+            said.append(doubt)
+        print(
+            f"| {recording.name} | {len(stopped)} | {len(full)} | {rms(means):.3f}"
+            f" | {rms(missed):.3f} | {np.mean(missed):+.3f} | {rms(said):.3f} |"
+        )
+
+
+def best(recording: Recording, trial: int, epochs: int) -> float:
+    """Return a trial's best accuracy of its first epochs."""
+    return max(metrics.top1 for metrics in recording.curves[trial][:epochs])
+
+
+def rms(numbers: Sequence[float]) -> float:
+    """Return the root of the mean square."""
+    return float(np.sqrt(np.mean(np.square(numbers))))
+
+
 def record(args: argparse.Namespace) -> None:
     """Train in full, or go on with it."""
     settings = parse_settings(args.set)
@@ -312,7 +353,7 @@ def options() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    recording, replaying, mixing, predicting, living = (
+    recording, replaying, mixing, predicting, forecasting, living = (
         commands.add_parser(name) for name in COMMANDS
     )
     for command, trials in ((recording, 48), (living, 24)):
@@ -329,7 +370,7 @@ def options() -> argparse.ArgumentParser:
     mixing.add_argument("--orders", type=int, default=20)
     for command in (replaying, mixing, living):
         command.add_argument("--stoppers", nargs="+", default=[*STOPPERS], choices=[*STOPPERS])
-    for command in (replaying, mixing, predicting):
+    for command in (replaying, mixing, predicting, forecasting):
         command.add_argument("folders", type=Path, nargs="+")
     return parser
 
@@ -339,6 +380,7 @@ COMMANDS = {
     "replay": replay_all,
     "orders": orders,
     "predict": predict,
+    "forecast": forecasts,
     "live": live,
 }
 

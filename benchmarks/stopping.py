@@ -32,8 +32,8 @@ deviations, and the smallest hypervolume.
 those of the final accuracy (Spearman).
 
 `forecast` compares what the sampler expects of the trials that `pareto` stops in a replay with
-what they came to, as roots of the mean square errors in accuracy: that of the mean of the fully trained
-ones, that of the forecast, and the one that the forecast itself gives; and the forecast's mean.
+what they came to, as roots of the mean square errors in accuracy: that of the mean of the fully
+trained ones, that of the forecast, and the one that the forecast itself gives; and its mean.
 
 `live` searches with every stopper, seeds 0, 1 and so on, one worker: `none` so many trials, the
 others three times as many. It prints the relative hypervolume of the fully trained models after a

@@ -74,11 +74,11 @@ class SearchConfig(Config):
     max_refusals: int = Field(default=100, ge=1, le=MOST_TRIALS)
     """Proposals refused or replayed in a row before one is repaired, and then given up."""
 
-    retries: int = Field(default=1, ge=0)
+    retries: int = Field(default=1, ge=0, le=MOST_TRIALS)
     """How often a trial goes on from its checkpoint after its worker or machine died."""
     halve_batch: bool = False
     """Whether a trial that ran out of memory is trained once more with half the batch."""
-    trial_minutes: float | None = Field(default=None, gt=0.0)
+    trial_minutes: float | None = Field(default=None, gt=0.0, le=1e6)
     """How long a driver lets a trial train before it fails as hanging; null waits for ever."""
 
     @model_validator(mode="after")

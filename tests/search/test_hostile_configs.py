@@ -236,6 +236,8 @@ def assert_written_nothing(place: Path, *known: str) -> None:
         "trials: 3\ntrials: 4",
         "workers: 1000000000000",
         "trials: 1000000000000",
+        "retries: 1000000000000",
+        "trial_minutes: 1.0e+300",
         'set: {train.initial: "a\\0b"}',
         "set: {model.embed_width: 1000000000}",
         "dimensions: [{target: model.depth, low: 2, high: 1000000000}]",

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 from optuna.storages.journal import JournalFileBackend
 from search_bridge import Bridge, bridge
 
@@ -32,7 +32,7 @@ from search.study import Outcome
 from search.worker import CURVE, OUTCOME
 
 
-TRIALS, EPOCHS, CHECKPOINT_EVERY = 7, 11, 3
+TRIALS, EPOCHS, CHECKPOINT_EVERY = 6, 8, 3
 
 
 class Killed(BaseException):
@@ -160,16 +160,7 @@ def uninterrupted(sampler: str, stopper: str) -> tuple[list[Any], int]:
         return found(Path(folder), config), death.writes
 
 
-@pytest.mark.parametrize(
-    ("sampler", "stopper"),
-    [("random", "none"), ("random", "pareto"), ("tpe", "asha"), ("nsga2", "median"),
-     ("sobol", "pareto"), ("pareto", "pareto")],
-)  # fmt: skip
-@given(data=st.data())
-@settings(max_examples=settings().max_examples // 4, suppress_health_check=[HealthCheck.too_slow])
-def test_a_search_that_dies_at_any_write_and_is_resumed_finds_the_same(
-    sampler: str, stopper: str, data: st.DataObject
-) -> None:
+def dies_and_is_resumed(sampler: str, stopper: str, data: st.DataObject) -> None:
     expected, writes = uninterrupted(sampler, stopper)
     config = config_of(sampler, stopper)
     with TemporaryDirectory() as folder:
@@ -184,3 +175,23 @@ def test_a_search_that_dies_at_any_write_and_is_resumed_finds_the_same(
         assert found(Path(folder), config) == expected
         told = {record["state"] for *_, record, _, _ in expected if record}
         assert ("stopped" in told) == (stopper != "none")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "stopper"),
+    [("random", "none"), ("random", "pareto"), ("tpe", "asha"), ("nsga2", "median"),
+     ("nsga3", "pareto"), ("sobol", "pareto")],
+)  # fmt: skip
+@given(data=st.data())
+@settings(max_examples=settings().max_examples // 4)
+def test_a_search_that_dies_at_any_write_and_is_resumed_finds_the_same(
+    sampler: str, stopper: str, data: st.DataObject
+) -> None:
+    dies_and_is_resumed(sampler, stopper, data)
+
+
+@pytest.mark.parametrize("sampler", ["pareto", pytest.param("gp", marks=pytest.mark.slow)])
+@given(data=st.data())
+@settings(max_examples=settings().max_examples // 10)
+def test_so_does_one_whose_sampler_takes_its_time(sampler: str, data: st.DataObject) -> None:
+    dies_and_is_resumed(sampler, "pareto", data)

@@ -106,6 +106,13 @@ def _train(run: RunConfig, data: Dataset, folder: Path, config: Mapping[str, Any
         return True
 
     unfinished = training_path(folder, trial)
-    trained = train(run, data, on_epoch=on_epoch, checkpoint=unfinished, device=config["device"])
+    trained = train(
+        run,
+        data,
+        on_epoch=on_epoch,
+        checkpoint=unfinished,
+        known_epochs=len(curve),
+        device=config["device"],
+    )
     save_weights(castle(trained.model), weights_path(folder, trial))
     return Outcome.of(trained.metrics, TrialState.TRAINED)

@@ -66,12 +66,13 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     config_id: str,
     beside: nn.Module | None = None,
+    most_epochs: int | None = None,
 ) -> EpochMetrics:
     """Put a checkpoint's state into what is trained and return its last epoch's metrics.
 
     Raises:
-        CheckpointError: when the file is missing, truncated or of another training; model,
-            optimiser and what is beside the model are then unchanged.
+        CheckpointError: when the file is missing, truncated, of another training or of more than
+            `most_epochs`; model, optimiser and what is beside the model are then unchanged.
     """
     trained = bytes_of(
         {**model.state_dict(), **{f"beside.{k}": v for k, v in _state(beside).items()}}
@@ -83,6 +84,8 @@ def load_checkpoint(
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
     if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")
+    if most_epochs is not None and metrics.epoch > most_epochs:
+        raise CheckpointError(str(path), f"it has more than {most_epochs} epochs")
     weights, others = _part(tensors, "model."), _part(tensors, "beside.")
     if _kinds(weights) != _kinds(model.state_dict()) or _kinds(others) != _kinds(_state(beside)):
         raise CheckpointError(str(path), "it belongs to another model")

@@ -77,6 +77,7 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
     on_epoch: Callable[[EpochMetrics], bool] = lambda _: True,
     checkpoint: Path | None = None,
     checkpoint_share: float = 0.02,
+    known_epochs: int | None = None,
     device: str | None = None,
 ) -> Trained:
     """Train a model; the same config and data give the same weights, bit for bit, on a CPU.
@@ -92,6 +93,8 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
             beside it, then serves if it can.
         checkpoint_share: the part of the time that writing checkpoints may take: one is written
             after the first epoch, after the last, and after those between that keep to it.
+        known_epochs: whose metrics the caller still has from earlier; a checkpoint with more is
+            left, so that none is missing. None takes any.
         device: torch device to train on; None takes a GPU where there is one.
 
     Raises:
@@ -104,7 +107,7 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
     with torch.random.fork_rng():
         training = _Training(run, data, place, initial)
         if checkpoint is not None:
-            training.resume(checkpoint)
+            training.resume(checkpoint, known_epochs)
         started, saving, going_on = time.monotonic(), 0.0, True
         while going_on and training.epochs < run.train.epochs:
             going_on = on_epoch(training.epoch())
@@ -147,12 +150,12 @@ class _Training:
         """Epochs finished."""
         return 0 if self.metrics is None else self.metrics.epoch
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of this training, or the one before, whichever is readable."""
+    def resume(self, path: Path, most_epochs: int | None) -> None:
+        """Go on from a checkpoint of this training, or the one before, whichever can serve."""
         for kept in (path, previous_checkpoint(path)):
             with suppress(CheckpointError):
                 self.metrics = load_checkpoint(
-                    kept, self.model, self.optimizer, self.digest, self.lesson
+                    kept, self.model, self.optimizer, self.digest, self.lesson, most_epochs
                 )
                 return
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driver_process import assert_kept, finished, start, wait_for_epochs
+from driver_process import assert_kept, below, finished, start, wait_for_end, wait_for_epochs
 
 import reports
 from reports.curves import read_curve
@@ -30,6 +30,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root may mount a small disk")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def kill(driver: "subprocess.Popen[str]") -> None:
+    """Kill a driver and wait until its workers have noticed."""
+    started = below(driver.pid)
+    driver.kill()
+    driver.communicate(timeout=60)
+    wait_for_end(started)
 
 
 def fill(disk: Path, leave: int) -> Path:
@@ -80,8 +88,7 @@ def test_a_file_that_breaks_off_costs_no_finished_trial(spoilt: str, tmp_path: P
     run = tmp_path / "run"
     with start(run, *RECIPE) as driver:
         wait_for_epochs(run, 50)
-        driver.kill()
-        driver.communicate(timeout=60)
+        kill(driver)
     before = finished(run)
     interrupted = int(reports.load(run).query("state == 'running'").trial.min())
     path = {
@@ -103,8 +110,7 @@ def test_a_run_goes_on_where_it_was_moved_to(tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
     with start(run, *RECIPE) as driver:
         wait_for_epochs(run, 30)
-        driver.kill()
-        driver.communicate(timeout=60)
+        kill(driver)
     before = finished(run)
     moved.parent.mkdir()
     run.rename(moved)

@@ -191,6 +191,18 @@ def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("known", "first"), [(None, 4), (3, 4), (2, 3), (1, 1), (0, 1)])
+def test_a_checkpoint_of_more_epochs_than_are_known_is_left(
+    tiny: RunConfig, digits: Dataset, tmp_path: Path, known: int | None, first: int
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    begun = partial(train, tiny, digits, on_epoch=lambda seen: seen.epoch < 3)
+    begun(checkpoint=path, checkpoint_share=math.inf)  # after 3 epochs, and after 2 before it
+    resumed, rest = history(tiny, digits, checkpoint=path, known_epochs=known)
+    assert [metrics.epoch for metrics in rest] == [*range(first, 5)]
+    assert same_weights(resumed.model, train(tiny, digits).model)
+
+
 @pytest.mark.parametrize(
     ("share", "expected"), [(math.inf, [None, 1, 2, 3]), (1e-9, [None, 1, 1, 1])]
 )

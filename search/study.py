@@ -359,7 +359,7 @@ class SearchStudy:
         self._latest = max(self._latest, datetime.now(UTC))
         return self._latest.isoformat(timespec="milliseconds")
 
-    def _look_at_clock(self, record: Record) -> None:
+    def _note_times(self, record: Record) -> None:
         """Take note of the times of a record that an earlier driver stored."""
         for known in (record.started_at, record.finished_at):
             with suppress(ValueError, TypeError):  # none, or none that is a time
@@ -381,7 +381,7 @@ class SearchStudy:
                 self._num_rejected += 1
             return
         record = Record.from_data(stored, f"trial {trial.number}")
-        self._look_at_clock(record)
+        self._note_times(record)
         is_new = record.replay_of is None and record.state != TrialState.REFUSED
         self._num_rejected = 0 if is_new else self._num_rejected + 1
         if record.state == TrialState.RUNNING:

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 @cache
-def library(source: Path, **sizes: int) -> ctypes.CDLL | None:
+def load_library(source: Path, **sizes: int) -> ctypes.CDLL | None:
     """Return the library of a C file, or None where it cannot be had; why is logged once.
 
     Libraries are kept in `castling` of the user's cache folder, by content, sizes, compiler and

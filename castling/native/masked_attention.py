@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from castling.native import arguments
-from castling.native.compiler import library
+from castling.native.compiler import load_library
 
 
 _SOURCE = Path(__file__).with_name("masked_attention.c")
@@ -31,7 +31,7 @@ def kernel(key_size: int, value_size: int) -> ctypes.CDLL | None:
     """Return the library for heads of these sizes, or None where there is none."""
     if not arguments.sizes_fit(key_size, value_size):
         return None
-    return library(_SOURCE, key=key_size, value=value_size)
+    return load_library(_SOURCE, key=key_size, value=value_size)
 
 
 def masked_attention(

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from driver_process import assert_kept, below, finished, start, wait_for_end, wait_for_epochs
 
@@ -24,10 +25,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    # A disk that is full in earnest, for every process, must be mounted: limits of a process fail
-    # with other errors, and Ray's processes would not inherit them.
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    # Limits of a process fail with other errors, and Ray's processes would not inherit them.
+    hint = (
+        "only root may mount a small disk: try `unshare --map-root-user --mount make test-faults`"
+    )
+    assert mounted.returncode == 0, f"{mounted.stderr}{hint}"
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
@@ -38,6 +41,24 @@ def kill(driver: "subprocess.Popen[str]") -> None:
     driver.kill()
     driver.communicate(timeout=60)
     wait_for_end(started)
+
+
+def remount(disk: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
+
+
+def castling(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "search", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def assert_goes_on(run: Path, before: pd.DataFrame, *options: str) -> None:
+    """Resume a search, and see that it ends with four trials, the finished ones as they were."""
+    with start(run, "--resume", *options) as driver:
+        _, message = driver.communicate(timeout=300)
+    assert driver.returncode == 0, message
+    assert_kept(before, finished(run))
+    assert len(finished(run)) == 4
 
 
 def fill(disk: Path, leave: int) -> Path:
@@ -63,11 +84,7 @@ def test_a_full_disk_ends_the_search_in_a_sentence_and_loses_nothing(
         assert "Traceback" not in message
     before = finished(run)
     filler.unlink()
-    with start(run, "--resume") as driver:
-        _, message = driver.communicate(timeout=300)
-    assert driver.returncode == 0, message
-    assert_kept(before, finished(run))
-    assert len(finished(run)) == 4
+    assert_goes_on(run, before)
 
 
 def test_a_report_on_a_full_disk_leaves_the_old_one(small_disk: Path) -> None:
@@ -98,11 +115,7 @@ def test_a_file_that_breaks_off_costs_no_finished_trial(spoilt: str, tmp_path: P
     }[spoilt]
     if path.exists():
         path.write_bytes(path.read_bytes()[:-7])
-    with start(run, "--resume") as driver:
-        _, message = driver.communicate(timeout=300)
-    assert driver.returncode == 0, message
-    assert_kept(before, finished(run))
-    assert len(finished(run)) == 4
+    assert_goes_on(run, before)
     assert [epoch.epoch for epoch in read_curve(run, interrupted)] == [*range(1, 21)]
 
 
@@ -114,12 +127,8 @@ def test_a_run_goes_on_where_it_was_moved_to(tmp_path: Path) -> None:
     before = finished(run)
     moved.parent.mkdir()
     run.rename(moved)
-    with start(moved, "--resume") as driver:
-        _, message = driver.communicate(timeout=300)
-    assert driver.returncode == 0, message
+    assert_goes_on(moved, before)
     assert not run.exists()
-    assert_kept(before, finished(moved))
-    assert len(finished(moved)) == 4
 
 
 def test_a_run_that_may_only_be_read_is_read_and_not_gone_on_with(small_disk: Path) -> None:
@@ -146,16 +155,4 @@ def test_a_run_that_may_only_be_read_is_read_and_not_gone_on_with(small_disk: Pa
         assert_kept(before, finished(run))
     finally:
         remount(small_disk, "rw")
-    with start(run, "--resume", "--trials", "4") as driver:
-        _, message = driver.communicate(timeout=300)
-    assert driver.returncode == 0, message
-    assert len(finished(run)) == 4
-
-
-def remount(disk: Path, mode: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
-
-
-def castling(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "search", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    assert_goes_on(run, before, "--trials", "4")

@@ -10,9 +10,9 @@ from castling.native import compiler
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
-    compiler.library.cache_clear()
+    compiler.load_library.cache_clear()
     yield
-    compiler.library.cache_clear()
+    compiler.load_library.cache_clear()
 
 
 @pytest.fixture
@@ -29,29 +29,29 @@ def _answer(library: ctypes.CDLL | None) -> int:
 
 
 def test_library_is_compiled_once_for_its_sizes(source: Path, tmp_path: Path) -> None:
-    assert _answer(compiler.library(source, size=42)) == 42
-    assert _answer(compiler.library(source, size=43)) == 43
+    assert _answer(compiler.load_library(source, size=42)) == 42
+    assert _answer(compiler.load_library(source, size=43)) == 43
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "castling").iterdir()}
     assert len(made) == 2
-    compiler.library.cache_clear()
-    assert _answer(compiler.library(source, size=42)) == 42
+    compiler.load_library.cache_clear()
+    assert _answer(compiler.load_library(source, size=42)) == 42
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
 def test_changed_source_is_compiled_anew(source: Path) -> None:
-    assert _answer(compiler.library(source, size=1)) == 1
-    compiler.library.cache_clear()
+    assert _answer(compiler.load_library(source, size=1)) == 1
+    compiler.load_library.cache_clear()
     source.write_text("int answer(void) { return 2 * SIZE; }\n")
-    assert _answer(compiler.library(source, size=1)) == 2
+    assert _answer(compiler.load_library(source, size=1)) == 2
 
 
 def test_damaged_library_is_compiled_anew(source: Path, tmp_path: Path) -> None:
-    compiler.library(source, size=3)
+    compiler.load_library(source, size=3)
     [made] = (tmp_path / "cache" / "castling").iterdir()
     made.unlink()  # a library that is loaded must not be written into
     made.write_bytes(b"not a library")
-    compiler.library.cache_clear()
-    assert _answer(compiler.library(source, size=3)) == 3
+    compiler.load_library.cache_clear()
+    assert _answer(compiler.load_library(source, size=3)) == 3
 
 
 def test_without_a_compiler_there_is_no_library(
@@ -59,7 +59,7 @@ def test_without_a_compiler_there_is_no_library(
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     with caplog.at_level(logging.WARNING):
-        assert compiler.library(source, size=1) is None
+        assert compiler.load_library(source, size=1) is None
     assert "No C compiler" in caplog.text
 
 
@@ -68,13 +68,13 @@ def test_what_does_not_compile_is_said_and_left(
 ) -> None:
     source.write_text("this is no C\n")
     with caplog.at_level(logging.WARNING):
-        assert compiler.library(source, size=1) is None
+        assert compiler.load_library(source, size=1) is None
     assert "answer.c could not be compiled" in caplog.text
 
 
 def test_it_can_be_switched_off(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiler.SWITCH, "0")
-    assert compiler.library(source, size=1) is None
+    assert compiler.load_library(source, size=1) is None
 
 
 def test_cache_that_cannot_be_made_is_replaced(
@@ -82,4 +82,4 @@ def test_cache_that_cannot_be_made_is_replaced(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert _answer(compiler.library(source, size=7)) == 7
+    assert _answer(compiler.load_library(source, size=7)) == 7

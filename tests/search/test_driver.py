@@ -1,14 +1,17 @@
+import io
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
 from driver_process import num_epochs, start, wait_for_epochs, workers_of
 from PIL import Image
+from rich.console import Console
 from sklearn.datasets import load_digits
 
 import castling
@@ -16,10 +19,13 @@ import reports
 import search
 from castling.errors import ClusterError, ConfigError, RunFolderError
 from reports.export import evaluate_folder, export
-from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER
+from reports.page import write_report
+from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
 from search.cluster import share
 from search.config import SearchConfig
+from search.display import Display, TerminalDisplay
 from search.run_folder import LOCK_FILE
+from search.stoppers import STOPPERS, StopperSpec
 from space.cost import cost
 
 
@@ -221,3 +227,71 @@ def test_a_trial_that_no_machine_has_room_for_is_refused() -> None:
 def test_recipe_is_needed_unless_a_run_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="needs a recipe"):
         search.run(None, out=tmp_path / "run")
+
+
+def test_a_trial_is_stopped_for_good_and_recorded_at_its_fidelity(
+    ray_session: None, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first_only = StopperSpec(
+        summary="all but the first", goes_on=lambda _, others: not others, fractions=(0.3, 0.6)
+    )
+    output = io.StringIO()
+    with STOPPERS.temporarily("first-only", first_only):
+        summary = search.run(
+            "smoke",
+            out=run,
+            trials=3,
+            workers=1,
+            stopper="first-only",
+            settings={"train.epochs": 3},
+            display=TerminalDisplay(Console(file=output, width=200)),
+        )
+        assert (summary.trained, summary.stopped, summary.failed) == (1, 2, 0)
+        assert search.run(None, out=run, resume=True).stopped == 2
+    trials = reports.load(run)
+    assert list(trials.state) == ["trained", "stopped", "stopped"]
+    assert list(trials.epochs) == [3, 1, 1]
+    assert list(trials.epochs_planned) == [3, 3, 3]
+    curves = reports.load_curves(run)
+    assert list(curves.trial.value_counts().sort_index()) == [3, 1, 1]
+    stopped = curves[curves.trial == 1].iloc[-1]
+    assert (stopped.top1, stopped.loss) == (trials.top1[1], trials.loss[1])
+    assert list(trials.pareto.front().trial) == list(trials.pareto.trained().trial) == [0]
+    assert [path.name for path in (run / CHECKPOINTS_FOLDER).iterdir()] == ["00000.safetensors"]
+    assert "2/3 trial 1 stopped after 1 of 3 epochs: top1 " in output.getvalue()
+    with pytest.raises(RunFolderError, match="has no weights of trial 1"):
+        export(run, tmp_path / "best", trial=1)
+    page = write_report(run)[0].read_text()
+    assert "1 trained, 2 stopped" in page
+
+
+class Interrupting(Display):
+    """Presses Ctrl-C when so many records have come."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def record(self, record: Record) -> None:  # noqa: ARG002 - the display's signature
+        self._left -= 1
+        if self._left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_stops_the_trials_that_the_uninterrupted_one_does(
+    ray_session: None, tmp_path: Path
+) -> None:
+    options = {"trials": 8, "workers": 1, "stopper": "pareto", "settings": {"train.epochs": 8}}
+    search.run("smoke", out=tmp_path / "whole", **options)
+    run = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        search.run("smoke", out=run, display=Interrupting(2), **options)
+    for after in (4, 3):  # to begin and to end is a record each
+        with pytest.raises(KeyboardInterrupt):
+            search.run(None, out=run, resume=True, display=Interrupting(after))
+    search.run(None, out=run, resume=True)
+    columns = ["trial", "state", "macs", "top1", "loss", "epochs", "config_id"]
+    expected, found = (reports.load(tmp_path / name)[columns] for name in ("whole", "parts"))
+    assert set(expected.state) == {"trained", "stopped"}
+    pd.testing.assert_frame_equal(found, expected)

@@ -33,6 +33,7 @@ import reports
 import search
 from castling.config import ModelConfig, RunConfig
 from castling.operators.spec import layer_shapes
+from castling.sizes import parse_size
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState
 from search.config import SearchConfig
@@ -40,7 +41,6 @@ from search.pareto.acquisition import Encoded, Goal
 from search.pareto.candidates import Trial, propose
 from search.run_folder import open_study
 from search.study import Outcome, SearchStudy
-from space.budget import parse_size
 from space.cost import block_cost, cost
 from space.decode import decode
 from space.domain import Domain, FloatRange, IntRange
@@ -378,9 +378,8 @@ def search_synthetic(problem: Synthetic, sampler: str, seed: int, trials: int) -
         results.append(np.array([top1, cost(proposal.run.model).macs], dtype=np.float64))
         outcome = Outcome(
             state=TrialState.TRAINED,
-            top1=top1,
+            metrics={"top1": top1, "train_seconds": 1.0},
             epochs=proposal.run.train.epochs,
-            train_seconds=1.0,
         )
         study.finish(proposal.trial, outcome)
     return results

@@ -110,7 +110,10 @@ class Recording:
 def shown(curve: Sequence[EpochMetrics], judge: str) -> Sequence[EpochMetrics]:
     """Return what a stopper is shown of a curve so far."""
     if judge == "branch":
-        return [replace(metrics, top1=metrics.top1_branch) for metrics in curve]
+        return [
+            replace(metrics, metrics={**metrics.metrics, "top1": metrics.metrics["top1_branch"]})
+            for metrics in curve
+        ]
     return curve[-1:] if judge == "last" else curve
 
 
@@ -238,7 +241,7 @@ def predict(args: argparse.Namespace) -> None:
     for folder in args.folders:
         recording = Recording.load(folder)
         curves = [recording.curves[trial] for trial in recording.trials.trial]
-        final = [curve[-1].top1 for curve in curves]
+        final = [curve[-1].metrics["top1"] for curve in curves]
         print(f"\n{recording.name}: rank correlation with the final accuracy\n")
         print("| part of the epochs | castled | with branch | best so far | - loss | gap |")
         print("|---|---|---|---|---|---|")
@@ -246,13 +249,15 @@ def predict(args: argparse.Namespace) -> None:
             now = [curve[: math.ceil(share * len(curve))] for curve in curves]
             last = [curve[-1] for curve in now]
             measured = {
-                "castled": [metrics.top1 for metrics in last],
-                "branch": [metrics.top1_branch for metrics in last],
-                "best": [max(metrics.top1 for metrics in curve) for curve in now],
-                "loss": [-metrics.loss for metrics in last],
+                "castled": [metrics.metrics["top1"] for metrics in last],
+                "branch": [metrics.metrics["top1_branch"] for metrics in last],
+                "best": [max(metrics.metrics["top1"] for metrics in curve) for curve in now],
+                "loss": [-metrics.metrics["loss"] for metrics in last],
             }
             ranks = [f"{spearmanr(values, final)[0]:.3f}" for values in measured.values()]
-            gap = np.mean([metrics.top1_branch - metrics.top1 for metrics in last])
+            gap = np.mean(
+                [metrics.metrics["top1_branch"] - metrics.metrics["top1"] for metrics in last]
+            )
             print(f"| {share:.3f} | {' | '.join(ranks)} | {gap:+.2%} |")
 
 
@@ -264,7 +269,7 @@ def forecasts(args: argparse.Namespace) -> None:
         recording = Recording.load(folder)
         trained = replay(recording, STOPPERS["pareto"], 1)
         planned = {mark.trial: mark.epochs_planned for mark in recording.records}
-        final = {trial: curve[-1].top1 for trial, curve in recording.curves.items()}
+        final = {trial: curve[-1].metrics["top1"] for trial, curve in recording.curves.items()}
         full = [trial for trial, epochs in trained.items() if epochs == planned[trial]]
         stopped = [trial for trial in trained if trial not in full]
         others = np.mean([final[trial] for trial in full])
@@ -283,7 +288,7 @@ def forecasts(args: argparse.Namespace) -> None:
 
 def best(recording: Recording, trial: int, epochs: int) -> float:
     """Return a trial's best accuracy of its first epochs."""
-    return max(metrics.top1 for metrics in recording.curves[trial][:epochs])
+    return max(metrics.metrics["top1"] for metrics in recording.curves[trial][:epochs])
 
 
 def rms(numbers: Sequence[float]) -> float:

@@ -57,7 +57,7 @@ class Race:
 
     def after(self, metrics: EpochMetrics) -> bool:
         """Note an epoch and time as many steps."""
-        self.epochs.append(metrics.images_per_s)
+        self.epochs.append(metrics.metrics["images_per_s"])
         count = len(self.data.train) // self.size
         started = time.perf_counter()
         for _ in range(count):

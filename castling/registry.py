@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from castling.errors import UnknownNameError
@@ -11,11 +12,19 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Named entries of one kind; unknown names are answered with the known ones."""
+    """Named entries of one kind; unknown names are answered with the known ones.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        kind: what an entry is, for messages.
+        entry_points: group of the installed distributions' entry points that name modules to
+            import, which then register theirs. They are imported when the names are first asked
+            for, or a name that is not registered yet.
+    """
+
+    def __init__(self, kind: str, entry_points: str | None = None) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._group = entry_points
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that files its argument under `name`.
@@ -45,14 +54,24 @@ class Registry(Mapping[str, T], Generic[T]):
         finally:
             del self._entries[name]
 
+    def _load_plugins(self) -> None:
+        if self._group is not None:
+            group, self._group = self._group, None  # first: a plugin may ask for names itself
+            for plugin in entry_points(group=group):
+                plugin.load()
+
     def __getitem__(self, name: str) -> T:
         try:
+            if name not in self._entries:
+                self._load_plugins()
             return self._entries[name]
         except (KeyError, TypeError):
             raise UnknownNameError(self.kind, name, self) from None
 
     def __iter__(self) -> Iterator[str]:
+        self._load_plugins()
         return iter(sorted(self._entries))
 
     def __len__(self) -> int:
+        self._load_plugins()
         return len(self._entries)

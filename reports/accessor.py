@@ -1,26 +1,18 @@
 """The `.pareto` accessor of a DataFrame of trials: its front, hypervolume and best models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from castling.errors import ConfigError
-from reports.pareto import (
-    Mask,
-    Points,
-    dominated,
-    hypervolume,
-    nondominated,
-    running_hypervolume,
-)
-from reports.records import Direction, Objective, TrialState
-from space.budget import Budget, parse_size
+from castling.metrics import Direction, amounts, metric_named
+from reports.pareto import Mask, Points, dominated, hypervolume, nondominated, running_hypervolume
+from reports.records import Objective, TrialState
+from space.budget import Bound, Budget
 
 
 DEFAULT_OBJECTIVES: dict[str, Direction] = {"top1": "max", "macs": "min"}
-PERFECT: dict[str, float] = {"top1": 1.0, "top1_branch": 1.0}
-"""Best conceivable value of the metrics that are maximised; of a minimised one it is 0."""
 
 
 @pd.api.extensions.register_dataframe_accessor("pareto")
@@ -30,13 +22,14 @@ class ParetoAccessor:
     Only fully trained trials count: state trained, all planned epochs, within the budget, every
     objective finite. Objectives, budget and reference are those of the run, kept in the frame's
     `attrs`. Where pandas has lost these, as `concat` of different runs does, the objectives are
-    top1 up and MACs down, there is no budget, and the reference must be given.
+    top1 up and MACs down, there is no budget, and the reference must be given. Rows may be
+    filtered, sorted, repeated or indexed by a column; a method names the column that it lacks.
 
     Example:
         ```python
         trials = reports.load("runs/digits")
         trials.pareto.front()[["trial", "top1", "macs"]]
-        trials.pareto.best(max_macs="1.2M").trial
+        trials.pareto.best(max_macs="1.2M", max={"train_seconds": 60}).trial
         ```
     """
 
@@ -75,7 +68,8 @@ class ParetoAccessor:
         trained = self.trained(objectives=goals, budget=budget)
         front = trained[nondominated(_points(trained, goals), [*goals.values()])]
         by = next((metric for metric, way in goals.items() if way == "min"), next(iter(goals)))
-        return front.sort_values(by, ascending=goals[by] == "min", kind="stable")
+        values = _numbers(front, by)
+        return front.iloc[np.argsort(values if goals[by] == "min" else -values, kind="stable")]
 
     def dominated(
         self,
@@ -125,11 +119,50 @@ class ParetoAccessor:
         The arguments and errors are those of `hypervolume`; the index is that of the trials.
         """
         done = self.trained(objectives=objectives, budget=budget)
-        done = done.sort_values(["finished_at", "trial"], kind="stable")
+        done = done.iloc[_order_of_finishing(done)]
         goals = self._objectives(objectives)
         box = self._box(goals, reference, relative=relative)
         volumes = running_hypervolume(_points(done, goals), *box)
         return pd.Series(volumes, index=done.index, name="hypervolume")
+
+    def within(
+        self,
+        *,
+        max_macs: str | int | None = None,
+        max_params: str | int | None = None,
+        max_latency_ms: float | None = None,
+        max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
+        min: Mapping[str, str | float] | None = None,  # noqa: A002
+    ) -> pd.DataFrame:
+        """Return the trials within limits, which are then bounds of the frame's budget.
+
+        Where the run has no reference of a metric that is limited, the limit becomes that.
+
+        Args:
+            max_macs: multiply-accumulates per image, such as 1_200_000 or "1.2M".
+            max_params: parameters.
+            max_latency_ms: milliseconds per image by the run's table, if it has one.
+            max: largest values of other metrics to be low, such as {"train_seconds": 60}.
+            min: smallest values of metrics to be high, such as {"top1": 0.9}.
+
+        Raises:
+            ConfigError: when a limit is none, or the frame lacks its column.
+        """
+        limits = Budget.of(
+            max_macs=max_macs,
+            max_params=max_params,
+            max_latency_ms=max_latency_ms,
+            max=max,
+            min=min,
+        )
+        found = self._trials[_within(self._trials, limits)]
+        known = {bound.metric.name: float(bound.value) for bound in limits.bounds()}
+        found.attrs = {
+            **self._trials.attrs,
+            "budget": limits.over(self.budget).to_data(),
+            "reference": known | self.reference,
+        }
+        return found
 
     def best(
         self,
@@ -137,6 +170,8 @@ class ParetoAccessor:
         max_macs: str | int | None = None,
         max_params: str | int | None = None,
         max_latency_ms: float | None = None,
+        max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
+        min: Mapping[str, str | float] | None = None,  # noqa: A002
     ) -> pd.Series:
         """Return the most accurate fully trained trial within the limits; of equals the cheapest.
 
@@ -144,40 +179,58 @@ class ParetoAccessor:
             max_macs: multiply-accumulates per image, such as 1_200_000 or "1.2M".
             max_params: parameters.
             max_latency_ms: milliseconds per image by the run's table, if it has one.
+            max: largest values of other metrics to be low, such as {"train_seconds": 60}.
+            min: smallest values of metrics to be high, such as {"top1": 0.9}.
 
         Raises:
             ConfigError: when no trial is within the limits; it names the cheapest one.
         """
-        limits = Budget(
-            max_macs=None if max_macs is None else parse_size(max_macs, "max_macs"),
-            max_params=None if max_params is None else parse_size(max_params, "max_params"),
+        limits = Budget.of(
+            max_macs=max_macs,
+            max_params=max_params,
             max_latency_ms=max_latency_ms,
+            max=max,
+            min=min,
         )
         trained = self.trained(objectives={"top1": "max"})
         fitting = trained[_within(trained, limits)]
         if fitting.empty:
             raise _nothing_fits(trained, limits)
-        order = ["top1", "macs", "params"]
-        return fitting.sort_values(order, ascending=[False, True, True], kind="stable").iloc[0]
+        keys = [_numbers(fitting, name) for name in ("params", "macs")]
+        return fitting.iloc[np.lexsort([*keys, -_numbers(fitting, "top1")])[0]]
+
+    @property
+    def budget(self) -> Budget:
+        """The run's budget, none where pandas has lost it."""
+        return Budget.from_data(self._trials.attrs.get("budget", {}), "attrs: budget")
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """The worst values of the run's objectives that count, as far as they have one."""
+        reference = self._trials.attrs.get("reference", {})
+        try:
+            return {str(metric): float(value) for metric, value in reference.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ConfigError(
+                "attrs: reference", "must map metrics to numbers", reference
+            ) from None
 
     def _objectives(self, given: Mapping[str, Direction] | None) -> dict[str, Direction]:
         if given is None and "objectives" not in self._trials.attrs:
             return DEFAULT_OBJECTIVES
-        pairs: Iterable[tuple[str, object]] = (
-            [(item["metric"], item["direction"]) for item in self._trials.attrs["objectives"]]
-            if given is None
-            else given.items()
-        )
-        goals = [Objective.from_data({"metric": name, "direction": way}) for name, way in pairs]
-        if not goals:
-            raise ConfigError("objectives", "must name at least one metric")
+        items: object = self._trials.attrs.get("objectives")
+        if given is not None:
+            items = [{"metric": name, "direction": way} for name, way in given.items()]
+        if not items or not isinstance(items, list | tuple):
+            raise ConfigError("objectives", "must name at least one metric", items or None)
+        goals = [Objective.from_data(item, "objectives") for item in items]
         return {goal.metric: goal.direction for goal in goals}
 
     def _box(
         self, goals: Mapping[str, Direction], given: Mapping[str, float] | None, *, relative: bool
     ) -> tuple[list[float], list[Direction], list[float] | None]:
         """Return the reference point, the directions and, for a relative volume, the ideal."""
-        reference = self._trials.attrs.get("reference", {}) if given is None else given
+        reference = self.reference if given is None else given
         unknown = [metric for metric in goals if metric not in reference]
         if unknown:
             example = "{" + ", ".join(f'"{metric}": ...' for metric in goals) + "}"
@@ -187,8 +240,8 @@ class ParetoAccessor:
         return corner, [*goals.values()], _ideal(goals) if relative else None
 
     def _eligible(self, goals: Mapping[str, Direction], budget: Budget | None) -> Mask:
-        bounds = budget or Budget.from_data(self._trials.attrs.get("budget", {}))
-        trained = (_known(self._trials, "state") == TrialState.TRAINED).to_numpy(dtype=np.bool_)
+        bounds = self.budget if budget is None else budget
+        trained = _known(self._trials, "state").isin([str(TrialState.TRAINED)]).to_numpy()
         full = _numbers(self._trials, "epochs") == _numbers(self._trials, "epochs_planned")
         finite = np.isfinite(_points(self._trials, goals)).all(axis=1)
         mask: Mask = trained & full & finite & _within(self._trials, bounds)
@@ -196,10 +249,26 @@ class ParetoAccessor:
 
 
 def _known(trials: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column, or a level of the index of this name; ConfigError without exactly one."""
+    if name not in trials.columns and name in trials.index.names:
+        return pd.Series(trials.index.get_level_values(name), index=trials.index)
     if name not in trials.columns:
         fix = "start from the columns of reports.load(RUN)"
         raise ConfigError("trials", f"must have a column {name!r}", fix=fix)
-    return trials[name]
+    column: pd.Series | pd.DataFrame = trials[name]  # a frame, where columns share the name
+    if isinstance(column, pd.DataFrame):
+        rule = f"must have one column {name!r}, not {column.shape[1]}"
+        raise ConfigError("trials", rule, fix="drop or rename the others")
+    return column
+
+
+def _order_of_finishing(trials: pd.DataFrame) -> list[int]:
+    """Return the places of rows in the order in which the trials ended."""
+    times = pd.to_datetime(
+        _known(trials, "finished_at").array, utc=True, format="ISO8601", errors="coerce"
+    )
+    keys = pd.DataFrame({"time": times, "trial": _numbers(trials, "trial")})
+    return [*keys.sort_values(["time", "trial"], kind="stable").index]
 
 
 def _numbers(trials: pd.DataFrame, name: str) -> Points:
@@ -214,36 +283,40 @@ def _points(trials: pd.DataFrame, goals: Mapping[str, Direction]) -> Points:
     return np.column_stack([_numbers(trials, metric) for metric in goals])
 
 
-def _within(trials: pd.DataFrame, bounds: Budget) -> Mask:
+def _within(trials: pd.DataFrame, limits: Budget) -> Mask:
+    """Return which rows are within a budget."""
     mask = np.ones(len(trials), dtype=np.bool_)
-    for name, limit in (
-        ("macs", bounds.max_macs),
-        ("params", bounds.max_params),
-        ("latency_ms", bounds.max_latency_ms),
-    ):
-        if limit is not None:
-            mask &= _numbers(trials, name) <= limit
+    for bound in limits.bounds():
+        values = _numbers(trials, bound.metric.name)
+        within = (bound.excess(float(value)) <= 0.0 for value in values)
+        mask &= np.fromiter(within, dtype=np.bool_, count=len(values))
     return mask
 
 
 def _ideal(goals: Mapping[str, Direction]) -> list[float]:
+    ideal = []
     for metric, way in goals.items():
-        if way == "max" and metric not in PERFECT:
-            raise ConfigError(
-                "relative", f"needs a best value, {metric} has none", fix="leave out"
-            )
-    return [PERFECT[metric] if way == "max" else 0.0 for metric, way in goals.items()]
+        best = metric_named(metric).ideal(way)
+        if best is None:
+            rule = f"needs a best value, {metric} has none"
+            raise ConfigError("relative", rule, fix="leave out")
+        ideal.append(best)
+    return ideal
 
 
 def _nothing_fits(trained: pd.DataFrame, limits: Budget) -> ConfigError:
     if trained.empty:
         fix = "wait for the search, or resume it"
         return ConfigError("trials", "no model is fully trained within the budget yet", fix=fix)
-    given = {name: limit for name, limit in limits.to_data().items() if limit is not None}
-    by = "macs" if "max_macs" in given else "params"
-    cheapest = trained.sort_values(by, kind="stable").iloc[0]
-    cost = f"{cheapest['macs']:,} MACs and {cheapest['params']:,} parameters"
-    rule = f"must admit a trained model, the cheapest is trial {cheapest['trial']} with {cost}"
-    return ConfigError(
-        " and ".join(given), rule, ", ".join(f"{size:,}" for size in given.values())
+    bounds: list[Bound] = [*limits.bounds()]
+    first = bounds[0]
+    excesses = [first.excess(float(value)) for value in _numbers(trained, first.metric.name)]
+    place = int(np.argmin(excesses))
+    names = dict.fromkeys(["macs", "params", *(bound.metric.name for bound in bounds)])
+    values = {name: float(_numbers(trained, name)[place]) for name in names}
+    what = "cheapest" if first.metric.is_cost else "nearest"
+    rule = (
+        f"must admit a trained model, the {what} is trial {_known(trained, 'trial').iloc[place]} "
+        f"with {' and '.join(amounts(values, names))}"
     )
+    return ConfigError(" and ".join(bound.field for bound in bounds), rule, limits.words())

@@ -5,26 +5,71 @@ import re
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Annotated, Any, Self
 
 import pandas as pd
+from pydantic import ConfigDict, Field, model_validator
 
+from castling.config import Config
+from castling.errors import ConfigError
 from castling.memory import check_fits
+from castling.metrics import BUILT_IN, NAME, all_metrics, metric_named
 from castling.plain_yaml import LARGEST_NUMBER
-from castling.training.metrics import EpochMetrics
+from castling.training.metrics import LOOP_METRICS, EpochMetrics
 from reports.records import CURVES_FOLDER, Manifest, curve_path
 
 
-METRICS = ("loss", "top1", "top1_branch", "learning_rate", "images_per_s", "train_seconds")
+MASK_DENSITY = "mask_density"
+EPOCH_METRICS = tuple(
+    metric.name for metric in BUILT_IN if not metric.is_cost and metric.name != MASK_DENSITY
+)
+"""Castling's metrics of an epoch that are one number; the mask's density has one per layer."""
+MOST_METRICS = 1_000
+"""Names of metrics in a run's curves: more are nobody's."""
+
+
+class CurveLine(Config):
+    """An epoch in a trial's curve: a line of JSON."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=True)
+
+    epoch: int = Field(ge=1, lt=LARGEST_NUMBER)
+    metrics: dict[Annotated[str, Field(pattern=f"^{NAME.pattern}$")], float]
+    mask_density: tuple[Annotated[float, Field(strict=True)], ...] = Field(strict=False)
+
+    @model_validator(mode="after")
+    def _has_the_metrics_of_the_loop(self) -> Self:
+        for name in LOOP_METRICS:
+            if name not in self.metrics:
+                raise ConfigError(f"metrics.{name}", "is required")
+        return self
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Return the epoch of a line of version 1 or 2.
+
+        Raises:
+            ConfigError, ValueError, RecursionError: when it is none.
+        """
+        data = json.loads(line)
+        if isinstance(data, dict) and "metrics" not in data:  # version 1: a field per metric
+            known = {name: data.pop(name) for name in [*data] if name in EPOCH_METRICS}
+            data["metrics"] = known
+        return cls.from_data(data, "epoch")
+
+    def row(self) -> dict[str, Any]:
+        """Return the epoch as a row of the curves' table."""
+        return {"epoch": self.epoch, **self.metrics, MASK_DENSITY: self.mask_density}
 
 
 def load_curves(run: str | Path) -> pd.DataFrame:
     """Return a run's learning curves: a row per trial and epoch, in this order.
 
-    The columns are trial, epoch, the metrics of the training loop, and `mask_density`, a tuple
-    with a number per layer that has an auxiliary branch. Of an epoch that was trained twice, since
-    its trial was interrupted before the next checkpoint, the last is kept; they are equal but for
-    the times. Lines that a crash or a full disk tore are left out.
+    The columns are trial, epoch, the metrics of the training loop, those of plugins, and
+    `mask_density`, a tuple with a number per layer that has an auxiliary branch. Of an epoch that
+    was trained twice, since its trial was interrupted before the next checkpoint, the last is
+    kept; they are equal but for the times. Lines that a crash or a full disk tore are left out.
 
     Raises:
         RunFolderError: when the folder is no run.
@@ -33,14 +78,19 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     folder = Path(run)
     Manifest.read(folder)
     rows = [
-        {"trial": int(path.stem), **epoch}
+        {"trial": int(path.stem), **epoch.row()}
         for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
         if re.fullmatch("[0-9]{5,9}", path.stem) and path.is_file()
         for epoch in _epochs(path)
     ]
-    frame = pd.DataFrame(rows, columns=["trial", "epoch", *METRICS, "mask_density"])
+    others = {name for row in rows for name in row} | {
+        metric.name for metric in all_metrics() if metric.evaluate is not None
+    }
+    others -= {"trial", "epoch", *EPOCH_METRICS, MASK_DENSITY}
+    names = [*EPOCH_METRICS, *sorted(others)[:MOST_METRICS]]
+    frame = pd.DataFrame(rows, columns=["trial", "epoch", *names, MASK_DENSITY])
     frame = frame.drop_duplicates(["trial", "epoch"], keep="last")
-    dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(METRICS, "float64")
+    dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(names, "float64")
     return frame.astype(dtypes).sort_values(["trial", "epoch"], ignore_index=True)
 
 
@@ -51,22 +101,28 @@ def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
     epoch has no metrics.
     """
     path = curve_path(run, trial)
-    found = {epoch["epoch"]: epoch for epoch in (_epochs(path) if path.is_file() else [])}
+    found = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
     return [
-        EpochMetrics.from_data(found[number]) for number in takewhile(found.__contains__, count(1))
+        EpochMetrics.from_data(found[number].model_dump())
+        for number in takewhile(found.__contains__, count(1))
     ]
 
 
-def _epochs(path: Path) -> list[dict[str, Any]]:
+def recorded(epoch: EpochMetrics) -> dict[str, float]:
+    """Return the metrics of an epoch as a trial that ends with it is recorded with them."""
+    found = {
+        name: value for name, value in epoch.metrics.items() if not metric_named(name).curve_only
+    }
+    if epoch.mask_density:
+        found[MASK_DENSITY] = fmean(epoch.mask_density)
+    return found
+
+
+def _epochs(path: Path) -> list[CurveLine]:
     """Return the epochs of a file; lines that a crash tore, or that are none, are left out."""
-    epochs: list[dict[str, Any]] = []
+    epochs: list[CurveLine] = []
     check_fits(path)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, TypeError, LookupError, OverflowError, RecursionError):
-            epoch = json.loads(line)
-            metrics = {name: float(epoch[name]) for name in METRICS}
-            density = tuple(map(float, epoch["mask_density"]))
-            number = int(epoch["epoch"])
-            if abs(number) < LARGEST_NUMBER:
-                epochs.append({"epoch": number, **metrics, "mask_density": density})
+        with suppress(ConfigError, ValueError, RecursionError):
+            epochs.append(CurveLine.parse(line))
     return epochs

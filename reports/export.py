@@ -1,17 +1,19 @@
 """Models out of a run: config, weights and metrics in a folder that loads anywhere."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import pandas as pd
+from pydantic import ConfigDict, Field
 from torch import nn
 
-from castling.config import RunConfig, read_run_config
+from castling.config import Config, RunConfig, read_run_config
 from castling.errors import (
     CheckpointError,
     ConfigError,
@@ -19,15 +21,18 @@ from castling.errors import (
     RunFolderError,
 )
 from castling.files import write_text, write_yaml
+from castling.metrics import plugin_metrics
 from castling.model.build import config_of
 from castling.model.castle import castle
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
 from castling.training.data import Dataset, load_data, load_test
-from castling.training.loop import evaluate
+from castling.training.hooks import hooked_metrics
+from castling.training.loop import Pixels, evaluate
 from reports.frame import load as load_trials, load_config
 from reports.records import weights_path
 from space.cost import cost
+from space.known import Costs
 from space.measure import measure_macs, measure_params
 
 
@@ -38,12 +43,12 @@ ONNX_TOLERANCE = 1e-4
 
 LARGEST_METRICS = 2**16
 """Bytes of metrics.json that are read; it has some 400."""
-_STORED_AS: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), str: (str,)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelMetrics:
+class ModelMetrics(Config):
     """What is known of an exported model; written beside it as metrics.json."""
+
+    model_config = ConfigDict(strict=True)
 
     top1_validation: float
     """Accuracy on the validation images, 0 to 1."""
@@ -63,6 +68,8 @@ class ModelMetrics:
     """Version of castling-nas that wrote the folder."""
     exported_at: str
     """ISO 8601, UTC."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Metrics of other packages, on the validation images, by name."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -74,22 +81,22 @@ class ModelMetrics:
         path = folder / METRICS_FILE
         try:
             with path.open("rb") as file:
-                metrics = cls(**json.loads(file.read(LARGEST_METRICS)))
-            _check_types(metrics)
+                return cls.from_data(json.loads(file.read(LARGEST_METRICS)))
         except OSError as error:
             reason = f"has no readable {METRICS_FILE} ({error.strerror})"
-        except (ValueError, TypeError, RecursionError) as error:
+        except ConfigError as error:
+            reason = f"has a damaged {METRICS_FILE} ({_problem(error)})"
+        except (ValueError, RecursionError) as error:
             reason = f"has a damaged {METRICS_FILE} ({error})"
-        else:
-            return metrics
         raise RunFolderError(str(folder), reason, "export the model again") from None
 
 
-def _check_types(metrics: ModelMetrics) -> None:
-    for item in fields(metrics):
-        given = getattr(metrics, item.name)
-        if not isinstance(given, _STORED_AS[item.type]) or isinstance(given, bool):
-            raise TypeError(f"{item.name} must be of type {item.type}")
+def _problem(error: ConfigError) -> str:
+    """Return what is wrong with metrics.json; of a field of another type, which it must have."""
+    field = ModelMetrics.model_fields.get(error.field)
+    if field is None or field.annotation not in (int, float, str):
+        return str(error)
+    return f"{error.field} must be of type {field.annotation.__name__}, got {error.value!r:.80}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +116,14 @@ class Evaluation:
         )
 
 
-def export(
+def export(  # noqa: PLR0913 - the options of `castling export`
     run: str | Path,
     out: str | Path,
     *,
     max_macs: str | int | None = None,
     max_params: str | int | None = None,
+    max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
+    min: Mapping[str, str | float] | None = None,  # noqa: A002
     trial: int | None = None,
     onnx: bool = False,
 ) -> ModelMetrics:
@@ -125,6 +134,8 @@ def export(
         out: the folder to write: config.yaml, model.safetensors, metrics.json.
         max_macs: budget of the model, such as "1.2M".
         max_params: budget of its parameters.
+        max: largest values of other metrics to be low, such as {"train_seconds": 60}.
+        min: smallest values of metrics to be high, such as {"top1": 0.9}.
         trial: a trial of the front, instead of the best within the budget.
         onnx: write model.onnx too.
 
@@ -134,7 +145,10 @@ def export(
     """
     run, out = Path(run), Path(out)
     trials = load_trials(run)
-    number = _chosen(trials, max_macs, max_params) if trial is None else trial
+    number = trial
+    if number is None:
+        limits = {"max_macs": max_macs, "max_params": max_params, "max": max, "min": min}
+        number = int(trials.pareto.front().pareto.best(**limits).trial)
     config = RunConfig.from_data(load_config(run, number), f"trial {number}")
     weights = weights_path(run, number)
     if not weights.is_file():
@@ -160,10 +174,6 @@ def export(
             (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
         raise
     return metrics
-
-
-def _chosen(trials: pd.DataFrame, max_macs: str | int | None, max_params: str | int | None) -> int:
-    return int(trials.pareto.front().pareto.best(max_macs=max_macs, max_params=max_params).trial)
 
 
 def _check_empty(out: Path) -> None:
@@ -199,6 +209,7 @@ def write_model(
         epochs=epochs,
         castling_version=version("castling-nas"),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        metrics=_other_metrics(config, castled, data),
     )
     for quantity, closed, measured in (
         ("MACs", spent.macs, metrics.macs),
@@ -213,8 +224,17 @@ def write_model(
         f"From {trained_by}. castling.load gives the model beside this file;\n"
         "castling train trains this config anew.",
     )
-    write_text(out / METRICS_FILE, json.dumps(asdict(metrics), indent=2) + "\n")
+    write_text(out / METRICS_FILE, json.dumps(metrics.to_data(), indent=2) + "\n")
     return metrics
+
+
+def _other_metrics(config: RunConfig, castled: nn.Module, data: Dataset) -> dict[str, float]:
+    """Return the metrics of other packages, as far as they are defined for a model."""
+    pixels = Pixels.of(data.validation, data, next(castled.parameters()).device)
+    costs = Costs(config.model)
+    found = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
+    found |= hooked_metrics(lambda: castled, pixels.in_order)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def evaluate_folder(folder: str | Path) -> Evaluation:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from castling.errors import ConfigError
-from space.budget import format_size
+from castling.metrics import metric_named
+from castling.sizes import format_size
+from reports.front import Volume, relative_hypervolume
 
 
 if TYPE_CHECKING:  # importing matplotlib takes longer than reading a run
@@ -24,22 +25,6 @@ MAX_LABELS = 24
 """A front with more members than this is drawn without their trial numbers."""
 
 
-LABELS = {
-    "top1": "validation accuracy (%)",
-    "top1_branch": "validation accuracy with branch (%)",
-    "loss": "training loss (nats)",
-    "macs": "MACs per image",
-    "params": "parameters",
-    "training_macs": "training MACs per image",
-    "latency_ms": "latency (ms per image)",
-    "train_seconds": "training (s)",
-    "images_per_s": "training (images/s)",
-}
-PERCENT, COUNTS = (
-    frozenset({"top1", "top1_branch"}),
-    frozenset({"macs", "params", "training_macs"}),
-)
-"""Metrics drawn in percent, and those with ticks such as 900k."""
 COST, QUALITY = "macs", "top1"
 """What is drawn against an only objective."""
 
@@ -65,8 +50,8 @@ class FrontFigure:
     others: tuple[Dot, ...]
     bound: float | None
     """The budget of x, where the run has one."""
-    hypervolume: float | None
-    """Of the run's objectives, as a fraction; None where the reference is not known."""
+    hypervolume: Volume
+    """Of the run's objectives."""
     is_whole: bool = True
     """Whether x, to be low, and y, to be high, are all objectives, so that the front is steps."""
 
@@ -76,12 +61,12 @@ class FrontFigure:
         if not self.front:
             return "No model is fully trained yet"
         number = f"{len(self.front)} of {_models(len(self.front) + len(self.others))} on the front"
-        return _with_volume(number, self.hypervolume)
+        return _with_volume(number, self.hypervolume.value)
 
     @property
     def description(self) -> str:
         """What is drawn against what."""
-        return f"{LABELS.get(self.y, self.y)} against {LABELS.get(self.x, self.x)}"
+        return f"{metric_named(self.y).axis} against {metric_named(self.x).axis}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +109,17 @@ def front_figures(trials: pd.DataFrame) -> list[FrontFigure]:
             y=y,
             front=_dots(front.sort_values(x, kind="stable"), x, y),
             others=_dots(rest, x, y),
-            bound=trials.attrs.get("budget", {}).get(f"max_{x}"),
+            bound=_drawn_bound(trials, x),
             hypervolume=volume,
             is_whole=goals == {y: "max", x: "min"},
         )
         for x in against
     ]
+
+
+def _drawn_bound(trials: pd.DataFrame, metric: str) -> float | None:
+    bound = trials.pareto.budget.bound(metric, "max")
+    return None if bound is None else bound * metric_named(metric).axis_factor
 
 
 def _dots(trials: pd.DataFrame, x: str, y: str) -> tuple[Dot, ...]:
@@ -139,32 +129,26 @@ def _dots(trials: pd.DataFrame, x: str, y: str) -> tuple[Dot, ...]:
 
 
 def _shown(trials: pd.DataFrame, metric: str) -> list[float]:
-    factor = 100.0 if metric in PERCENT else 1
+    factor = metric_named(metric).axis_factor
     return [factor * value for value in trials[metric].tolist()]
 
 
 def progress_figure(trials: pd.DataFrame) -> ProgressFigure:
     """Return what the progress figure shows of a run's trials."""
-    if relative_hypervolume(trials) is None:
+    if relative_hypervolume(trials).value is None:
         return ProgressFigure(hypervolume=())
     volumes = trials.pareto.progress(relative=True)
     return ProgressFigure(hypervolume=tuple(float(volume) for volume in volumes))
 
 
-def relative_hypervolume(trials: pd.DataFrame) -> float | None:
-    """Return the run's hypervolume as a fraction, None where its objectives do not define one."""
-    try:
-        return float(trials.pareto.hypervolume(relative=True))
-    except ConfigError:
-        return None
-
-
 def draw_front(data: FrontFigure) -> "Figure":
     """Return the front as a matplotlib figure."""
-    figure, axes = _blank(LABELS.get(data.x, data.x), LABELS.get(data.y, data.y), data.title)
+    figure, axes = _blank(metric_named(data.x).axis, metric_named(data.y).axis, data.title)
     if not data.front:
         axes.set(xticks=[], yticks=[])
         return figure
+    if data.hypervolume.value is None:
+        _draw_note(axes, data.hypervolume.words)
     axes.plot([dot.x for dot in data.others], [dot.y for dot in data.others], "o", **OTHER)
     if data.is_whole:
         _draw_staircase(axes, data)
@@ -215,6 +199,20 @@ def _blank(x: str, y: str, title: str) -> "tuple[Figure, Axes]":
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     return figure, axes
+
+
+def _draw_note(axes: "Axes", text: str) -> None:
+    """Write a line in small print under the title."""
+    axes.annotate(
+        text,
+        (0.0, 1.0),
+        xycoords="axes fraction",
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=MUTED,
+        parse_math=False,
+    )
 
 
 def _draw_budget(axes: "Axes", bound: float, text: str) -> None:
@@ -278,7 +276,7 @@ def _scale_x(axes: "Axes", metric: str, low: float, high: float) -> None:
 
 
 def _tick_text(metric: str, value: float) -> str:
-    return short_size(value) if metric in COUNTS else f"{value:.4g}"
+    return short_size(value) if metric_named(metric).is_count else f"{value:.4g}"
 
 
 def short_size(count: float) -> str:

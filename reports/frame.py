@@ -11,12 +11,13 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from castling.errors import ConfigError, RecordError
+from castling.metrics import NAME, metric_named, recorded_metrics
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Manifest, Record, TrialState
 from reports.study import read_trials, study_place
 
 
 MOST_CELLS = 20_000_000
-"""Trials times dimensions of a table: a short record may name a dimension that no other has."""
+"""Trials times columns of a table: a short record may name a dimension that no other has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +35,55 @@ class Column:
 STATES = pd.CategoricalDtype([str(state) for state in TrialState])
 INSTANT = pd.DatetimeTZDtype("us", "UTC")
 
+
+def _metric_column(name: str, dtype: str | None = None) -> Column:
+    metric = metric_named(name)
+    return Column(name, dtype or metric.dtype, metric.unit, metric.description)
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("trial", "int64", "", "number of the proposal in the study"),
     Column("state", STATES, "", "how far it came: " + ", ".join(TrialState)),
-    Column("macs", "int64", "MACs", "multiply-accumulates per image of the castled model"),
-    Column("params", "int64", "parameters", "parameters of the castled model"),
-    Column("training_macs", "int64", "MACs", "the same of the forward pass with the branch alive"),
+    *map(_metric_column, ("macs", "params", "training_macs")),
     Column("config_id", "string", "", "hash of the run's config, equal for equal trainings"),
-    Column("latency_ms", "float64", "ms", "time of one image by the table; missing without one"),
-    Column("top1", "float64", "fraction", "validation accuracy of the castled model"),
-    Column("top1_branch", "float64", "fraction", "validation accuracy with the auxiliary branch"),
-    Column("loss", "float64", "nats", "mean training loss of the last epoch"),
-    Column("mask_density", "float64", "fraction", "mask entries that survived the last epoch"),
+    *map(_metric_column, ("latency_ms", "top1", "top1_branch", "loss", "mask_density")),
     Column("epochs", "int64", "epochs", "epochs trained"),
     Column("epochs_planned", "int64", "epochs", "epochs of a full training"),
-    Column("train_seconds", "float64", "s", "wall-clock time of training, without waiting"),
-    Column("images_per_s", "float64", "images/s", "training throughput of the last epoch"),
+    *map(_metric_column, ("train_seconds", "images_per_s")),
     Column("started_at", INSTANT, "UTC", "when training started"),
     Column("finished_at", INSTANT, "UTC", "when it ended; missing while running"),
     Column("replay_of", "Int64", "", "trial whose result a replayed proposal used"),
     Column("reason", "string", "", "why the trial failed or was refused"),
     Column("fidelity", "float64", "fraction", "epochs / epochs_planned"),
 )
-"""The fixed columns in order; one column per searched dimension follows them."""
+"""The fixed columns in order; a column per metric of a plugin and then one per searched dimension
+follows them."""
+
+
+def metric_columns(recorded: Iterable[str] = ()) -> list[Column]:
+    """Return the columns of metrics that are not castling's own, by name.
+
+    Those are the metrics of the packages that are installed, and others that trials were recorded
+    with. Counts are of pandas' nullable type: older trials lack them.
+    """
+    fixed = {column.name for column in COLUMNS}
+    names = {metric.name for metric in recorded_metrics()} | {
+        name for name in recorded if not metric_named(name).curve_only
+    }
+    kinds = {"int64": "Int64"}
+    return [
+        _metric_column(name, kinds.get(metric_named(name).dtype)) for name in sorted(names - fixed)
+    ]
 
 
 def load(run: str | Path, *, refused: bool = False) -> pd.DataFrame:
     """Return a run's trials, one row each, in the order they were proposed.
 
     The run is only read: it may be on a read-only disk, or being written by a live search. The
-    rows have a plain RangeIndex (the trial's number is a column), the columns are COLUMNS and then
-    the searched dimensions, missing where a trial does not depend on one. `attrs` holds the run's
-    budget, objectives and reference point as plain data, which is what `.pareto` starts from.
+    rows have a plain RangeIndex (the trial's number is a column), the columns are COLUMNS, then
+    metrics of plugins, then the searched dimensions, missing where a trial does not depend on one.
+    `attrs` holds the run's budget, objectives and reference point as plain data, which is what
+    `.pareto` starts from.
 
     Args:
         run: folder of the run, the `--out` of a search.
@@ -85,7 +103,7 @@ def load(run: str | Path, *, refused: bool = False) -> pd.DataFrame:
     ]
     try:
         frame = tabulate(records)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise RecordError(place, str(error)) from None
     if not refused:
         frame = frame[frame["state"] != TrialState.REFUSED].reset_index(drop=True)
@@ -119,13 +137,19 @@ def _numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
     raise ConfigError("trial", f"must be a trial of the run ({known})", number)
 
 
-def tabulate(records: Sequence[Record]) -> pd.DataFrame:
-    """Return records as a DataFrame: COLUMNS, then the dimensions in natural order."""
-    columns = {column.name: _column(column, records) for column in COLUMNS}
-    dimensions = {name for record in records for name in record.point}
-    if len(records) * len(dimensions) > MOST_CELLS:
-        raise ValueError(f"{len(dimensions):,} dimensions in {len(records):,} trials")
-    for name in sorted(dimensions, key=natural_order):
+def tabulate(records: Sequence[Record], *, dimensions: bool = True) -> pd.DataFrame:
+    """Return records as a DataFrame: COLUMNS, metrics of plugins, dimensions in natural order.
+
+    Args:
+        records: a row each.
+        dimensions: whether there are columns of the searched dimensions.
+    """
+    others = metric_columns({name for record in records for name in record.metrics})
+    names = {name for record in records for name in record.point} if dimensions else set()
+    if len(records) * (len(names) + len(others)) > MOST_CELLS:
+        raise ValueError(f"{len(names) + len(others):,} dimensions in {len(records):,} trials")
+    columns = {column.name: _column(column, records) for column in (*COLUMNS, *others)}
+    for name in sorted(names, key=natural_order):
         columns[name] = dimension_column([record.point.get(name) for record in records])
     return pd.DataFrame(columns, index=pd.RangeIndex(len(records)))
 
@@ -133,10 +157,19 @@ def tabulate(records: Sequence[Record]) -> pd.DataFrame:
 def _column(column: Column, records: Sequence[Record]) -> "pd.Series[Any]":
     if column.name == "fidelity":
         return pd.Series([_fidelity(record) for record in records], dtype=column.dtype)
+    if column.name not in Record.model_fields:
+        missing = None if column.dtype == "Int64" else math.nan
+        measured = [record.metrics.get(column.name, missing) for record in records]
+        return pd.Series(measured, dtype=column.dtype)
     values = [getattr(record, column.name) for record in records]
     if column.dtype is INSTANT:
         return pd.Series(pd.to_datetime(values, utc=True, format="ISO8601"), dtype=INSTANT)
     return pd.Series(values, dtype=column.dtype)
+
+
+def is_dimension(column: str) -> bool:
+    """Return whether a column is one of a searched dimension: a path, which no metric is."""
+    return not NAME.fullmatch(column)
 
 
 def _fidelity(record: Record) -> float:

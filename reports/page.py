@@ -13,25 +13,23 @@ import yaml
 
 from castling.errors import RunFolderError
 from castling.files import write_bytes
-from reports.figures import (
-    LABELS,
-    draw_front,
-    draw_progress,
-    front_figures,
-    progress_figure,
-    relative_hypervolume,
-    to_png,
-)
-from reports.frame import COLUMNS, load
+from castling.metrics import metric_named
+from reports.figures import draw_front, draw_progress, front_figures, progress_figure, to_png
+from reports.frame import is_dimension, load
+from reports.front import front_text, relative_hypervolume
 from reports.records import REPORT_FOLDER, Manifest, TrialState
 
 
 PROGRESS = "hypervolume.png"
-ALWAYS_SHOWN = frozenset({"top1", "macs", "params", "training_macs", "latency_ms"})
-"""Metrics that have a column of the front's table, objectives or not."""
 
 
-def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
+def write_report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
+    min: Mapping[str, str | float] | None = None,  # noqa: A002
+) -> list[Path]:
     """Write a run's report and return its files, the page first.
 
     The files are index.html, which needs no other, front.png (and front-METRIC.png for more than
@@ -41,8 +39,11 @@ def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
     Args:
         run: folder of the run; it may be live.
         out: folder to write to, RUN/report by default.
+        max: largest values of metrics of the models to report on, besides the run's budget.
+        min: smallest values of theirs.
 
     Raises:
+        ConfigError: when a limit is none.
         RunFolderError: when the folder is no run, has no study, or `out` cannot be written.
         OSError: when the disk is full.
         RecordError: when the study or a record in it is damaged.
@@ -50,11 +51,12 @@ def write_report(run: str | Path, out: str | Path | None = None) -> list[Path]:
     folder = Path(run)
     target = folder / REPORT_FOLDER if out is None else Path(out)
     trials = load(folder, refused=True)
-    images = _images(trials)
+    shown = trials.pareto.within(max=max, min=min) if max or min else trials
+    images = _images(shown)
     files = {
-        "index.html": render_page(folder, trials, images).encode(),
+        "index.html": render_page(folder, shown, images).encode(),
         **{name: image.png for name, image in images.items()},
-        "front.csv": _csv(trials.pareto.front()),
+        "front.csv": _csv(shown.pareto.front()),
         "trials.csv": _csv(trials),
     }
     try:
@@ -81,7 +83,7 @@ def _images(trials: pd.DataFrame) -> dict[str, Image]:
     for number, figure in enumerate(front_figures(trials)):
         name = f"front-{figure.x}.png" if number else "front.png"
         images[name] = Image(to_png(draw_front(figure)), figure.description)
-    if relative_hypervolume(trials) is not None:
+    if relative_hypervolume(trials).value is not None:
         png = to_png(draw_progress(progress_figure(trials)))
         images[PROGRESS] = Image(png, "hypervolume against trained models")
     return images
@@ -126,34 +128,27 @@ def export_commands(run: Path, front: pd.DataFrame) -> list[str]:
 
 def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
     """Return what a reader asks of a run first, as label and text."""
-    budget = [
-        f"{limit:,} {unit}"
-        for limit, unit in (
-            (manifest.budget.max_macs, "MACs"),
-            (manifest.budget.max_params, "parameters"),
-        )
-        if limit is not None
-    ]
-    if manifest.budget.max_latency_ms is not None:
-        budget.append(f"{manifest.budget.max_latency_ms:g} ms")
     volume = relative_hypervolume(trials)
-    worst = ", ".join(f"{name} {_amount(value)}" for name, value in manifest.reference.items())
+    worst = ", ".join(
+        f"{name} {metric_named(name).text(trials.pareto.reference[name])}"
+        for name in trials.pareto.objectives
+        if name in trials.pareto.reference
+    )
+    hypervolume = (
+        volume.words if volume.value is None else f"{volume.value:.4f} (reference {worst})"
+    )
     spent = trials.loc[trials["replay_of"].isna(), "train_seconds"].sum() / 3600.0
     return {
         "recipe": str(manifest.recipe.get("name", "unnamed")),
-        "budget": " and ".join(budget) or "none",
+        "budget": trials.pareto.budget.words() or "none",
         "objectives": ", ".join(f"{goal.metric} {goal.direction}" for goal in manifest.objectives),
-        "hypervolume": "unknown" if volume is None else f"{volume:.4f} (reference {worst})",
+        "hypervolume": hypervolume,
         "trials": ", ".join(_counts(trials["state"])) or "none",
         "training time": f"{spent:.2f} h in all",
         "started": manifest.created_at.strftime("%Y-%m-%d %H:%M %Z"),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         "git commit": manifest.git_commit or "unknown",
     }
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000.0 else f"{value:g}"
 
 
 def _counts(states: "pd.Series[str]") -> list[str]:
@@ -168,23 +163,16 @@ def _image(image: Image) -> str:
 
 def _front_table(front: pd.DataFrame) -> str:
     columns = {
-        "trial": front["trial"].map(str),
-        "accuracy": front["top1"].map("{:.2%}".format),
-        "MACs": front["macs"].map("{:,}".format),
-        "parameters": front["params"].map("{:,}".format),
-        "training MACs": front["training_macs"].map("{:,}".format),
+        **front_text(front, ("training_macs", "latency_ms"), exact=True),
         "epochs": front["epochs"].map(str),
     }
-    if front["latency_ms"].notna().any():
-        columns["latency (ms)"] = front["latency_ms"].map("{:.3g}".format)
-    for metric in front.pareto.objectives:
-        if metric not in ALWAYS_SHOWN and metric in front:
-            columns[LABELS.get(metric, metric)] = front[metric].map("{:.4g}".format)
     return _table(columns, zip(*columns.values(), strict=True))
 
 
 def _dimension_table(front: pd.DataFrame) -> str:
-    dimensions = front.drop(columns=[column.name for column in COLUMNS]).dropna(axis=1, how="all")
+    dimensions = front[[name for name in front if is_dimension(str(name))]].dropna(
+        axis=1, how="all"
+    )
     rows = [[str(name), *map(_brief, dimensions[name].astype(object))] for name in dimensions]
     return _table(["dimension", *(f"#{trial}" for trial in front["trial"])], rows)
 

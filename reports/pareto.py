@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from castling.errors import ConfigError
-from reports.records import Direction
+from castling.metrics import Direction
 
 
 Mask = NDArray[np.bool_]

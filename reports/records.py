@@ -3,18 +3,18 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from castling.config import Config
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.files import write_yaml
+from castling.metrics import BUILT_IN, METRICS, NAME, Direction, metric_named, recorded_metrics
 from castling.plain_yaml import LARGEST_NUMBER, read_yaml
 from space.budget import Budget
 
@@ -60,9 +60,6 @@ class TrialState(StrEnum):
     """Over budget: never trained."""
 
 
-Direction = Literal["max", "min"]
-
-
 class Objective(Config):
     """A recorded metric and the direction in which it is better."""
 
@@ -74,121 +71,121 @@ class Objective(Config):
         """What to multiply the metric by so that smaller is better."""
         return -1.0 if self.direction == "max" else 1.0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is known of one proposal: the columns of the results table; NaN until measured."""
-
-    trial: int
-    """Number of the proposal in the study."""
-    state: TrialState
-    macs: int
-    """Multiply-accumulates per image of the castled model."""
-    params: int
-    """Parameters of the castled model."""
-    training_macs: int
-    """Multiply-accumulates per image of the forward pass while the auxiliary branch is alive."""
-    config_id: str
-    """Hash of the canonical RunConfig: equal for equal trainings."""
-    point: Mapping[str, Any] = field(default_factory=dict)
-    """The searched dimensions that this proposal depends on."""
-    latency_ms: float = math.nan
-    """Milliseconds of one image by the run's latency table; NaN where it has none."""
-    top1: float = math.nan
-    """Validation accuracy of the castled model, 0 to 1."""
-    top1_branch: float = math.nan
-    """Validation accuracy with the auxiliary branch, 0 to 1."""
-    loss: float = math.nan
-    """Mean training loss of the last epoch."""
-    mask_density: float = math.nan
-    """Mean fraction of the auxiliary masks' entries that survived in the last epoch."""
-    epochs: int = 0
-    """Epochs trained."""
-    epochs_planned: int = 0
-    """Epochs of a full training."""
-    train_seconds: float = math.nan
-    """Wall-clock time of training, without waiting."""
-    images_per_s: float = math.nan
-    """Training throughput of the last epoch."""
-    started_at: str = ""
-    """ISO 8601, UTC."""
-    finished_at: str = ""
-    """ISO 8601, UTC; empty while running."""
-    replay_of: int | None = None
-    """The trial whose result a replayed proposal used."""
-    reason: str = ""
-    """Why the trial failed or was refused."""
-
-    def __post_init__(self) -> None:
-        measured = self.state in {TrialState.TRAINED, TrialState.STOPPED, TrialState.REPLAYED}
-        if measured and not 0.0 <= self.top1 <= 1.0:
-            reason = f"a {self.state} trial has a top1 in [0, 1], got {self.top1}"
-            raise RecordError(f"trial {self.trial}", reason)
-
-    def to_data(self) -> dict[str, Any]:
-        """Return plain values for strict JSON: null stands for what is not finite."""
-        data = {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
-        return data | {"state": str(self.state), "point": dict(self.point)}
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], where: str) -> Self:
-        """Build a record from plain values; RecordError when they are not one."""
-        try:
-            return cls(**{name: _typed(name, value) for name, value in data.items()})
-        except RecordError as error:
-            raise RecordError(where, f"{error.path}: {error.reason}") from None
-        except (AttributeError, TypeError, ValueError) as error:
-            raise RecordError(where, str(error)) from None
+    @property
+    def is_cost(self) -> bool:
+        """Whether the metric is known before training."""
+        return METRICS[self.metric].is_cost
 
 
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-_DECLARED: dict[str, Any] = {item.name: item.type for item in fields(Record)}
-_MEASURED = [name for name, kind in _DECLARED.items() if kind in (int, float) and name != "trial"]
-"""What a front may trade off."""
-_STORED_AS: dict[Any, tuple[type, ...]] = {
-    int: (int,),
-    float: (int, float),
-    str: (str,),
-    int | None: (int, NoneType),
-    TrialState: (str,),
-    Mapping[str, Any]: (Mapping,),
-}
-
-
-def _plain_point(point: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a point whose names and values a table can hold; TypeError when it is none."""
+def _plain_point(point: object) -> dict[str, Any]:
+    """Return a point whose names and values a table can hold; ConfigError when it is none."""
+    if not isinstance(point, Mapping):
+        raise ConfigError("", "must be a mapping", point)
     for value in point.values():
         if not isinstance(value, bool | int | float | str | NoneType):
-            raise TypeError(f"point must have plain values, got {value!r}")
+            raise ConfigError("", "must have plain values", value)
         if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
-            raise TypeError("point must have whole numbers of at most 64 bits")
+            raise ConfigError("", "must have whole numbers of at most 64 bits")
     return {
-        _unicode(str(name)): _unicode(value) if isinstance(value, str) else value
+        str(_unicode(str(name))): _unicode(value) if isinstance(value, str) else value
         for name, value in point.items()
     }
 
 
-def _unicode(text: str) -> str:
+def _unicode(text: object) -> object:
     """Return a text that can be written: a path in it may not be UTF-8."""
-    return text.encode(errors="replace").decode()
+    return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
 
-def _typed(name: str, value: Any) -> Any:
-    if name not in _DECLARED:
-        raise TypeError(f"{name} is not a field of a record")
-    declared = _DECLARED[name]
-    if declared is float and value is None:
-        return math.nan
-    if not isinstance(value, _STORED_AS[declared]) or isinstance(value, bool):
-        raise TypeError(f"{name} must be of type {declared}, got {value!r}")
-    if isinstance(value, str) and declared is str:
-        return _unicode(value)
-    if isinstance(value, Mapping):
-        return _plain_point(value)
-    return declared(value) if declared in {float, TrialState} else value
+def _finite_metrics(metrics: object) -> dict[str, int | float]:
+    """Return the metrics that were measured; ConfigError when they are none."""
+    if not isinstance(metrics, Mapping):
+        raise ConfigError("", "must be a mapping of metrics", metrics)
+    for name, value in metrics.items():
+        if not NAME.fullmatch(str(name)) or name in NOT_METRICS:
+            raise ConfigError(str(name), "is not a metric")
+        if isinstance(value, bool) or not isinstance(value, int | float | NoneType):
+            raise ConfigError(str(name), "must be a number", value)
+    measured = {str(name): value for name, value in metrics.items() if value is not None}
+    return {
+        name: metric_named(name).checked(value, name)
+        for name, value in measured.items()
+        if isinstance(value, int) or math.isfinite(value)
+    }
+
+
+Text = Annotated[str, BeforeValidator(_unicode)]
+
+
+class Record(Config):
+    """What is known of one proposal: a row of the results table."""
+
+    model_config = ConfigDict(strict=True)
+
+    version: Literal[2] = 2
+    """Of this layout; records of version 1 have a field per metric, and are read."""
+    trial: int
+    """Number of the proposal in the study."""
+    state: Annotated[TrialState, Field(strict=False)]
+    config_id: Text
+    """Hash of the canonical RunConfig: equal for equal trainings."""
+    metrics: Annotated[dict[str, int | float], PlainValidator(_finite_metrics)]
+    """By name, those that were measured: finite numbers."""
+    point: Annotated[dict[str, Any], PlainValidator(_plain_point)] = Field(default_factory=dict)
+    """The searched dimensions that this proposal depends on."""
+    epochs: int = 0
+    """Epochs trained."""
+    epochs_planned: int = 0
+    """Epochs of a full training."""
+    started_at: Text = ""
+    """ISO 8601, UTC."""
+    finished_at: Text = ""
+    """ISO 8601, UTC; empty while running."""
+    replay_of: int | None = None
+    """The trial whose result a replayed proposal used."""
+    reason: Text = ""
+    """Why the trial failed or was refused."""
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Self:
+        for metric in BUILT_IN:
+            if metric.is_count and metric.name not in self.metrics:
+                raise ConfigError(metric.name, "is required")
+        learnt = [name for name in self.metrics if not metric_named(name).is_cost]
+        if self.state in MEASURED and not learnt:
+            rule = f"of a {self.state} trial must have one that training measures, such as top1"
+            raise ConfigError("metrics", rule)
+        return self
+
+    def value(self, metric: str) -> float:
+        """Return a metric, NaN where it was not measured."""
+        return self.metrics.get(metric, math.nan)
+
+    @classmethod
+    def from_data(cls, data: object, where: str = "") -> Self:
+        """Build a record of version 1 or 2 from plain values; RecordError when they are none."""
+        if not isinstance(data, Mapping):
+            raise RecordError(where, f"must be a mapping of a record's fields, got {data!r:.80}")
+        given = {str(name): value for name, value in data.items()}
+        try:
+            return cls(**(given if "version" in given else _of_version_1(given)))
+        except ConfigError as error:
+            field = error.field.removeprefix("metrics.")
+            reason = str(ConfigError("", f"{field} {error.rule}", error.value))
+            raise RecordError(where, reason) from None
+
+
+NOT_METRICS = frozenset({*Record.model_fields, "fidelity"})
+"""Columns of the results table that no metric may be called."""
+MEASURED = frozenset({TrialState.TRAINED, TrialState.STOPPED, TrialState.REPLAYED})
+"""The states of trials that have metrics of training."""
+
+
+def _of_version_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record of version 1 in today's layout: its metrics were fields."""
+    names = [metric.name for metric in BUILT_IN if metric.name in fields]
+    others = {name: value for name, value in fields.items() if name not in names}
+    return {**others, "metrics": {name: fields[name] for name in names}}
 
 
 def check_contained(run: Path) -> None:
@@ -212,6 +209,14 @@ def _links(folder: Path) -> list[str]:
             return [entry.path for entry in entries if entry.is_symlink()]
     except OSError:
         return []
+
+
+def check_recorded(metric: str) -> None:
+    """Raise ConfigError unless trials are recorded with a metric of this name."""
+    if metric not in METRICS or METRICS[metric].curve_only:
+        known = ", ".join(known.name for known in recorded_metrics())
+        fix = "install the package that adds it, if it is another's"
+        raise ConfigError("objectives", f"must be among {known}", metric, fix)
 
 
 class Manifest(Config):
@@ -239,9 +244,7 @@ class Manifest(Config):
     @model_validator(mode="after")
     def _measurable(self) -> Self:
         for goal in self.objectives:
-            if goal.metric not in _MEASURED:
-                rule = f"must be among {', '.join(_MEASURED)}"
-                raise ConfigError("objectives", rule, goal.metric)
+            check_recorded(goal.metric)
         return self
 
     def write(self, run: Path) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from castling.errors import CastlingError, ConfigError, one_line
 from castling.plain_yaml import parse_yaml
-from space.budget import format_size
+from castling.sizes import format_size
 
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),
 ]
 MaxParams = Annotated[str | None, typer.Option(help="Budget of parameters: 60k, 5.7M.")]
+MaxOption = Annotated[
+    list[str] | None,
+    typer.Option("--max", metavar="METRIC=VALUE", help="Upper bound: train_seconds=60."),
+]
+MinOption = Annotated[
+    list[str] | None, typer.Option("--min", metavar="METRIC=VALUE", help="Lower bound: top1=90%.")
+]
 ObjectiveOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -66,6 +73,8 @@ def search(
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Budget of milliseconds per image on this machine.")
     ] = None,
+    upper: MaxOption = None,
+    lower: MinOption = None,
     objective: ObjectiveOption = None,
     points: Annotated[Path | None, typer.Option(help="YAML file of points to try first.")] = None,
     trials: Annotated[int | None, typer.Option(help="How many candidates to train.")] = None,
@@ -90,6 +99,7 @@ def search(
     from search.display import TerminalDisplay
     from search.driver import run
     from search.objectives import parse_objectives
+    from space.budget import parse_bounds
 
     try:
         summary = run(
@@ -99,6 +109,8 @@ def search(
             max_macs=max_macs,
             max_params=max_params,
             max_latency_ms=max_latency_ms,
+            max=parse_bounds(upper or [], "--max"),
+            min=parse_bounds(lower or [], "--min"),
             objectives=parse_objectives(objective) if objective else None,
             points=points,
             trials=trials,
@@ -162,11 +174,17 @@ def front(
     output: Annotated[
         Literal["table", "csv", "json"], typer.Option("--format", help="How to print it.")
     ] = "table",
+    upper: MaxOption = None,
+    lower: MinOption = None,
 ) -> None:
     """Print a run's front: the models that no other beats in every objective."""
     import reports
+    from space.budget import parse_bounds
 
     trials = reports.load(run)
+    if upper or lower:
+        largest, smallest = parse_bounds(upper or [], "--max"), parse_bounds(lower or [], "--min")
+        trials = trials.pareto.within(max=largest, min=smallest)
     if output == "csv":
         sys.stdout.write(trials.pareto.front().to_csv(index=False))
     elif output == "json":
@@ -177,39 +195,26 @@ def front(
 
 
 def _front_table(trials: "pd.DataFrame") -> Table:
-    from reports.figures import relative_hypervolume
+    from reports.front import relative_hypervolume
+    from search.display import front_table
 
-    volume = relative_hypervolume(trials)
-    title = "front" if volume is None else f"front, relative hypervolume {volume:.4f}"
-    table = Table(box=None, pad_edge=False, title=title)
-    others = [
-        goal["metric"]
-        for goal in trials.attrs["objectives"]
-        if goal["metric"] not in {"top1", "macs", "params", "train_seconds"}
-    ]
-    for column in ("trial", "top1", "MACs", "params", "training s", *others):
-        table.add_column(column, justify="right")
-    for row in trials.pareto.front().itertuples():
-        table.add_row(
-            str(row.trial),
-            f"{row.top1:.2%}",
-            format_size(row.macs),
-            format_size(row.params),
-            f"{row.train_seconds:.1f}",
-            *(f"{getattr(row, metric):.4g}" for metric in others),
-        )
-    return table
+    title = f"front, {relative_hypervolume(trials).words}"
+    return front_table(trials.pareto.front(), title, ["train_seconds"])
 
 
 @app.command()
 def report(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/report.")] = None,
+    upper: MaxOption = None,
+    lower: MinOption = None,
 ) -> None:
     """Write a run's report: an HTML page, the front as PNG and CSV, all trials as CSV."""
     from reports.page import write_report
+    from space.budget import parse_bounds
 
-    for path in write_report(run, out):
+    largest, smallest = parse_bounds(upper or [], "--max"), parse_bounds(lower or [], "--min")
+    for path in write_report(run, out, max=largest, min=smallest):
         console.print(str(path), soft_wrap=True, highlight=False)
 
 
@@ -219,14 +224,24 @@ def export(
     out: OutOption,
     max_macs: MaxMacs = None,
     max_params: MaxParams = None,
+    upper: MaxOption = None,
+    lower: MinOption = None,
     trial: Annotated[int | None, typer.Option(help="A trial of the front.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
 ) -> None:
     """Write a run's best model within a budget: config, weights, metrics."""
     from reports.export import export as export_model
+    from space.budget import parse_bounds
 
     metrics = export_model(
-        run, out, max_macs=max_macs, max_params=max_params, trial=trial, onnx=onnx
+        run,
+        out,
+        max_macs=max_macs,
+        max_params=max_params,
+        max=parse_bounds(upper or [], "--max"),
+        min=parse_bounds(lower or [], "--min"),
+        trial=trial,
+        onnx=onnx,
     )
     console.print(
         f"{metrics.trained_by}: {metrics.macs:,} MACs, {metrics.params:,} parameters, top1 "
@@ -276,10 +291,11 @@ def train(
 
 def _print_epoch(metrics: "EpochMetrics") -> None:
     density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
+    values = metrics.metrics
     console.print(
-        f"epoch {metrics.epoch}: loss {metrics.loss:.4f}, top1 {metrics.top1_branch:.2%}, castled "
-        f"{metrics.top1:.2%}, mask density {density or '-'}, rate {metrics.learning_rate:.2e}, "
-        f"{metrics.images_per_s:.0f} images/s",
+        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, top1 {values['top1_branch']:.2%}, "
+        f"castled {values['top1']:.2%}, mask density {density or '-'}, "
+        f"rate {values['learning_rate']:.2e}, {values['images_per_s']:.0f} images/s",
         soft_wrap=True,
         highlight=False,
     )
@@ -319,6 +335,22 @@ def measure(config: ConfigArgument) -> None:
     table.add_row("parameters", f"{measured.params:,}", f"{closed.params:,}")
     table.add_row("MACs in training", f"{measured.training_macs:,}", f"{closed.training_macs:,}")
     table.add_row("latency, batch 1", f"{measured.latency_ms:.2f} ms", "")
+    console.print(table)
+
+
+@app.command()
+def metrics() -> None:
+    """List the metrics that a search can trade off and bound."""
+    from castling.metrics import recorded_metrics
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("metric", "better", "known", "unit", "summary"):
+        table.add_column(column)
+    known = {"cost": "before training", "training": "after training"}
+    for metric in recorded_metrics():
+        better = {"max": "high", "min": "low", None: "-"}[metric.direction]
+        row = (metric.name, better, known[metric.source], metric.unit or "-", metric.description)
+        table.add_row(*row)
     console.print(table)
 
 

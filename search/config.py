@@ -23,7 +23,7 @@ from space.catalogue import DimensionConfig
 from space.decode import decode
 from space.domain import Choice
 from space.feasible import anchor_of
-from space.known import Pricing
+from space.known import CostModel
 from space.point import BLOCKS, Dimension, Space
 from space.presets import SPACES
 
@@ -51,7 +51,7 @@ class SearchConfig(Config):
     trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
     """How many candidates to train."""
     budget: Budget = Budget()
-    """Bounds on MACs and parameters; no candidate beyond them is trained."""
+    """Bounds on metrics; no candidate beyond one on a cost is trained."""
     objectives: tuple[Objective, ...] = (
         Objective(metric="top1", direction="max"),
         Objective(metric="macs", direction="min"),
@@ -105,8 +105,9 @@ class SearchConfig(Config):
 
     def latency_table(self, path: Path | None = None) -> "LatencyTable | None":
         """Return a table of latencies where they count, kept in a file or in memory."""
-        metrics = [goal.metric for goal in self.objectives]
-        if self.budget.max_latency_ms is None and "latency_ms" not in metrics:
+        metrics = {goal.metric for goal in self.objectives}
+        metrics |= {bound.metric.name for bound in self.budget.bounds()}
+        if "latency_ms" not in metrics:
             return None
         from space.latency import LatencyTable
 
@@ -123,7 +124,7 @@ class SearchConfig(Config):
             InfeasibleBudgetError: when a bound is below the cheapest point's cost.
             ConfigError: when no point is within all bounds.
         """
-        pricing = Pricing(self.latency_table() if table is None else table)
+        pricing = CostModel(self.latency_table() if table is None else table)
         return Setting(
             space=space,
             budget=self.budget,

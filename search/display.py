@@ -1,34 +1,23 @@
 """What a running search shows: progress, the best front so far, time left."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from reports.pareto import nondominated
+from castling.metrics import METRICS, metric_named
+from reports.front import front_of, front_text
 from reports.records import Objective, Record, TrialState
-from search.objectives import values_of
-from space.budget import format_size
+from space.budget import Budget
 
 
 ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
 """How a trial ends that was given to training."""
-SHOWN = ("top1", "macs", "params")
-"""The metrics of every table of trials."""
-
-
-def front_of(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
-    """Return the trained records that no other dominates in the objectives, by rising MACs."""
-    trained = [record for record in records if record.state == TrialState.TRAINED]
-    trained.sort(key=lambda record: record.trial)  # of equals reports keep the first proposed
-    points = [values_of(record, objectives) for record in trained]
-    kept = nondominated(points, [goal.direction for goal in objectives])
-    front = [record for record, keep in zip(trained, kept, strict=True) if keep]
-    return sorted(front, key=lambda record: record.macs)
 
 
 class Display:
@@ -40,13 +29,14 @@ class Display:
         trials: int,
         records: Sequence[Record],
         objectives: Sequence[Objective],
+        budget: Budget,
     ) -> None:
         """Begin: how many trials there will be, those that earlier drivers finished, the aims."""
 
     def record(self, record: Record) -> None:
         """Take note of a trial that began or ended, or of a refused proposal."""
 
-    def progress(self, trial: int, epoch: int, top1: float) -> None:
+    def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Take note of how far a running trial has come."""
 
     def stop(self) -> None:
@@ -59,9 +49,10 @@ class TerminalDisplay(Display):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._objectives: tuple[Objective, ...] = ()
+        self._budget = Budget()
         self._live: Live | None = None
         self._records: dict[int, Record] = {}
-        self._epochs: dict[int, tuple[int, float]] = {}
+        self._epochs: dict[int, tuple[int, Mapping[str, float]]] = {}
         self._title, self._trials, self._done_before = "", 0, 0
         self._started = time.monotonic()
 
@@ -71,9 +62,11 @@ class TerminalDisplay(Display):
         trials: int,
         records: Sequence[Record],
         objectives: Sequence[Objective],
+        budget: Budget,
     ) -> None:
         """Begin to show a search."""
-        self._title, self._trials, self._objectives = title, trials, tuple(objectives)
+        self._title, self._trials = title, trials
+        self._objectives, self._budget = tuple(objectives), budget
         self._records = {record.trial: record for record in records}
         self._done_before = self._num_done()
         self._started = time.monotonic()
@@ -95,9 +88,9 @@ class TerminalDisplay(Display):
                 f"{self._num_done()}/{self._trials} {_line(record)}", highlight=False
             )
 
-    def progress(self, trial: int, epoch: int, top1: float) -> None:
+    def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Show how far a trial has come."""
-        self._epochs[trial] = (epoch, top1)
+        self._epochs[trial] = (epoch, metrics)
 
     def stop(self) -> None:
         """Leave the last state on the screen."""
@@ -117,8 +110,8 @@ class TerminalDisplay(Display):
             f"{done}/{self._trials} trials",
             f"ETA {self._eta(done)}",
         )
-        front = front_of([*self._records.values()], self._objectives)
-        return Group(bar, self._running(), front_table(front, self._objectives), self._counts())
+        front = front_of([*self._records.values()], self._objectives, self._budget)
+        return Group(bar, self._running(), front_table(front), self._counts())
 
     def _eta(self, done: int) -> str:
         """Return the time left, from what this driver's trials took so far."""
@@ -132,9 +125,9 @@ class TerminalDisplay(Display):
         parts = []
         for record in self._records.values():
             if record.state == TrialState.RUNNING and record.replay_of is None:
-                epoch, top1 = self._epochs.get(record.trial, (0, 0.0))
-                accuracy = f" {top1:.1%}" if epoch else ""
-                parts.append(f"#{record.trial} {epoch}/{record.epochs_planned}{accuracy}")
+                epoch, metrics = self._epochs.get(record.trial, (0, {}))
+                text = "".join(f" {metric_named(name).short(v)}" for name, v in metrics.items())
+                parts.append(f"#{record.trial} {epoch}/{record.epochs_planned}{text}")
         return Text("training " + ("  ".join(parts) or "…"), style="dim")
 
     def _counts(self) -> RenderableType:
@@ -145,32 +138,27 @@ class TerminalDisplay(Display):
         return Text(", ".join(shown), style="dim")
 
 
-def front_table(front: Sequence[Record], objectives: Sequence[Objective] = ()) -> Table:
-    """Return the front as a table, by rising MACs; accuracy and counts are always shown."""
-    table = Table(title="front", title_justify="left", box=None, pad_edge=False)
-    others = [goal.metric for goal in objectives if goal.metric not in SHOWN]
-    for column in ("trial", "top1", "MACs", "params", *others):
-        table.add_column(column, justify="right")
-    for record in front:
-        table.add_row(
-            str(record.trial),
-            f"{record.top1:.2%}",
-            format_size(record.macs),
-            format_size(record.params),
-            *(f"{getattr(record, metric):.4g}" for metric in others),
-        )
+def front_table(front: pd.DataFrame, title: str = "front", others: Sequence[str] = ()) -> Table:
+    """Return a front as a table of the usual metrics, some others, objectives and bounds."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    columns = front_text(front, others)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
 def _line(record: Record) -> str:
     if record.state == TrialState.FAILED:
         return f"trial {record.trial} failed: {record.reason}"
+    top1, macs, params, seconds = (
+        METRICS[name].amount(record.value(name), short=True)
+        for name in ("top1", "macs", "params", "train_seconds")
+    )
     if record.state == TrialState.STOPPED:
         return (
             f"trial {record.trial} stopped after {record.epochs} of {record.epochs_planned} "
-            f"epochs: top1 {record.top1:.2%}, {format_size(record.macs)} MACs"
+            f"epochs: top1 {top1}, {macs}"
         )
-    return (
-        f"trial {record.trial}: top1 {record.top1:.2%}, {format_size(record.macs)} MACs, "
-        f"{format_size(record.params)} params, {record.train_seconds:.1f} s"
-    )
+    return f"trial {record.trial}: top1 {top1}, {macs}, {params}, {seconds}"

@@ -17,6 +17,7 @@ from castling.errors import RunFolderError
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import Dataset, folder_settings, load_data
 from castling.training.teacher import check_weights
+from reports.front import front_of
 from reports.records import (
     LATENCY_FILE,
     MANIFEST_FILE,
@@ -28,7 +29,7 @@ from reports.records import (
 )
 from search.cluster import Resources, joined, share
 from search.config import SearchConfig, read_points, read_recipe
-from search.display import Display, front_of
+from search.display import Display
 from search.run_folder import (
     check_not_lost,
     check_resumable,
@@ -46,7 +47,7 @@ from search.scheduler import RungScheduler
 from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
-from space.budget import format_size, parse_size
+from space.budget import Budget
 from space.point import Point, Space
 
 
@@ -78,6 +79,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     max_macs: str | int | None = None,
     max_params: str | int | None = None,
     max_latency_ms: float | None = None,
+    max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
+    min: Mapping[str, str | float] | None = None,  # noqa: A002
     objectives: Sequence[Mapping[str, str]] | None = None,
     points: str | Path | Sequence[Point] | None = None,
     trials: int | None = None,
@@ -101,6 +104,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         max_macs: budget of multiply-accumulates per image, such as "1.2M".
         max_params: budget of parameters.
         max_latency_ms: budget of milliseconds per image, by a table measured on this machine.
+        max: bounds on other metrics to be low, such as {"train_seconds": 60}.
+        min: bounds on metrics to be high, such as {"top1": 0.9}.
         objectives: what to trade off, each {"metric": ..., "direction": "max" or "min"}.
         points: to try first, or a YAML file of them; what one leaves out is the base's.
         trials: how many candidates to train.
@@ -121,7 +126,9 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     folder = Path(out).absolute()
     manifest = Manifest.read(folder) if resume else None
     config = _resolved(recipe, folder, manifest)
-    limits = {"max_macs": max_macs, "max_params": max_params, "max_latency_ms": max_latency_ms}
+    limits = Budget.of(
+        max_macs=max_macs, max_params=max_params, max_latency_ms=max_latency_ms, max=max, min=min
+    )
     fields = {
         "trials": trials,
         "workers": workers,
@@ -189,20 +196,15 @@ def _points(given: str | Path | Sequence[Point] | None) -> Sequence[Point] | Non
 
 def _overridden(
     config: SearchConfig,
-    limits: Mapping[str, str | int | float | None],
+    limits: Budget,
     fields: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> SearchConfig:
     """Return a search config with the options that were given put over the recipe's."""
-    budget = config.budget.replace(
-        **{
-            name: size if isinstance(size, float) else parse_size(size, name)
-            for name, size in limits.items()
-            if size is not None
-        }
-    )
     given = {name: value for name, value in fields.items() if value is not None}
-    return config.replace(**given, budget=budget, set={**config.set, **settings})
+    return config.replace(
+        **given, budget=limits.over(config.budget), set={**config.set, **settings}
+    )
 
 
 class _Search:
@@ -229,9 +231,9 @@ class _Search:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
-        self._display.start(
-            self._title(), self._config.trials, study.records, self._config.objectives
-        )
+        config = self._config
+        title = f"{config.space} within {config.budget.words(short=True) or 'no budget'}"
+        self._display.start(title, config.trials, study.records, config.objectives, config.budget)
         rungs = Rungs.of(self._config.stopper, setting)
         rungs.read_back(self._folder, [*study.records, *study.running.values()])
         searcher = StudySearcher(
@@ -272,21 +274,11 @@ class _Search:
         remove_checkpoint(training_path(self._folder, record.trial))
         if record.state == TrialState.TRAINED:
             self._trained.append(record)
-            kept = {member.trial for member in front_of(self._trained, self._config.objectives)}
+            front = front_of(self._trained, self._config.objectives, self._config.budget)
+            kept = {*front["trial"]}
             for other in self._trained:
                 if other.trial not in kept:
                     weights_path(self._folder, other.trial).unlink(missing_ok=True)
-
-    def _title(self) -> str:
-        budget = self._config.budget
-        bounds = [
-            f"{format_size(limit)} {what}"
-            for limit, what in ((budget.max_macs, "MACs"), (budget.max_params, "params"))
-            if limit is not None
-        ]
-        if budget.max_latency_ms is not None:
-            bounds.append(f"{budget.max_latency_ms:g} ms")
-        return f"{self._config.space} within {' and '.join(bounds) or 'no budget'}"
 
     def _tune(self, searcher: StudySearcher, data: Dataset) -> None:
         """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""

@@ -1,20 +1,17 @@
 """What a search trades off: metrics with their directions, values for the sampler, a reference."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
+from math import isfinite
 
 from optuna.study import StudyDirection
 
 from castling.errors import ConfigError
-from reports.records import Direction, Objective, Record
+from castling.metrics import METRICS, Direction
+from reports.records import Objective, Record, check_recorded
 from space.budget import Budget
-from space.feasible import Quantity, dearest, point_cost
-from space.known import KNOWN
+from space.feasible import COUNTED, dearest, point_cost
 from space.point import Space
 
-
-METRICS = ("top1", "top1_branch", "loss", "train_seconds", "images_per_s", *KNOWN)
-"""What a trial reports and a search may trade off."""
 
 DIRECTIONS: dict[Direction, StudyDirection] = {
     "max": StudyDirection.MAXIMIZE,
@@ -24,13 +21,12 @@ DIRECTIONS: dict[Direction, StudyDirection] = {
 
 
 def check_objectives(objectives: Sequence[Objective]) -> None:
-    """Raise ConfigError unless there are objectives, each reported and named once."""
+    """Raise ConfigError unless there are objectives, each recorded and named once."""
     metrics = [goal.metric for goal in objectives]
     if not metrics:
         raise ConfigError("objectives", "must name at least one metric", fix="such as top1: max")
     for metric in metrics:
-        if metric not in METRICS:
-            raise ConfigError("objectives", f"must be among {', '.join(METRICS)}", metric)
+        check_recorded(metric)
         if metrics.count(metric) > 1:
             raise ConfigError("objectives", "must not repeat a metric", metric)
 
@@ -52,8 +48,8 @@ def parse_objectives(given: Iterable[str]) -> list[dict[str, str]]:
 
 
 def values_of(record: Record, objectives: Sequence[Objective]) -> list[float]:
-    """Return a record's metrics in the order of the objectives."""
-    return [float(getattr(record, goal.metric)) for goal in objectives]
+    """Return a record's metrics in the order of the objectives, NaN where there is none."""
+    return [float(record.value(goal.metric)) for goal in objectives]
 
 
 def worst_values(
@@ -63,13 +59,14 @@ def worst_values(
     trained = [*finished]
     values = []
     for goal in objectives:
-        if goal.metric in KNOWN:
-            values.append(float(getattr(record, goal.metric)))
-        elif goal.direction == "max":
-            values.append(0.0)
+        worst = METRICS[goal.metric].limit(goal.direction)
+        if goal.is_cost:
+            values.append(float(record.value(goal.metric)))
+        elif worst is not None:
+            values.append(worst)
         else:
-            seen = [getattr(other, goal.metric) for other in trained]
-            values.append(max((value for value in seen if not isnan(value)), default=1.0))
+            seen = [goal.sign * other.value(goal.metric) for other in trained]
+            values.append(goal.sign * max(filter(isfinite, seen), default=goal.sign))
     return values
 
 
@@ -78,18 +75,19 @@ def reference_point(
 ) -> Mapping[str, float]:
     """Return the worst value of each objective that counts, of those that have one.
 
-    A count or a latency to be low counts up to its bound, MACs and parameters without a bound up
-    to those of the dearest point; a metric to be high counts from 0.
+    A metric counts up to its bound; without one up to the worst value that it can have at all,
+    which is 0 for one to be high, and for a count that of the dearest point.
     """
     found = {}
     for goal in objectives:
-        bound = getattr(budget, f"max_{goal.metric}", None)
-        if goal.direction == "max":
-            found[goal.metric] = 0.0
-        elif bound is not None:
+        bound = budget.bound(goal.metric, "max" if goal.direction == "min" else "min")
+        worst = METRICS[goal.metric].limit(goal.direction)
+        if bound is not None:
             found[goal.metric] = float(bound)
-        elif goal.metric in {"macs", "params"}:
-            quantity: Quantity = "macs" if goal.metric == "macs" else "params"
-            spent = point_cost(space, dearest(space, quantity))
-            found[goal.metric] = float(getattr(spent, quantity))
+        elif worst is not None:
+            found[goal.metric] = worst
+        for quantity in COUNTED:
+            if quantity == goal.metric and quantity not in found:
+                spent = point_cost(space, dearest(space, quantity))
+                found[quantity] = float(getattr(spent, quantity))
     return found

@@ -6,22 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from castling.metrics import METRICS
 from castling.training.metrics import EpochMetrics
-from reports.curves import read_curve
+from reports.curves import read_curve, recorded
 from reports.records import Objective, Record
 from search.samplers import Setting
 from search.stoppers import STOPPERS, Standing, StopperSpec
 from space.decode import decode
 from space.feasible import cheapest, dearest
-from space.known import KNOWN
 
 
 NUM_RANGES = 3
 """Ranges of cost, each with a minimum of trials that go on: small, middle and large models."""
-
-
-OF_THE_LAST_EPOCH = ("train_seconds", "images_per_s")
-"""Metrics that do not improve with the epochs."""
 
 
 def rung_epochs(fractions: Iterable[float], epochs_planned: int) -> list[int]:
@@ -43,7 +39,7 @@ class CostRanges:
         """Return the range of a trial's cost, 0 the cheapest."""
         if self.metric is None:
             return 0
-        return bisect_right(self.edges, float(getattr(record, self.metric)))
+        return bisect_right(self.edges, float(record.value(self.metric)))
 
     @classmethod
     def within(cls, low: float, high: float, metric: str) -> "CostRanges":
@@ -57,17 +53,15 @@ class CostRanges:
 def cost_ranges(setting: Setting) -> CostRanges:
     """Return the ranges of the first objective that is a known cost to be low."""
     metrics = [
-        goal.metric
-        for goal in setting.objectives
-        if goal.metric in KNOWN and goal.direction == "min"
+        goal.metric for goal in setting.objectives if goal.is_cost and goal.direction == "min"
     ]
     if not metrics:
         return CostRanges(None)
     [metric, *_] = metrics
     ends = [find(setting.space, "macs") for find in (cheapest, dearest)]
     costs = [setting.pricing(decode(setting.space, point).model) for point in ends]
-    low, high = (float(getattr(spent, metric)) for spent in costs)
-    bound = getattr(setting.budget, f"max_{metric}", None)
+    low, high = (float(spent[metric]) for spent in costs)
+    bound = setting.budget.bound(metric, "max")
     return CostRanges.within(low, high if bound is None else min(high, float(bound)), metric)
 
 
@@ -124,9 +118,7 @@ class Rungs:
             if trial in marks:
                 values = zip(self._objectives, marks[trial].values, strict=True)
                 found[rung] = {
-                    goal.metric: goal.sign * value
-                    for goal, value in values
-                    if goal.metric not in KNOWN
+                    goal.metric: goal.sign * value for goal, value in values if not goal.is_cost
                 }
         return found
 
@@ -152,9 +144,7 @@ class Rungs:
     def _standing(self, record: Record, curve: Sequence[EpochMetrics]) -> Standing:
         values = [_value(goal, record, curve) for goal in self._objectives]
         measured = [
-            value
-            for goal, value in zip(self._objectives, values, strict=True)
-            if goal.metric not in KNOWN
+            value for goal, value in zip(self._objectives, values, strict=True) if not goal.is_cost
         ]
         return Standing(
             values=tuple(values),
@@ -165,8 +155,7 @@ class Rungs:
 
 def _value(goal: Objective, record: Record, curve: Sequence[EpochMetrics]) -> float:
     """Return an objective's value so far, smaller is better: known, or the best of the epochs."""
-    if goal.metric in KNOWN:
-        return goal.sign * float(getattr(record, goal.metric))
-    if goal.metric in OF_THE_LAST_EPOCH:
-        return goal.sign * float(getattr(curve[-1], goal.metric))
-    return min(goal.sign * float(getattr(metrics, goal.metric)) for metrics in curve)
+    if goal.is_cost:
+        return goal.sign * float(record.value(goal.metric))
+    values = [goal.sign * recorded(epoch).get(goal.metric, math.nan) for epoch in curve]
+    return min(values) if METRICS[goal.metric].improves else values[-1]

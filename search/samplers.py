@@ -31,7 +31,7 @@ from search.sobol import SobolSampler
 from space.budget import Budget
 from space.decode import decode
 from space.feasible import default_point
-from space.known import Pricing
+from space.known import CostModel
 from space.point import Point, Space
 
 
@@ -55,7 +55,7 @@ class Setting:
     """The search's."""
     anchor: Point
     """A point within the budget."""
-    pricing: Pricing
+    pricing: CostModel
 
     @cached_property
     def distributions(self) -> Mapping[str, BaseDistribution]:

@@ -16,7 +16,7 @@ from reports.records import TrialState
 from search.cluster import Resources
 from search.rungs import Rungs
 from search.study import Outcome, SearchStudy
-from search.worker import CURVE, OUTCOME, STORAGE_PROBLEM
+from search.worker import CURVE, OUTCOME, PROGRESS, STORAGE_PROBLEM
 
 
 class StudySearcher(Searcher):
@@ -32,7 +32,7 @@ class StudySearcher(Searcher):
         rungs: Rungs,
         run: Path,
         resources: Resources,
-        on_progress: Callable[[int, int, float], None] = lambda _, __, ___: None,
+        on_progress: Callable[[int, int, Mapping[str, float]], None] = lambda _, __, ___: None,
         trial_minutes: float | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ class StudySearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on how far a running trial has come."""
         if "epoch" in result:
-            self._on_progress(self._trials[trial_id], result["epoch"], result["top1"])
+            metrics = json.loads(result[PROGRESS])
+            self._on_progress(self._trials[trial_id], result["epoch"], metrics)
 
     def on_trial_complete(
         self,

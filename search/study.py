@@ -1,13 +1,12 @@
 """The study: candidates asked of the sampler, results told to it, all recorded as they come."""
 
-import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isnan
 from random import Random
-from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 from castling.config import RunConfig
 from castling.errors import ConfigError
 from castling.training.metrics import EpochMetrics
+from reports.curves import recorded
 from reports.records import (
     CONFIG_ATTRIBUTE,
     RECORD_ATTRIBUTE,
@@ -36,6 +36,11 @@ from space.feasible import default_point, repaired
 from space.point import Point
 
 
+LEARNT_CONSTRAINT = "learnt"
+"""Name of the constraint that a trained trial violates: its overrun of a bound that is not on a
+cost."""
+UNMEASURED = 10.0
+"""The largest overrun that is told, and that of a bound whose metric was not measured."""
 STOPPED_CONSTRAINT = "stopped"
 """Name of the constraint that an early-stopped trial violates: the missing part of its epochs."""
 
@@ -56,13 +61,9 @@ class Outcome:
     """TRAINED, STOPPED or FAILED."""
     reason: str = ""
     """Why it failed."""
-    top1: float = float("nan")
-    top1_branch: float = float("nan")
-    loss: float = float("nan")
-    mask_density: float = float("nan")
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """By name, those of training."""
     epochs: int = 0
-    train_seconds: float = float("nan")
-    images_per_s: float = float("nan")
     out_of_memory: bool = False
     """Whether it failed for want of memory."""
 
@@ -74,16 +75,7 @@ class Outcome:
     @classmethod
     def of(cls, metrics: EpochMetrics, state: TrialState) -> Self:
         """Build the outcome of a training that ended, or was stopped, after an epoch."""
-        return cls(
-            state=state,
-            top1=metrics.top1,
-            top1_branch=metrics.top1_branch,
-            loss=metrics.loss,
-            mask_density=fmean(metrics.mask_density) if metrics.mask_density else math.nan,
-            epochs=metrics.epoch,
-            train_seconds=metrics.train_seconds,
-            images_per_s=metrics.images_per_s,
-        )
+        return cls(state=state, metrics=recorded(metrics), epochs=metrics.epoch)
 
 
 class SearchStudy:
@@ -170,17 +162,11 @@ class SearchStudy:
         """Record how a trial's training ended and tell the sampler."""
         record = self._running.pop(trial)
         del self._runs[trial]
-        record = replace(
-            record,
+        record = record.replace(
             state=outcome.state,
             reason=outcome.reason or record.reason,
-            top1=outcome.top1,
-            top1_branch=outcome.top1_branch,
-            loss=outcome.loss,
-            mask_density=outcome.mask_density,
+            metrics={**record.metrics, **outcome.metrics},
             epochs=outcome.epochs,
-            train_seconds=outcome.train_seconds,
-            images_per_s=outcome.images_per_s,
         )
         self._finish(record)
 
@@ -210,7 +196,7 @@ class SearchStudy:
         identity = self._identity(trial)
         self._storage.set_trial_user_attr(identity, CONFIG_ATTRIBUTE, run.to_data())
         reason = f"trained with batches of {size}, for want of memory"
-        self._running[trial] = replace(self._running[trial], reason=reason)
+        self._running[trial] = self._running[trial].replace(reason=reason)
         self._store(self._running[trial])
         return True
 
@@ -251,10 +237,7 @@ class SearchStudy:
         record = Record(
             trial=trial.number,
             state=TrialState.RUNNING,
-            macs=spent.macs,
-            params=spent.params,
-            training_macs=spent.training_macs,
-            latency_ms=spent.latency_ms,
+            metrics=dict(spent),
             config_id=run.digest(),
             point=active(self._space, trial.params),
             epochs_planned=run.train.epochs,
@@ -262,7 +245,7 @@ class SearchStudy:
         )
         if violation > 0.0:
             reason = f"over budget: {spent}"
-            self._finish(replace(record, state=TrialState.REFUSED, reason=reason))
+            self._finish(record.replace(state=TrialState.REFUSED, reason=reason))
             return None
         trial.set_user_attr(CONFIG_ATTRIBUTE, run.to_data())
         return self._begin(record, run)
@@ -281,7 +264,7 @@ class SearchStudy:
             ),
             None,
         )
-        record = replace(record, replay_of=original)
+        record = record.replace(replay_of=original)
         self._store(record)
         if original is not None:
             self._twins.setdefault(record.config_id, []).append(record)
@@ -293,8 +276,7 @@ class SearchStudy:
     def _replay(self, record: Record, known: Record) -> None:
         full = known.state == TrialState.TRAINED
         self._finish(
-            replace(
-                known,
+            known.replace(
                 trial=record.trial,
                 state=TrialState.REPLAYED if full else known.state,
                 replay_of=known.trial,
@@ -304,7 +286,7 @@ class SearchStudy:
 
     def _finish(self, record: Record) -> None:
         """Store a trial's last record, then tell the sampler, then replay it for its twins."""
-        record = replace(record, finished_at=self._now())
+        record = record.replace(finished_at=self._now())
         self._store(record)
         self._tell(record)
         if record.replay_of is None and record.state != TrialState.REFUSED:
@@ -342,17 +324,29 @@ class SearchStudy:
         self._study.tell(record.trial, state=OptunaState.PRUNED)
 
     def _tell_values(self, record: Record, values: Sequence[float]) -> None:
-        """Tell a trial's values, and how far it is from a full training as a constraint.
-
-        Only of samplers that take no pruned trials, and only where trials may be stopped.
-        """
-        if self._sampler.refusal == Refusal.WORST and self._config.stopper != NO_STOPPER:
-            trial = Trial(self._study, self._identity(record.trial))
-            missing = 1.0 - record.epochs / record.epochs_planned
-            if STOPPED_CONSTRAINT not in trial.constraints:
-                violation = missing if record.state == TrialState.STOPPED else 0.0
-                trial.set_constraint(STOPPED_CONSTRAINT, violation)
+        """Tell a trial's values, and as constraints what keeps it from counting."""
+        if any(map(isnan, values)):  # a metric that is not defined for this model
+            self._study.tell(record.trial, state=OptunaState.FAIL)
+            return
+        trial = Trial(self._study, self._identity(record.trial))
+        for name, violation in self._constraints(record):
+            if name not in trial.constraints:
+                trial.set_constraint(name, violation)
         self._study.tell(record.trial, values)
+
+    def _constraints(self, record: Record) -> Iterator[tuple[str, float]]:
+        """Yield what else a trial must fulfil: every trial with values has the same constraints.
+
+        How far it is from a full training counts only for samplers that take no pruned trials, and
+        only where trials may be stopped.
+        """
+        if any(self._config.budget.bounds("training")):
+            violation = self._config.budget.violation(record.metrics, "training")
+            was_trained = record.state != TrialState.REFUSED
+            yield LEARNT_CONSTRAINT, min(violation, UNMEASURED) if was_trained else 0.0
+        if self._sampler.refusal == Refusal.WORST and self._config.stopper != NO_STOPPER:
+            missing = 1.0 - record.epochs / record.epochs_planned
+            yield STOPPED_CONSTRAINT, missing if record.state == TrialState.STOPPED else 0.0
 
     def _now(self) -> str:
         """Return the time, not before any that is recorded: the clock may have been set back."""
@@ -386,7 +380,7 @@ class SearchStudy:
         self._num_rejected = 0 if is_new else self._num_rejected + 1
         if record.state == TrialState.RUNNING:
             run = RunConfig.from_data(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
-            proposal = self._begin(replace(record, replay_of=None), run)
+            proposal = self._begin(record.replace(replay_of=None), run)
             if proposal is not None:
                 self._interrupted.append(proposal)
             return

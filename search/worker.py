@@ -37,6 +37,9 @@ NO_MEMORY = ("DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not en
 CURVE = "curve"
 """Key of the report at a rung: every epoch so far. The training waits there to be judged."""
 
+PROGRESS, SHOWN = "progress", ("top1",)
+"""Key of the metrics that a report of progress holds, and which these are."""
+
 REPORT_EVERY_S = 1.0
 """Shortest time between two reports of progress; every epoch is in the curve all the same."""
 
@@ -95,9 +98,10 @@ def _train(run: RunConfig, data: Dataset, folder: Path, config: Mapping[str, Any
         curve[metrics.epoch - 1 :] = [metrics]  # an interrupted trial repeats some epochs
         if metrics.epoch == run.train.epochs:
             return True
-        report = {"epoch": metrics.epoch, "top1": metrics.top1, "trial": trial}
+        shown = {name: metrics.metrics[name] for name in SHOWN if name in metrics.metrics}
+        report = {"epoch": metrics.epoch, PROGRESS: json.dumps(shown), "trial": trial}
         if metrics.epoch in rungs:
-            tune.report(report | {CURVE: json.dumps([asdict(epoch) for epoch in curve])})
+            tune.report(report | {CURVE: json.dumps([epoch.to_data() for epoch in curve])})
         elif time.monotonic() - reported_at >= REPORT_EVERY_S:
             tune.report(report)
         else:

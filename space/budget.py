@@ -1,44 +1,22 @@
-"""What fits: budgets in MACs, parameters and latency, written 1.2M, 900k or 1.3G."""
+"""What fits: bounds on metrics, those that are known before training and those that are not."""
 
 import math
-import re
-from decimal import Decimal
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from castling.config import Config
 from castling.errors import ConfigError
 from castling.limits import LARGEST_COUNT
+from castling.metrics import METRICS, Metric, Source, recorded_metrics
+from castling.sizes import parse_size
 
 
-SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def parse_size(text: str | int, field: str = "size") -> int:
-    """Return the count that `1.2M`, `900k`, `1.3G` or a plain number stands for.
-
-    Raises:
-        ConfigError: when the text is no positive count.
-    """
-    match = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([kKmMgGtT]?)\s*", str(text)[:99])
-    if match is not None and not isinstance(text, bool):
-        suffix = match[2].upper() if match[2] not in "kK" else match[2].lower()
-        count = Decimal(match[1]) * SUFFIXES[suffix]
-        if 1 <= count <= LARGEST_COUNT and count == int(count):
-            return int(count)
-    raise ConfigError(field, "must be a positive count such as 900k, 1.2M or 1.3G", text)
-
-
-def format_size(count: float) -> str:
-    """Return a count with three significant digits and a suffix: 1.25M."""
-    count = float(f"{count:.3g}")  # first, so that 999,999 becomes 1.00M and not 1000k
-    for suffix in ("T", "G", "M", "k"):
-        if count >= SUFFIXES[suffix]:
-            scaled = count / SUFFIXES[suffix]
-            digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
-            return f"{scaled:.{digits}f}{suffix}"
-    return f"{count:.0f}"
+SHORT = ("macs", "params", "latency_ms")
+"""The metrics whose upper bounds are fields of a budget, max_macs and so on."""
 
 
 def _parse(value: object) -> object:
@@ -46,10 +24,45 @@ def _parse(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(_parse), Field(ge=1, le=LARGEST_COUNT)]
+Side = Literal["max", "min"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The largest or the smallest value that a metric may have."""
+
+    metric: Metric
+    side: Side
+    value: float
+
+    @property
+    def field(self) -> str:
+        """Where it stands in a budget: max_macs, or max.peak_bytes."""
+        is_short = self.side == "max" and self.metric.name in SHORT
+        return f"max_{self.metric.name}" if is_short else f"{self.side}.{self.metric.name}"
+
+    def excess(self, value: float) -> float:
+        """Return how far a value is over the bound, relative to it; infinite for one not known."""
+        if math.isnan(value):
+            return math.inf
+        over = value - self.value if self.side == "max" else self.value - value
+        return over / (abs(self.value) or 1.0)
+
+    def words(self, *, short: bool = False) -> str:
+        """Return the bound in words: 1,200,000 MACs, or peak_bytes at most 40,000,000 bytes."""
+        amount = self.metric.amount(self.value, short=short)
+        if self.field.startswith("max_"):
+            return amount
+        return f"{self.metric.name} at {'most' if self.side == 'max' else 'least'} {amount}"
 
 
 class Budget(Config):
-    """Upper bounds on the castled model; None is no bound."""
+    """Bounds on the castled model and its training; None, or no entry, is no bound.
+
+    A metric to be low has an upper bound, in `max`, one to be high a lower one, in `min`. A model
+    over a bound on a cost is not trained. What training measures is known after it: a trial over
+    such a bound is trained, and then counts for nothing.
+    """
 
     max_macs: Size | None = None
     """Multiply-accumulates per image of the castled model."""
@@ -57,22 +70,132 @@ class Budget(Config):
     """Parameters of the castled model."""
     max_latency_ms: float | None = Field(default=None, gt=0.0)
     """Milliseconds of one image, summed from a table that is measured on this machine."""
+    max: dict[str, int | float] = Field(default_factory=dict)
+    """Largest value of any other metric."""
+    min: dict[str, int | float] = Field(default_factory=dict)
+    """Smallest value of any metric."""
 
-    def violation(self, macs: int, params: int, latency_ms: float = math.nan) -> float:
-        """Return the largest relative overrun, at most 0 when the cost is within the budget."""
-        overruns = [
-            (cost - limit) / limit
-            for cost, limit in (
-                (macs, self.max_macs),
-                (params, self.max_params),
-                (latency_ms, self.max_latency_ms),
-            )
-            if limit is not None
-        ]
-        if any(math.isnan(overrun) for overrun in overruns):
-            return math.inf
-        return max(overruns, default=-1.0)
+    @model_validator(mode="before")
+    @classmethod
+    def _values(cls, data: object) -> object:
+        """Read the bounds as they are written, and move those with a field of their own to it."""
+        if not isinstance(data, dict):
+            return data
+        fields = dict(data)
+        for side in ("max", "min"):
+            bounds = fields.get(side)
+            if not isinstance(bounds, Mapping):
+                continue
+            fields[side] = {}
+            for name, given in bounds.items():
+                place = f"{side}.{name}"
+                value = _bounded(str(name), side, place).parse(given, place)
+                if side == "min" or name not in SHORT:
+                    fields[side][str(name)] = value
+                elif fields.get(f"max_{name}") is None:
+                    fields[f"max_{name}"] = value
+                else:
+                    raise ConfigError(place, f"must not be bounded twice, by max_{name}, too")
+        return fields
 
-    def admits(self, macs: int, params: int, latency_ms: float = math.nan) -> bool:
-        """Return whether the cost is within every bound; an unknown latency is in no bound."""
-        return self.violation(macs, params, latency_ms) <= 0.0
+    @cached_property
+    def _bounds(self) -> tuple[Bound, ...]:
+        """All bounds; made once, as every candidate of a search is held against them."""
+        short = ((name, getattr(self, f"max_{name}")) for name in SHORT)
+        upper = [(name, value) for name, value in short if value is not None]
+        upper += self.max.items()
+        return (
+            *(Bound(METRICS[name], "max", value) for name, value in upper),
+            *(Bound(METRICS[name], "min", value) for name, value in self.min.items()),
+        )
+
+    def bounds(self, source: Source | None = None) -> Iterator[Bound]:
+        """Yield the bounds on costs, on what training measures, or all."""
+        return (bound for bound in self._bounds if source in (None, bound.metric.source))
+
+    def bound(self, metric: str, side: Side) -> float | None:
+        """Return a metric's bound on one side, None where there is none."""
+        found = (b.value for b in self._bounds if b.metric.name == metric and b.side == side)
+        return next(found, None)
+
+    def violation(self, values: Mapping[str, float], source: Source | None = None) -> float:
+        """Return the largest relative overrun, at most 0 within the budget.
+
+        Args:
+            values: metrics by name; one that is missing or NaN is in no bound.
+            source: hold only bounds on costs, or on what training measures, against them.
+        """
+        return max(
+            (
+                bound.excess(values.get(bound.metric.name, math.nan))
+                for bound in self.bounds(source)
+            ),
+            default=-1.0,
+        )
+
+    def admits(self, values: Mapping[str, float], source: Source | None = None) -> bool:
+        """Return whether values are within every bound, or within all of one source."""
+        return self.violation(values, source) <= 0.0
+
+    def words(self, *, short: bool = False) -> str:
+        """Return the bounds in words, empty where there are none."""
+        return " and ".join(bound.words(short=short) for bound in self._bounds)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        max_macs: str | int | None = None,
+        max_params: str | int | None = None,
+        max_latency_ms: float | None = None,
+        max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
+        min: Mapping[str, str | float] | None = None,  # noqa: A002
+    ) -> "Budget":
+        """Return the budget of written bounds, as the command line and `.pareto` take them.
+
+        Raises:
+            ConfigError: when one is no value of its metric, or on its wrong side.
+        """
+        data: dict[str, Any] = {"max_latency_ms": max_latency_ms}
+        for name, size in (("max_macs", max_macs), ("max_params", max_params)):
+            data[name] = None if size is None else parse_size(size, name)
+        data |= {"max": {**(max or {})}, "min": {**(min or {})}}
+        return cls(**data)
+
+    def over(self, other: "Budget") -> "Budget":
+        """Return another budget with this one's bounds in place of those on the same metrics."""
+        short = {f"max_{name}": getattr(self, f"max_{name}") for name in SHORT}
+        return other.replace(
+            **{name: value for name, value in short.items() if value is not None},
+            max={**other.max, **self.max},
+            min={**other.min, **self.min},
+        )
+
+
+def _bounded(name: str, side: str, place: str) -> Metric:
+    """Return the metric of a bound; ConfigError when there is none, or it takes another bound."""
+    if name not in METRICS or METRICS[name].curve_only:
+        known = ", ".join(metric.name for metric in recorded_metrics())
+        raise ConfigError(place, f"must bound one of {known}", name)
+    metric = METRICS[name]
+    if metric.direction == side:
+        way, other = ("high", "min") if side == "max" else ("low", "max")
+        rule = f"must bound a metric on its worse side: {name} is to be {way}"
+        raise ConfigError(place, rule, fix=f"bound it with {other}")
+    return metric
+
+
+def parse_bounds(given: Iterable[str], option: str) -> dict[str, str]:
+    """Return the bounds of METRIC=VALUE arguments, as they are written.
+
+    Raises:
+        ConfigError: when one is not written so, or names a metric again.
+    """
+    bounds: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in bounds:
+            rule = "must be METRIC=VALUE, each metric once, such as train_seconds=60"
+            raise ConfigError(option, rule, text)
+        bounds[name] = value
+    return bounds

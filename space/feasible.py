@@ -16,16 +16,18 @@ from space.budget import Budget
 from space.cost import Cost, cost
 from space.decode import decode
 from space.domain import Value
-from space.known import Pricing
+from space.known import CostModel
 from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 
 
-Quantity: TypeAlias = Literal["macs", "params"]
+Quantity: TypeAlias = Literal["macs", "params", "training_macs"]
 Price: TypeAlias = tuple[int, ...]
 """One or two counts to keep small."""
 Option: TypeAlias = tuple[Price, dict[str, Value]]
 """The price of a model, and the values that make it."""
 
+COUNTED: tuple[Quantity, ...] = ("macs", "params", "training_macs")
+"""The metrics whose largest value in a space is found exactly."""
 FREE_TARGETS = ("train.", "data.", f"{BLOCKS}mask.", f"{BLOCKS}drop_path")
 """Where a dimension's target begins when it changes no cost."""
 
@@ -42,13 +44,14 @@ def cheapest(space: Space, quantity: Quantity) -> dict[str, Value]:
 
 
 def dearest(space: Space, quantity: Quantity) -> dict[str, Value]:
-    """Return the point of most `macs` or `params`."""
+    """Return the point of most `macs`, `params` or `training_macs`."""
     [(_, point)] = _Enumeration(space, lambda spent: (-_count(spent, quantity),), max).optima()
     return point
 
 
 def _count(spent: Cost, quantity: Quantity) -> int:
-    return spent.macs if quantity == "macs" else spent.params
+    count: int = getattr(spent, quantity)
+    return count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +164,7 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
         InfeasibleBudgetError: when a bound is below the cheapest point's cost.
         ConfigError: when each bound has points within it, but no point is within both.
     """
-    counts = budget.replace(max_latency_ms=None)
+    counts = Budget(max_macs=budget.max_macs, max_params=budget.max_params)
     optima = _Enumeration(space, lambda spent: (spent.macs, spent.params), min).optima()
     limits: dict[Quantity, int | None] = {"macs": budget.max_macs, "params": budget.max_params}
     for index, (quantity, limit) in enumerate(limits.items()):
@@ -169,7 +172,7 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
         if limit is not None and least > limit:
             raise InfeasibleBudgetError(quantity, limit, least)
     for (macs, params), point in optima:
-        if counts.admits(macs, params):
+        if counts.admits({"macs": macs, "params": params}):
             return point
     fewest = min(macs for (macs, params), _ in optima if params <= (budget.max_params or params))
     raise ConfigError(
@@ -180,20 +183,23 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
     )
 
 
-def anchor_of(space: Space, budget: Budget, pricing: Pricing) -> dict[str, Value]:
-    """Return a point within the budget: the cheapest, or where that is too slow a fast one.
+def anchor_of(space: Space, budget: Budget, pricing: CostModel) -> dict[str, Value]:
+    """Return a point within the bounds on costs: the cheapest, or where that is not, another.
 
-    Latencies are measured, not derived, so the fast point is found by descent: one dimension after
-    another takes the value at which the model is fastest.
+    Latencies and the costs of plugins follow no closed form, so the point is found by descent: one
+    dimension after another takes the value at which the largest overrun is least.
 
     Raises:
         InfeasibleBudgetError: when a bound on a count is below the cheapest point's.
         ConfigError: when no point was found that is within all bounds.
     """
     point = check_feasible(space, budget)
-    if budget.max_latency_ms is None:
+    others = [
+        bound for bound in budget.bounds("cost") if bound.metric.name not in ("macs", "params")
+    ]
+    if not others:
         return point
-    counts = budget.replace(max_latency_ms=None)
+    counts = Budget(max_macs=budget.max_macs, max_params=budget.max_params)
     spent = pricing(decode(space, point).model)
     for name, domain in space.domains.items():
         for value in domain.extremes():
@@ -202,12 +208,14 @@ def anchor_of(space: Space, budget: Budget, pricing: Pricing) -> dict[str, Value
             changed = {**point, name: value}
             with suppress(ConfigError):
                 other = pricing(decode(space, changed).model)
-                if other.within(counts) and other.latency_ms < spent.latency_ms:
+                if other.within(counts) and other.violation(budget) < spent.violation(budget):
                     point, spent = changed, other
     if spent.within(budget):
         return point
-    rule = f"must be at least about {spent.latency_ms:.3g}, the fastest model found in this space"
-    raise ConfigError("budget.max_latency_ms", rule, budget.max_latency_ms)
+    worst = max(others, key=lambda bound: bound.excess(spent[bound.metric.name]))
+    found, side = spent[worst.metric.name], "least" if worst.side == "max" else "most"
+    rule = f"must be at {side} about {worst.metric.text(found)}, the best found in this space"
+    raise ConfigError(f"budget.{worst.field}", rule, worst.value)
 
 
 def repaired(

@@ -1,54 +1,81 @@
-"""What is known of a model before it is trained: MACs, parameters, and latency from a table."""
+"""What is known of a model before it is trained: MACs, parameters, latency, metrics of plugins."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import isnan
 
 from castling.config import Architecture
+from castling.errors import ConfigError
+from castling.metrics import METRICS, amounts, recorded_metrics
 from space.budget import Budget
-from space.cost import cost
+from space.cost import Cost, cost
 
 
-KNOWN = ("macs", "params", "training_macs", "latency_ms")
-"""The metrics that are known before training."""
+class Costs(Mapping[str, float]):
+    """The metrics of a model that are known before training, each computed when asked for.
 
+    Args:
+        model: whose they are.
+        latency_ms: returns the milliseconds of one image; None where latency does not count.
+    """
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What a model costs; the metrics of KNOWN."""
+    def __init__(
+        self, model: Architecture, latency_ms: Callable[[Architecture], float] | None = None
+    ) -> None:
+        self._model, self._latency_ms = model, latency_ms
+        self._closed_form: Cost = cost(model)
+        self._found: dict[str, float] = {}
 
-    macs: int
-    params: int
-    training_macs: int
-    latency_ms: float = float("nan")
-    """Milliseconds of one image by the table; NaN where no table is used."""
+    def __getitem__(self, name: str) -> float:
+        if name not in self._found:
+            self._found[name] = self._compute(name)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (metric.name for metric in recorded_metrics("cost"))
+
+    def __len__(self) -> int:
+        return len(recorded_metrics("cost"))
 
     def __str__(self) -> str:
         """Return the costs in words."""
-        words = f"{self.macs:,} MACs, {self.params:,} parameters"
-        return words if isnan(self.latency_ms) else f"{words}, {self.latency_ms:.3g} ms"
+        return ", ".join(amounts(self, ("macs", "params", "latency_ms")))
+
+    def _compute(self, name: str) -> float:
+        if name in ("macs", "params", "training_macs"):
+            return getattr(self._closed_form, name)
+        if name == "latency_ms":
+            return math.nan if self._latency_ms is None else self._latency_ms(self._model)
+        metric = METRICS[name]
+        if not metric.is_cost:
+            raise KeyError(name)
+        if metric.cost is None:
+            return math.nan
+        try:
+            return metric.checked(metric.cost(self._model))
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever another's code raises, it cannot serve
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"metric {name}", f"must be defined for the model ({reason})"
+            ) from error
 
     def within(self, budget: Budget) -> bool:
-        """Return whether the costs are within every bound."""
+        """Return whether the costs are within every bound on costs."""
         return self.violation(budget) <= 0.0
 
     def violation(self, budget: Budget) -> float:
         """Return the largest relative overrun, at most 0 when the costs are within the budget."""
-        return budget.violation(self.macs, self.params, self.latency_ms)
+        return budget.violation(self, "cost")
 
 
 @dataclass(frozen=True, slots=True)
-class Pricing:
-    """Prices models: closed forms, and a latency table where one is given."""
+class CostModel:
+    """Costs of models: closed forms, hooks of metrics, and a latency table where one is needed."""
 
     latency_ms: Callable[[Architecture], float] | None = None
 
     def __call__(self, model: Architecture) -> Costs:
         """Return what a model costs."""
-        spent = cost(model)
-        return Costs(
-            macs=spent.macs,
-            params=spent.params,
-            training_macs=spent.training_macs,
-            latency_ms=float("nan") if self.latency_ms is None else self.latency_ms(model),
-        )
+        return Costs(model, self.latency_ms)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -36,7 +35,7 @@ def save_checkpoint(
     tensors |= {f"beside.{key}": value for key, value in _state(beside).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    note = {"config_id": config_id, "metrics": json.dumps(asdict(metrics))}
+    note = {"config_id": config_id, "metrics": json.dumps(metrics.to_data())}
     written = _next_checkpoint(path)
     write_tensors(written, tensors, {"format": "castling-checkpoint", **note})
     with suppress(FileNotFoundError):

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from castling.training.augment import augment
 from castling.training.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from castling.training.data import Dataset, Split
 from castling.training.distill import Distillation
+from castling.training.hooks import hooked_metrics
 from castling.training.metrics import EpochMetrics
 from castling.training.schedule import learning_rate
 from castling.training.teacher import digest_of, load_initial, load_teacher
@@ -57,6 +58,19 @@ class Pixels:
     def batch(self, rows: Tensor | slice) -> Tensor:
         """Return normalised images (batch, channel, height, width)."""
         return (self.images[rows].float() / 255.0 - self.mean) / self.std
+
+    def in_order(self) -> Iterator["Batch"]:
+        """Yield all images in the order of the split, as evaluations take them."""
+        for start in range(0, len(self.labels), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            yield Batch(images=self.batch(rows), labels=self.labels[rows])
+
+
+class Batch(NamedTuple):
+    """Normalised images (batch, channel, height, width) and their labels (batch)."""
+
+    images: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,20 +189,24 @@ class _Training:
         for step, rows in enumerate(order.split(self.batch_sizes)):
             total += self._step(rows, step, generator) * len(rows)
         trained = time.perf_counter() - started
-        spent = 0.0 if self.metrics is None else self.metrics.train_seconds
+        spent = 0.0 if self.metrics is None else self.metrics.metrics["train_seconds"]
         epochs = self.epochs + 1
         self._set_progress(epochs / self.run.train.epochs)
         top1_branch, density = self._validate_with_branches()
         top1 = top1_branch if self._all_empty() else self._validate_castled()
+        hooked = hooked_metrics(lambda: castle(self.model), self.validation_pixels.in_order)
         self.metrics = EpochMetrics(
             epoch=epochs,
-            loss=total / len(order),
-            top1=top1,
-            top1_branch=top1_branch,
+            metrics={
+                "loss": total / len(order),
+                "top1": top1,
+                "top1_branch": top1_branch,
+                **hooked,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "images_per_s": len(order) / trained,
+                "train_seconds": spent + time.perf_counter() - started,
+            },
             mask_density=density,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-            images_per_s=len(order) / trained,
-            train_seconds=spent + time.perf_counter() - started,
         )
         return self.metrics
 
@@ -339,11 +357,9 @@ def accuracy(
     """
     model.eval()
     correct = 0
-    for start in range(0, len(pixels.labels), EVALUATION_BATCH):
-        rows = slice(start, start + EVALUATION_BATCH)
-        labels = pixels.labels[rows]
-        correct += int((model(pixels.batch(rows)).argmax(dim=1) == labels).sum())
-        after_batch(len(labels))
+    for batch in pixels.in_order():
+        correct += int((model(batch.images).argmax(dim=1) == batch.labels).sum())
+        after_batch(len(batch.labels))
     return correct / len(pixels.labels)
 
 

@@ -6,6 +6,8 @@ from statistics import fmean
 import numpy as np
 from scipy.special import expit, logit
 
+from castling.metrics import FRACTION, metric_named
+
 
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.4, 2.0
 """How far gains differ between trials before any are known, and for how many that counts."""
@@ -13,7 +15,6 @@ WORST, BEST = 0.01, 0.999
 """Accuracies beyond these are told apart from them by single images alone."""
 LEAST = 1e-9
 """Of metrics that are positive."""
-ACCURACIES = ("top1", "top1_branch")
 
 
 def forecast(
@@ -39,11 +40,15 @@ def forecast(
     return _unscaled(metric, expected), (high - low) / 2.0
 
 
+def _is_accuracy(metric: str) -> bool:
+    return metric_named(metric).unit == FRACTION
+
+
 def _scaled(metric: str, value: float) -> float:
-    if metric in ACCURACIES:
+    if _is_accuracy(metric):
         return float(logit(np.clip(value, WORST, BEST)))
     return float(np.log(max(value, LEAST)))
 
 
 def _unscaled(metric: str, value: float) -> float:
-    return float(expit(value) if metric in ACCURACIES else np.exp(value))
+    return float(expit(value) if _is_accuracy(metric) else np.exp(value))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+from castling.metrics import Direction
 from reports.pareto import Points, nondominated
-from reports.records import Direction
 
 
 INV_SQRT_TAU = 0.3989422804014327

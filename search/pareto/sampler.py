@@ -12,11 +12,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
+from castling.metrics import METRICS
 from reports.records import RECORD_ATTRIBUTE, RUNGS_ATTRIBUTE, Objective, Record, TrialState
 from search.pareto.candidates import Trial, propose
 from search.pareto.forecast import forecast
 from search.pareto.space_problem import SpaceProblem, Values
-from space.known import KNOWN
 
 
 class ParetoSampler(BaseSampler):
@@ -117,12 +117,12 @@ class _Told:
         It is NaN where nothing is known: while the trial is running, or when none of those that
         were trained in full is known to have passed its last rung.
         """
-        measured = float(getattr(self.record, metric))
-        if metric in KNOWN or self.record.state != TrialState.STOPPED:
+        measured = float(self.record.value(metric))
+        if METRICS[metric].is_cost or self.record.state != TrialState.STOPPED:
             return measured, 0.0
         rung = max(self.reached, default=-1)
         others = [
-            (other.reached[rung][metric], float(getattr(other.record, metric)))
+            (other.reached[rung][metric], float(other.record.value(metric)))
             for other in full
             if metric in other.reached.get(rung, ())
         ]

@@ -22,7 +22,7 @@ from space.budget import Budget
 from space.decode import active, decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import default_point, repaired
-from space.known import KNOWN, Pricing
+from space.known import CostModel
 from space.point import Point, Space
 
 
@@ -71,20 +71,20 @@ class SpaceProblem:
         objectives: Sequence[Objective],
         reference: Mapping[str, float],
         anchor: Point,
-        pricing: Pricing,
+        pricing: CostModel,
     ) -> None:
         self._space, self._budget, self._objectives = space, budget, tuple(objectives)
         self._pricing = pricing
         self._anchor = self.values_of(anchor)
         self._default = self.values_of(default_point(space))
-        extra = [goal.metric for goal in objectives if goal.metric in KNOWN]
+        extra = [goal.metric for goal in objectives if goal.is_cost]
         self._costs = tuple(dict.fromkeys(["macs", "params", *extra]))
         self._encoding = Encoding(space, self._costs)
         self._domains = [*space.domains.values()]
         self._described: OrderedDict[str, _Described] = OrderedDict()
         self.goal = Goal(
             groups=self._encoding.groups,
-            learnt=np.array([goal.metric not in KNOWN for goal in objectives]),
+            learnt=np.array([not goal.is_cost for goal in objectives]),
             reference=np.array(
                 [goal.sign * reference.get(goal.metric, np.nan) for goal in objectives]
             ),
@@ -189,10 +189,10 @@ class SpaceProblem:
             point = self.point_of(values)
             costs = self._pricing((run or decode(self._space, point)).model)
             known = [
-                goal.sign * getattr(costs, goal.metric) if goal.metric in KNOWN else np.nan
+                goal.sign * costs[goal.metric] if goal.is_cost else np.nan
                 for goal in self._objectives
             ]
-            features = self._encoding(point, {name: getattr(costs, name) for name in self._costs})
+            features = self._encoding(point, {name: costs[name] for name in self._costs})
             key = repr(active(self._space, point))
             found = _Described(features, np.array(known, dtype=np.float64), key)
         self._described[name] = found

@@ -20,11 +20,8 @@ def recording(*trials: tuple[int, float, float]) -> stopping.Recording:
             Record(
                 trial=number,
                 state=TrialState.TRAINED,
-                macs=macs,
-                params=macs,
-                training_macs=macs,
+                metrics={"macs": macs, "params": macs, "training_macs": macs, "top1": top1},
                 config_id=str(number),
-                top1=top1,
                 epochs=8,
                 epochs_planned=8,
             )
@@ -32,13 +29,15 @@ def recording(*trials: tuple[int, float, float]) -> stopping.Recording:
         curves[number] = [
             EpochMetrics(
                 epoch=epoch,
-                loss=1.0,
-                top1=top1 * epoch / 8,
-                top1_branch=top1,
                 mask_density=(),
-                learning_rate=1e-3,
-                images_per_s=1.0,
-                train_seconds=seconds * epoch,
+                metrics={
+                    "loss": 1.0,
+                    "top1": top1 * epoch / 8,
+                    "top1_branch": top1,
+                    "learning_rate": 1e-3,
+                    "images_per_s": 1.0,
+                    "train_seconds": seconds * epoch,
+                },
             )
             for epoch in range(1, 9)
         ]

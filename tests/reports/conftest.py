@@ -10,6 +10,7 @@ import pytest
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from castling.metrics import METRICS
 from reports.records import (
     CONFIG_ATTRIBUTE,
     RECORD_ATTRIBUTE,
@@ -38,19 +39,24 @@ MakeRun = Callable[..., Path]
 
 def make_record(trial: int, state: str = "trained", **changes: Any) -> Record:
     measured = state in {"trained", "stopped", "replayed"}
-    fields: dict[str, Any] = {
+    metrics: dict[str, float] = {
         "macs": 100_000 * (trial + 1),
         "params": 1_000 * (trial + 1),
         "training_macs": 150_000 * (trial + 1),
+    }
+    fields: dict[str, Any] = {
         "config_id": f"id{trial}",
         "point": {"model.blocks.10.operator": "softmax", "model.blocks.2.num_heads": 3},
         "epochs_planned": 10,
         "started_at": (START + timedelta(minutes=trial)).isoformat(),
     }
     if measured:
-        fields |= {"top1": 0.5 + 0.01 * trial, "loss": 1.25, "epochs": 10}
+        metrics |= {"top1": 0.5 + 0.01 * trial, "loss": 1.25}
+        fields |= {"epochs": 10}
         fields |= {"finished_at": (START + timedelta(minutes=trial + 5)).isoformat()}
-    return Record(trial=trial, state=TrialState(state), **(fields | changes))
+    metrics |= changes.pop("metrics", {})
+    metrics |= {name: changes.pop(name) for name in [*changes] if name in METRICS}
+    return Record(trial=trial, state=TrialState(state), metrics=metrics, **(fields | changes))
 
 
 EVERY_STATE = (
@@ -77,7 +83,8 @@ def fill_study(storage: BaseStorage, records: Sequence[Record]) -> None:
         if record.state in FINISHED:
             state = FINISHED[record.state]
             done = state is optuna.trial.TrialState.COMPLETE
-            study.tell(trial, [record.top1, record.macs] if done else None, state=state)
+            values = [record.value("top1"), record.value("macs")]
+            study.tell(trial, values if done else None, state=state)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,7 +94,7 @@ def _quiet_optuna() -> None:
 
 @pytest.fixture(scope="session")
 def record() -> MakeRecord:
-    """Make a record: trial number and state, then any field."""
+    """Make a record: trial number and state, then any field or metric."""
     return make_record
 
 

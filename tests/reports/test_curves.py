@@ -1,5 +1,4 @@
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -14,16 +13,15 @@ from reports.records import curve_path
 
 
 def epoch(number: int, loss: float = 1.0) -> EpochMetrics:
-    return EpochMetrics(
-        epoch=number,
-        loss=loss,
-        top1=0.5,
-        top1_branch=0.6,
-        mask_density=(0.1, 0.2),
-        learning_rate=1e-3,
-        images_per_s=100.0,
-        train_seconds=float(number),
-    )
+    metrics = {
+        "loss": loss,
+        "top1": 0.5,
+        "top1_branch": 0.6,
+        "learning_rate": 1e-3,
+        "images_per_s": 100.0,
+        "train_seconds": float(number),
+    }
+    return EpochMetrics(epoch=number, metrics=metrics, mask_density=(0.1, 0.2))
 
 
 def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
@@ -33,7 +31,18 @@ def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
     curves = reports.load_curves(run)
     assert list(zip(curves.trial, curves.epoch, strict=True)) == [(2, 1), (2, 2), (10, 1), (10, 2)]
     row = curves.iloc[3].to_dict()
-    assert row == {"trial": 10} | asdict(epoch(2))
+    whole = epoch(2)
+    assert row == {"trial": 10, "epoch": 2, **whole.metrics, "mask_density": whole.mask_density}
+
+
+def test_lines_of_version_1_are_read(run: Path) -> None:
+    line = {"epoch": 1, **epoch(1).metrics, "mask_density": [0.1, 0.2]}
+    append_line(curve_path(run, 3), json.dumps(line))
+    assert read_curve(run, 3) == [epoch(1)]
+    assert list(reports.load_curves(run).columns) == [
+        *("trial", "epoch", "loss", "top1", "top1_branch", "learning_rate"),
+        *("images_per_s", "train_seconds", "mask_density"),
+    ]
 
 
 def test_a_trials_curve_is_its_epochs_up_to_the_first_that_is_missing(run: Path) -> None:
@@ -73,7 +82,10 @@ def test_files_that_are_no_curves_are_left_out(run: Path) -> None:
 def test_damaged_value_does_not_hide_the_other_epochs(name: str, value: str, run: Path) -> None:
     append_line(curve_path(run, 0), epoch(1).to_line())
     good = json.loads(epoch(2).to_line())
-    line = json.dumps(good | {name: "VALUE"}).replace('"VALUE"', value)
+    damaged = (
+        {name: "VALUE"} if name == "epoch" else {"metrics": good["metrics"] | {name: "VALUE"}}
+    )
+    line = json.dumps(good | damaged).replace('"VALUE"', value)
     append_line(curve_path(run, 0), line)
     assert next(iter(reports.load_curves(run).epoch)) == 1
 

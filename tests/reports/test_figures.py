@@ -20,6 +20,7 @@ from reports.figures import (
     to_png,
 )
 from reports.frame import tabulate
+from reports.front import Volume
 from reports.records import Objective, Record
 
 
@@ -34,7 +35,7 @@ def test_the_front_figure_shows_trained_trials(run: Path) -> None:
         front=(Dot(0, 100_000, 60.0), Dot(1, 200_000, 80.0)),
         others=(Dot(2, 300_000, 70.0),),
         bound=1_000_000,
-        hypervolume=pytest.approx(610 / 900),
+        hypervolume=Volume(pytest.approx(610 / 900)),
     )
     assert data.title == "2 of 3 trained models on the front, hypervolume 0.678"
 
@@ -48,7 +49,7 @@ def test_an_equal_of_a_member_is_among_the_others(record: MakeRecord) -> None:
 def test_without_attrs_there_is_no_budget_and_no_hypervolume(record: MakeRecord) -> None:
     [data] = front_figures(tabulate([record(0)]))
     assert data.bound is None
-    assert data.hypervolume is None
+    assert data.hypervolume.value is None
     assert data.title == "1 of 1 trained model on the front"
 
 
@@ -62,7 +63,7 @@ def test_the_front_figure_shows_the_objectives(make_run: MakeRun) -> None:
     run = make_run(objectives=goals(images_per_s="max", loss="min"), reference={})
     [data] = front_figures(reports.load(run))
     assert (data.x, data.y, data.is_whole, data.bound) == ("loss", "images_per_s", True, None)
-    assert data.hypervolume is None
+    assert data.hypervolume.value is None
     assert progress_figure(reports.load(run)).hypervolume == ()
 
 
@@ -116,7 +117,7 @@ def test_the_macs_are_logarithmic_over_more_than_a_decade(widest: int, scale: st
         front=(Dot(0, 100_000, 50.0), Dot(1, widest, 60.0)),
         others=(),
         bound=None,
-        hypervolume=None,
+        hypervolume=Volume(0.5),
     )
     assert draw_front(data).axes[0].get_xscale() == scale
 
@@ -127,7 +128,7 @@ def test_ticks_can_be_told_apart(step: int) -> None:
         front=tuple(Dot(i, 1_000_000 + i * step, 50.0 + i) for i in range(2)),
         others=(),
         bound=None,
-        hypervolume=None,
+        hypervolume=Volume(0.5),
     )
     figure = draw_front(data)
     figure.canvas.draw()
@@ -143,7 +144,7 @@ def test_a_crowded_front_goes_without_numbers() -> None:
         front=tuple(Dot(i, 1000 * (i + 1), float(i)) for i in range(MAX_LABELS + 1)),
         others=(),
         bound=None,
-        hypervolume=None,
+        hypervolume=Volume(0.5),
     )
     assert not draw_front(data).axes[0].texts
 
@@ -154,7 +155,7 @@ def test_numbers_are_not_written_over_one_another() -> None:
         front=tuple(Dot(i, each, 90.0 + i / 10 if i else 60.0) for i, each in enumerate(macs)),
         others=(),
         bound=None,
-        hypervolume=None,
+        hypervolume=Volume(0.5),
     )
     figure = draw_front(data)
     figure.canvas.draw()

@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 
 import reports
 from castling.errors import ConfigError, RecordError, RunFolderError
-from reports.frame import INSTANT, STATES, dimension_column, natural_order, tabulate
+from castling.metrics import recorded_metrics
+from reports.frame import dimension_column, natural_order, tabulate
 from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Manifest, Record, TrialState
 
 
@@ -24,23 +24,29 @@ MakeRecord = Callable[..., Record]
 FIXED = [column.name for column in reports.COLUMNS]
 
 
-def test_the_columns_are_the_fields_of_a_record() -> None:
-    names = [item.name for item in fields(Record) if item.name != "point"]
-    assert [*names, "fidelity"] == FIXED
-
-
-def test_the_dtypes_are_those_of_the_fields() -> None:
-    expected: dict[object, set[object]] = {
-        int: {"int64"},
-        float: {"float64"},
-        str: {"string", INSTANT},
-        int | None: {"Int64"},
-        TrialState: {STATES},
-    }
-    types = {item.name: item.type for item in fields(Record)}
-    for column in reports.COLUMNS[:-1]:
-        assert column.dtype in expected[types[column.name]], column.name
+def test_the_columns_are_the_fields_of_a_record_and_the_metrics() -> None:
+    fields = {*Record.model_fields} - {"version", "point", "metrics"}
+    metrics = {metric.name for metric in recorded_metrics()}
+    assert {*FIXED} == fields | metrics | {"fidelity"}
+    for column in reports.COLUMNS:
         assert column.description
+
+
+VERSION_1 = {
+    "trial": "int64", "state": "category", "macs": "int64", "params": "int64",
+    "training_macs": "int64", "config_id": "string", "latency_ms": "float64", "top1": "float64",
+    "top1_branch": "float64", "loss": "float64", "mask_density": "float64", "epochs": "int64",
+    "epochs_planned": "int64", "train_seconds": "float64", "images_per_s": "float64",
+    "started_at": "datetime64[us, UTC]", "finished_at": "datetime64[us, UTC]",
+    "replay_of": "Int64", "reason": "string", "fidelity": "float64",
+}  # fmt: skip
+"""What notebooks rely on since version 0.1.0: names, their order, dtypes."""
+
+
+def test_the_columns_are_those_of_version_1(run: Path) -> None:
+    trials = reports.load(run)
+    assert {name: str(trials[name].dtype) for name in FIXED} == VERSION_1
+    assert [*VERSION_1] == FIXED
 
 
 def test_one_row_per_trial_but_refused_proposals(run: Path) -> None:
@@ -152,7 +158,10 @@ def test_attrs_are_the_runs_question_as_plain_data(run: Path, manifest: Manifest
     trials = reports.load(str(run))
     assert json.loads(json.dumps(trials.attrs)) == trials.attrs
     assert trials.attrs == {
-        "budget": {"max_macs": 1_000_000, "max_params": None, "max_latency_ms": None},
+        "budget": {
+            "max_macs": 1_000_000, "max_params": None, "max_latency_ms": None,
+            "max": {}, "min": {},
+        },
         "objectives": [
             {"metric": "top1", "direction": "max"},
             {"metric": "macs", "direction": "min"},

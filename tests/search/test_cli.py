@@ -14,8 +14,8 @@ import typer
 
 from castling.config import RunConfig, read_run_config
 from castling.files import write_yaml
+from castling.sizes import parse_size
 from search.cli import app, main
-from space.budget import parse_size
 
 
 Command = Callable[..., tuple[int, str, str]]

@@ -82,13 +82,15 @@ def metrics(run: RunConfig, epoch: int) -> EpochMetrics:
     top1 = best * epoch / (epoch + speed)
     return EpochMetrics(
         epoch=epoch,
-        loss=1.0 - top1,
-        top1=top1,
-        top1_branch=top1,
         mask_density=(0.0,),
-        learning_rate=1e-3,
-        images_per_s=1e3,
-        train_seconds=float(epoch),
+        metrics={
+            "loss": 1.0 - top1,
+            "top1": top1,
+            "top1_branch": top1,
+            "learning_rate": 1e-3,
+            "images_per_s": 1e3,
+            "train_seconds": float(epoch),
+        },
     )
 
 

@@ -1,9 +1,9 @@
 import pytest
 
 from castling.errors import ConfigError
+from castling.metrics import recorded_metrics
 from reports.records import Objective, Record, TrialState
 from search.objectives import (
-    METRICS,
     check_objectives,
     parse_objectives,
     reference_point,
@@ -11,6 +11,9 @@ from search.objectives import (
     worst_values,
 )
 from space.budget import Budget
+from space.cost import cost
+from space.decode import decode
+from space.feasible import dearest
 from space.presets import SPACES
 
 
@@ -21,21 +24,20 @@ def goals(*written: str) -> tuple[Objective, ...]:
 RECORD = Record(
     trial=0,
     state=TrialState.REFUSED,
-    macs=10,
-    params=20,
-    training_macs=30,
+    metrics={"macs": 10, "params": 20, "training_macs": 30, "latency_ms": 0.5},
     config_id="id",
-    latency_ms=0.5,
 )
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_is_a_field_of_a_record(metric: str) -> None:
+@pytest.mark.parametrize("metric", [metric.name for metric in recorded_metrics()])
+def test_every_metric_can_be_an_objective(metric: str) -> None:
     check_objectives(goals(f"{metric}:min"))
     assert isinstance(values_of(RECORD, goals(f"{metric}:min"))[0], float)
 
 
-@pytest.mark.parametrize("written", [[], ["nope:max"], ["top1:max", "top1:max"]])
+@pytest.mark.parametrize(
+    "written", [[], ["nope:max"], ["top1:max", "top1:max"], ["learning_rate:min"]]
+)
 def test_what_is_no_set_of_objectives_is_refused(written: list[str]) -> None:
     with pytest.raises(ConfigError, match="objectives"):
         check_objectives(goals(*written))
@@ -43,7 +45,10 @@ def test_what_is_no_set_of_objectives_is_refused(written: list[str]) -> None:
 
 def test_a_refused_proposal_has_its_costs_and_else_the_worst() -> None:
     aims = goals("top1:max", "macs:min", "train_seconds:min")
-    seen = [Record.from_data(RECORD.to_data() | {"train_seconds": t}, "") for t in (3.0, 7.0)]
+    seen = [
+        RECORD.replace(metrics={**RECORD.metrics, "train_seconds": seconds})
+        for seconds in (3.0, 7.0)
+    ]
     assert worst_values(RECORD, aims, seen) == [0.0, 10.0, 7.0]
     assert worst_values(RECORD, aims, []) == [0.0, 10.0, 1.0]
 
@@ -58,3 +63,16 @@ def test_the_reference_is_the_budget_or_the_dearest_point() -> None:
         "latency_ms": 2.0,
     }
     assert reference_point(space, Budget(), goals("macs:min")) == {"macs": 3_089_024.0}
+
+
+def test_every_metric_that_has_a_worst_value_has_a_reference() -> None:
+    space = SPACES["digits"]()
+    aims = goals("top1:min", "images_per_s:max", "mask_density:min", "latency_ms:min", "loss:min")
+    expected = {"top1": 1.0, "images_per_s": 0.0, "mask_density": 1.0}
+    assert reference_point(space, Budget(), aims) == expected
+    bounds = Budget(max={"loss": 3, "mask_density": 0.5}, min={"images_per_s": 50})
+    bounded = {"images_per_s": 50.0, "mask_density": 0.5, "loss": 3.0}
+    assert reference_point(space, bounds, aims) == expected | bounded
+    most = decode(space, dearest(space, "training_macs")).model
+    found = reference_point(space, Budget(), goals("training_macs:min"))
+    assert found == {"training_macs": cost(most).training_macs}

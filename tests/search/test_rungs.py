@@ -24,9 +24,7 @@ def record(trial: int, macs: int = 50, planned: int = 16, **changes: Any) -> Rec
     return Record(
         trial=trial,
         state=TrialState.RUNNING,
-        macs=macs,
-        params=10 * macs,
-        training_macs=macs,
+        metrics={"macs": macs, "params": 10 * macs, "training_macs": macs},
         config_id=str(trial),
         epochs_planned=planned,
         **changes,
@@ -38,13 +36,15 @@ def curve(*top1: float, loss: float = 1.0) -> list[EpochMetrics]:
     return [
         EpochMetrics(
             epoch=number,
-            loss=loss / number,
-            top1=accuracy,
-            top1_branch=accuracy,
             mask_density=(),
-            learning_rate=1e-3,
-            images_per_s=1.0,
-            train_seconds=float(number),
+            metrics={
+                "loss": loss / number,
+                "top1": accuracy,
+                "top1_branch": accuracy,
+                "learning_rate": 1e-3,
+                "images_per_s": 1.0,
+                "train_seconds": float(number),
+            },
         )
         for number, accuracy in enumerate(top1, start=1)
     ]

@@ -50,7 +50,7 @@ def test_a_dead_workers_trial_is_suggested_again_even_when_all_others_are_begun(
     [record] = study.records
     assert (record.trial, record.state) == (first["trial"], "failed")
     assert record.reason == "the worker died (out of memory, or killed)"
-    searcher.on_trial_complete("b", ended(top1=0.5, epochs=40))
+    searcher.on_trial_complete("b", ended(metrics={"top1": 0.5}, epochs=40))
     assert {record.trial for record in study.records} == {first["trial"], second["trial"]}
     assert searcher.suggest("d") == Searcher.FINISHED
 

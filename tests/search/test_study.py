@@ -19,6 +19,7 @@ from search.samplers import SAMPLERS
 from search.study import Outcome, Proposal, SearchStudy
 from space.budget import Budget
 from space.cost import cost
+from space.known import CostModel
 
 
 BUDGET = Budget(max_macs=400_000)
@@ -57,7 +58,8 @@ def open_search(
 
 
 def trained(top1: float, epochs: int = 6) -> Outcome:
-    return Outcome(state=TrialState.TRAINED, top1=top1, top1_branch=top1, loss=1.0, epochs=epochs)
+    metrics = {"top1": top1, "top1_branch": top1, "loss": 1.0}
+    return Outcome(state=TrialState.TRAINED, metrics=metrics, epochs=epochs)
 
 
 def config(sampler: str = "random", trials: int = 12, seed: int = 0) -> SearchConfig:
@@ -86,11 +88,11 @@ def test_contract_of_every_sampler(sampler: str, tmp_path: Path) -> None:
     study = open_search(tmp_path, config(sampler), records.append)
     proposals = exhaust(study)
     assert len(proposals) == 12
-    assert all(BUDGET.admits(c.macs, c.params) for c in (cost(p.run.model) for p in proposals))
+    assert all(CostModel()(proposal.run.model).within(BUDGET) for proposal in proposals)
     assert len({proposal.run.digest() for proposal in proposals}) == 12
     refused = [record for record in records if record.state == TrialState.REFUSED]
     assert bool(refused) == (sampler != "pareto")  # which draws within the budget
-    assert all(record.macs > 400_000 and record.epochs == 0 for record in refused)
+    assert all(record.metrics["macs"] > 400_000 and record.epochs == 0 for record in refused)
 
 
 OBJECTIVE_SETS = (
@@ -109,8 +111,9 @@ def test_any_objectives_are_searched(sampler: str, goals: dict[str, str], tmp_pa
     search_config = SearchConfig.from_data(data | {"budget": {"max_macs": "400k"}})
     study = open_search(tmp_path, search_config)
     while (proposal := study.propose()) is not None:
-        outcome = replace(trained(accuracy(proposal)), train_seconds=1.0)
-        study.finish(proposal.trial, outcome)
+        outcome = trained(accuracy(proposal))
+        metrics = {**outcome.metrics, "train_seconds": 1.0}
+        study.finish(proposal.trial, replace(outcome, metrics=metrics))
     told = open_storage(tmp_path, None).get_all_trials(0)
     complete = [trial for trial in told if trial.state == OptunaState.COMPLETE]
     assert len(study.records) == 6
@@ -142,7 +145,7 @@ def test_pareto_tries_nothing_twice_whatever_runs(tmp_path: Path) -> None:
 def test_early_stopped_and_failed_trials_are_no_trouble(tmp_path: Path) -> None:
     study = open_search(tmp_path, config("pareto", trials=10))
     endings = [
-        Outcome(state=TrialState.STOPPED, top1=0.3, epochs=10),
+        Outcome(state=TrialState.STOPPED, metrics={"top1": 0.3}, epochs=10),
         Outcome(state=TrialState.FAILED, reason="DivergedError"),
         trained(0.6, epochs=40),
     ]
@@ -187,7 +190,7 @@ def test_duplicates_are_replayed_with_the_known_result(tmp_path: Path) -> None:
     for record in replayed:
         assert record.replay_of is not None
         original = known[record.replay_of]
-        assert (record.config_id, record.top1) == (original.config_id, original.top1)
+        assert (record.config_id, record.metrics) == (original.config_id, original.metrics)
 
 
 def test_twin_of_a_running_trial_waits_for_it(tmp_path: Path) -> None:
@@ -249,7 +252,7 @@ def test_driver_dying_between_recording_and_telling_loses_nothing(
     with pytest.raises(KeyboardInterrupt):
         study.finish(proposal.trial, trained(0.7))
     again = open_search(tmp_path, config())
-    assert [record.top1 for record in again.records] == [0.7]
+    assert [record.value("top1") for record in again.records] == [0.7]
     told = open_storage(tmp_path, None).get_all_trials(0)[proposal.trial]
     assert told.state == OptunaState.COMPLETE
     following = again.propose()
@@ -350,7 +353,11 @@ def test_reports_read_what_the_study_wrote(tmp_path: Path) -> None:
     assert (reports.load(tmp_path, refused=True).state == "refused").sum() > 0
 
 
-STOP = Outcome(state=TrialState.STOPPED, top1=0.99, top1_branch=0.99, loss=0.1, epochs=10)
+STOP = Outcome(
+    state=TrialState.STOPPED,
+    metrics={"top1": 0.99, "top1_branch": 0.99, "loss": 0.1},
+    epochs=10,
+)
 
 
 @pytest.mark.parametrize("sampler", EVERY_SAMPLER)

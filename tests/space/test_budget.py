@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from castling.errors import ConfigError
-from space.budget import SUFFIXES, Budget, format_size, parse_size
+from castling.sizes import SUFFIXES, format_size, parse_size
+from space.budget import Budget
 
 
 COUNTS = st.integers(1, 10**15)
@@ -81,24 +82,24 @@ def test_a_budget_admits_what_exceeds_no_bound(
     over = (max_macs is not None and macs > max_macs) or (
         max_params is not None and params > max_params
     )
-    assert budget.admits(macs, params) is not over
-    assert (budget.violation(macs, params) > 0.0) is over
+    assert budget.admits({"macs": macs, "params": params}) is not over
+    assert (budget.violation({"macs": macs, "params": params}) > 0.0) is over
 
 
 @given(limit=st.integers(1, 10**18))
 def test_bounds_are_exact_to_the_last_count(limit: int) -> None:
     budget = Budget(max_macs=limit)
-    assert budget.violation(limit, 1) == 0.0
-    assert budget.violation(limit + 1, 1) > 0.0
-    assert budget.violation(limit - 1, 1) < 0.0
+    assert budget.violation({"macs": limit, "params": 1}) == 0.0
+    assert budget.violation({"macs": limit + 1, "params": 1}) > 0.0
+    assert budget.violation({"macs": limit - 1, "params": 1}) < 0.0
 
 
 def test_the_violation_is_the_largest_relative_overrun() -> None:
     budget = Budget(max_macs=100, max_params=10)
-    assert budget.violation(150, 10) == 0.5
-    assert budget.violation(150, 20) == 1.0
-    assert budget.violation(50, 9) == pytest.approx(-0.1)
-    assert Budget().violation(10**12, 10**12) < 0.0
+    assert budget.violation({"macs": 150, "params": 10}) == 0.5
+    assert budget.violation({"macs": 150, "params": 20}) == 1.0
+    assert budget.violation({"macs": 50, "params": 9}) == pytest.approx(-0.1)
+    assert Budget().violation({"macs": 10**12, "params": 10**12}) < 0.0
 
 
 def test_budgets_take_written_sizes() -> None:

@@ -24,7 +24,7 @@ from space.feasible import (
     point_cost,
     repaired,
 )
-from space.known import Pricing
+from space.known import CostModel
 from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 from space.presets import SPACES
 
@@ -189,12 +189,16 @@ def test_a_feasible_point_is_found_exactly_where_there_is_one(
         for quantity in QUANTITIES
     }
     budget = Budget(max_macs=limits["macs"], max_params=limits["params"])
-    within = [spent.macs for spent in costs if budget.admits(spent.macs, spent.params)]
+    within = [
+        spent.macs
+        for spent in costs
+        if budget.admits({"macs": spent.macs, "params": spent.params})
+    ]
     if within:
         found = check_feasible(space, budget)
         space.check(found)
         spent = point_cost(space, found)
-        assert budget.admits(spent.macs, spent.params)
+        assert budget.admits({"macs": spent.macs, "params": spent.params})
         assert spent.macs == min(within)
     else:
         with pytest.raises((InfeasibleBudgetError, ConfigError)):
@@ -275,11 +279,11 @@ def test_repaired_points_are_within_the_budget(
     space.check(mended)
     spent = point_cost(space, mended)
     assert run == decode(space, mended)
-    assert budget.admits(spent.macs, spent.params)
+    assert budget.admits({"macs": spent.macs, "params": spent.params})
     assert point == before
     assert all(value in (point[key], anchor[key]) for key, value in mended.items())
     was = point_cost(space, point)
-    if budget.admits(was.macs, was.params):
+    if budget.admits({"macs": was.macs, "params": was.params}):
         assert mended == point
 
 
@@ -295,7 +299,7 @@ def test_repairs_differ_with_the_generator_and_repeat_with_its_seed() -> None:
 
 
 def fits(budget: Budget) -> Callable[[RunConfig], bool]:
-    return lambda run: Pricing()(run.model).within(budget)
+    return lambda run: CostModel()(run.model).within(budget)
 
 
 @given(space=small_spaces(max_points=10**9))

@@ -41,9 +41,9 @@ def test_backbones_are_summed_over_their_layers() -> None:
 
 
 def test_a_latency_that_is_not_known_is_in_no_bound() -> None:
-    assert not Budget(max_latency_ms=1.0).admits(1, 1)
-    assert Budget(max_latency_ms=1.0).admits(1, 1, 0.9)
-    assert not Budget(max_latency_ms=1.0).admits(1, 1, 1.1)
+    assert not Budget(max_latency_ms=1.0).admits({"macs": 1, "params": 1})
+    assert Budget(max_latency_ms=1.0).admits({"latency_ms": 0.9})
+    assert not Budget(max_latency_ms=1.0).admits({"latency_ms": 1.1})
 
 
 def test_a_table_begun_in_memory_goes_on_in_a_file(tmp_path: Path) -> None:

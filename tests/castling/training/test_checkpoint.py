@@ -23,13 +23,15 @@ from castling.training.metrics import EpochMetrics
 
 METRICS = EpochMetrics(
     epoch=2,
-    loss=1.5,
-    top1=0.25,
-    top1_branch=0.5,
     mask_density=(0.125,),
-    learning_rate=3e-4,
-    images_per_s=10.0,
-    train_seconds=1.0,
+    metrics={
+        "loss": 1.5,
+        "top1": 0.25,
+        "top1_branch": 0.5,
+        "learning_rate": 3e-4,
+        "images_per_s": 10.0,
+        "train_seconds": 1.0,
+    },
 )
 State = tuple[CastlingViT, torch.optim.Optimizer]
 

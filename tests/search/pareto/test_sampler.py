@@ -20,7 +20,7 @@ def ends(study: SearchStudy, then: float | None, final: float, state: str = "tra
     assert proposal is not None
     if then is not None:
         study.note(proposal.trial, {0: {"top1": then}})
-    outcome = Outcome(state=TrialState(state), top1=final, epochs=1, loss=1.0)
+    outcome = Outcome(state=TrialState(state), metrics={"top1": final, "loss": 1.0}, epochs=1)
     study.finish(proposal.trial, outcome)
     return proposal.trial
 
@@ -66,7 +66,9 @@ def test_nonsense_in_a_study_of_others_is_left_out(nonsense: object, tmp_path: P
     proposal = study.propose()
     assert proposal is not None
     study._storage.set_trial_user_attr(proposal.trial, RUNGS_ATTRIBUTE, nonsense)
-    study.finish(proposal.trial, Outcome(state=TrialState.STOPPED, top1=0.3, epochs=1))
+    study.finish(
+        proposal.trial, Outcome(state=TrialState.STOPPED, metrics={"top1": 0.3}, epochs=1)
+    )
     [_, (value, _)] = taught(tmp_path)
     assert isnan(value)
 

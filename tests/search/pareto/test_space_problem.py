@@ -9,7 +9,7 @@ from search.config import SearchConfig
 from search.pareto.candidates import Trial, propose
 from search.pareto.space_problem import SpaceProblem
 from space.decode import decode
-from space.known import Pricing
+from space.known import CostModel
 from space.point import Space
 from space.presets import SPACES
 
@@ -42,9 +42,9 @@ def test_every_candidate_is_a_point_within_the_budget(name: str, seed: int) -> N
     for values in (one, other, problem.mutate(one, rng), problem.cross(one, other, rng)):
         point = problem.point_of(values)
         space.check(point)
-        costs = Pricing()(decode(space, point).model)
+        costs = CostModel()(decode(space, point).model)
         assert costs.within(config.budget)
-        assert problem.encode([values]).values[0, 1] == costs.macs
+        assert problem.encode([values]).values[0, 1] == costs["macs"]
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -135,7 +135,8 @@ def replay(
         stations = [*rungs.epochs(record.epochs_planned), record.epochs_planned]
         epoch = next(epoch for epoch in stations if epoch > done)
         curve = recording.curves[record.trial]
-        spent = curve[epoch - 1].train_seconds - (curve[done - 1].train_seconds if done else 0.0)
+        before = curve[done - 1].metrics["train_seconds"] if done else 0.0
+        spent = curve[epoch - 1].metrics["train_seconds"] - before
         heapq.heappush(events, (now + spent, record.trial, epoch, record))
 
     for _ in range(workers):

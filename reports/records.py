@@ -215,8 +215,8 @@ def check_recorded(metric: str) -> None:
     """Raise ConfigError unless trials are recorded with a metric of this name."""
     if metric not in METRICS or METRICS[metric].curve_only:
         known = ", ".join(known.name for known in recorded_metrics())
-        fix = "install the package that adds it, if it is another's"
-        raise ConfigError("objectives", f"must be among {known}", metric, fix)
+        rule = f"must be among {known}, or of a package that is installed"
+        raise ConfigError("objectives", rule, metric)
 
 
 class Manifest(Config):

@@ -118,7 +118,9 @@ class Rungs:
             if trial in marks:
                 values = zip(self._objectives, marks[trial].values, strict=True)
                 found[rung] = {
-                    goal.metric: goal.sign * value for goal, value in values if not goal.is_cost
+                    goal.metric: goal.sign * value
+                    for goal, value in values
+                    if not goal.is_cost and math.isfinite(value)
                 }
         return found
 

@@ -30,6 +30,7 @@ from search.config import SearchConfig
 from search.objectives import values_of, worst_values
 from search.samplers import BUDGET_CONSTRAINT, Refusal, Setting, sampler_named
 from search.stoppers import NO_STOPPER
+from space.budget import UNMEASURED
 from space.decode import active, decode
 from space.domain import Value
 from space.feasible import default_point, repaired
@@ -39,8 +40,6 @@ from space.point import Point
 LEARNT_CONSTRAINT = "learnt"
 """Name of the constraint that a trained trial violates: its overrun of a bound that is not on a
 cost."""
-UNMEASURED = 10.0
-"""The largest overrun that is told, and that of a bound whose metric was not measured."""
 STOPPED_CONSTRAINT = "stopped"
 """Name of the constraint that an early-stopped trial violates: the missing part of its epochs."""
 

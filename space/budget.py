@@ -27,6 +27,10 @@ Size = Annotated[int, BeforeValidator(_parse), Field(ge=1, le=LARGEST_COUNT)]
 Side = Literal["max", "min"]
 
 
+UNMEASURED = 10.0
+"""The largest overrun that samplers are told, and that of a bound whose metric is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """The largest or the smallest value that a metric may have."""
@@ -176,7 +180,8 @@ def _bounded(name: str, side: str, place: str) -> Metric:
     """Return the metric of a bound; ConfigError when there is none, or it takes another bound."""
     if name not in METRICS or METRICS[name].curve_only:
         known = ", ".join(metric.name for metric in recorded_metrics())
-        raise ConfigError(place, f"must bound one of {known}", name)
+        rule = f"must bound one of {known}, or one of a package that is installed"
+        raise ConfigError(place, rule)
     metric = METRICS[name]
     if metric.direction == side:
         way, other = ("high", "min") if side == "max" else ("low", "max")

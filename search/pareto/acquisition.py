@@ -1,10 +1,12 @@
 """What a candidate is worth after the trials so far: its expected gain of hypervolume."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from reports.pareto import Mask, Points
 from search.pareto.improvement import Forecast, expected_improvement
@@ -13,6 +15,7 @@ from search.pareto.surrogate import Groups, Surrogate
 
 FEWEST_RESULTS = 3
 """Trials with a result before a surrogate is trusted; until then candidates fill the space."""
+SMALLEST_STD = 1e-9
 NADIR_MARGIN = 0.1
 """How far beyond the worst trial an objective without reference counts, in trials' ranges."""
 
@@ -41,6 +44,9 @@ class History:
     """NaN in `values` is what a running trial has yet to show."""
     doubt: Points
     """(row, objective), the standard deviation of a value that is expected, 0 of one measured."""
+    excess: Points = field(default_factory=lambda: np.empty((0, 0)))
+    """(row, bound), how far a trial is over each bound that must be learnt and is not on an
+    objective; NaN where it is not known. Bounds on objectives are in the reference."""
 
     @property
     def measured(self) -> Mask:
@@ -116,19 +122,44 @@ class _Improvement:
         expected = self._forecast(running).mean
         for objective, surrogate in self._surrogates.items():
             surrogate.imagine(running.features, expected[:, objective])
+        self._overruns = [*_overruns(goal, history)]
         whole = measured & (history.doubt == 0.0).all(axis=1)
+        if self._overruns:
+            whole &= (history.excess <= 0.0).all(axis=1)
         self._front = np.concatenate([history.trials.values[whole], expected])
         seen = np.concatenate([history.trials.values[measured], expected])
         self._reference = _completed(goal.reference, seen)
 
     def __call__(self, candidates: Encoded) -> Points:
-        return expected_improvement(self._forecast(candidates), self._front, self._reference)
+        gain = expected_improvement(self._forecast(candidates), self._front, self._reference)
+        return gain * self._feasibility(candidates)
+
+    def _feasibility(self, candidates: Encoded) -> Points:
+        """Return how likely each candidate is within the bounds that must be learnt.
+
+        Constrained expected improvement: Gardner et al., Bayesian Optimization with Inequality
+        Constraints, 2014.
+        """
+        likely = np.ones(len(candidates))
+        for overrun in self._overruns:
+            mean, std = overrun.predict(candidates.features)
+            likely *= norm.cdf(-mean / np.maximum(std, SMALLEST_STD))
+        return likely
 
     def _forecast(self, candidates: Encoded) -> Forecast:
         mean, std = candidates.values.copy(), np.zeros_like(candidates.values)
         for objective, surrogate in self._surrogates.items():
             mean[:, objective], std[:, objective] = surrogate.predict(candidates.features)
         return Forecast(mean=mean, std=std)
+
+
+def _overruns(goal: Goal, history: History) -> Iterator[Surrogate]:
+    """Yield what is believed of each learnt bound, once a trial has shown how far it is over."""
+    for excess in history.excess.T:
+        shown = np.isfinite(excess)
+        if shown.any():
+            features = history.trials.features[shown]
+            yield Surrogate(features, excess[shown], goal.groups, np.zeros(int(shown.sum())))
 
 
 def _completed(reference: Points, values: Points) -> Points:

@@ -62,6 +62,8 @@ class Trial(Generic[P]):
     """What equal trainings have in common."""
     doubt: tuple[float, ...] = ()
     """Per objective, the standard deviation of an expected value; empty: all are measured."""
+    excess: tuple[float, ...] = ()
+    """How far it is over each bound that must be learnt, as in `History`."""
     has_failed: bool = False
     """Whether it broke: it teaches nothing but not to be repeated."""
 
@@ -94,7 +96,9 @@ def _history(problem: Problem[P], trials: Sequence[Trial[P]]) -> History:
     known = problem.encode([trial.point for trial in trials])
     results = np.array([trial.values for trial in trials]).reshape(known.values.shape)
     values = np.where(np.isnan(results), known.values, results)
+    bounds = max((len(trial.excess) for trial in trials), default=0)
     return History(
+        excess=np.array([trial.excess for trial in trials]).reshape(len(trials), bounds),
         trials=Encoded(features=known.features, values=values),
         doubt=np.array([trial.doubt or [0.0] * known.values.shape[1] for trial in trials]).reshape(
             known.values.shape

@@ -17,6 +17,7 @@ from reports.records import RECORD_ATTRIBUTE, RUNGS_ATTRIBUTE, Objective, Record
 from search.pareto.candidates import Trial, propose
 from search.pareto.forecast import forecast
 from search.pareto.space_problem import SpaceProblem, Values
+from space.budget import UNMEASURED, Bound
 
 
 class ParetoSampler(BaseSampler):
@@ -99,6 +100,7 @@ class ParetoSampler(BaseSampler):
             has_failed=told.record.state == TrialState.FAILED,
             values=tuple(sign * value for sign, (value, _) in zip(signs, found, strict=True)),
             doubt=tuple(doubt for _, doubt in found),
+            excess=tuple(told.excess(bound) for bound in self._problem.learnt_bounds),
         )
 
 
@@ -129,6 +131,12 @@ class _Told:
         if not others or metric not in self.reached[rung]:
             return nan, 0.0
         return forecast(metric, self.reached[rung][metric], others)
+
+    def excess(self, bound: Bound) -> float:
+        """Return how far the trial is over a bound; NaN unless it was trained in full."""
+        if self.record.state != TrialState.TRAINED:
+            return nan
+        return min(bound.excess(self.record.value(bound.metric.name)), UNMEASURED)
 
 
 def _reached(trial: FrozenTrial) -> dict[int, dict[str, float]]:

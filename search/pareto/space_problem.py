@@ -18,7 +18,7 @@ from reports.pareto import Points
 from reports.records import Objective
 from search.pareto.acquisition import Encoded, Goal
 from search.pareto.encoding import Encoding
-from space.budget import Budget
+from space.budget import Bound, Budget
 from space.decode import active, decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import default_point, repaired
@@ -89,6 +89,13 @@ class SpaceProblem:
                 [goal.sign * reference.get(goal.metric, np.nan) for goal in objectives]
             ),
         )
+
+    @property
+    def learnt_bounds(self) -> list[Bound]:
+        """The bounds on what training measures and is no objective, which the reference bounds."""
+        objectives = {goal.metric for goal in self._objectives}
+        bounds = self._budget.bounds("training")
+        return [bound for bound in bounds if bound.metric.name not in objectives]
 
     def values_of(self, point: Point) -> Values:
         """Return a point's values in order."""

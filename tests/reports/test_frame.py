@@ -159,8 +159,11 @@ def test_attrs_are_the_runs_question_as_plain_data(run: Path, manifest: Manifest
     assert json.loads(json.dumps(trials.attrs)) == trials.attrs
     assert trials.attrs == {
         "budget": {
-            "max_macs": 1_000_000, "max_params": None, "max_latency_ms": None,
-            "max": {}, "min": {},
+            "max_macs": 1_000_000,
+            "max_params": None,
+            "max_latency_ms": None,
+            "max": {},
+            "min": {},
         },
         "objectives": [
             {"metric": "top1", "direction": "max"},

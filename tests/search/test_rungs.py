@@ -1,6 +1,5 @@
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -20,14 +19,13 @@ TOP1_MACS = (
 )
 
 
-def record(trial: int, macs: int = 50, planned: int = 16, **changes: Any) -> Record:
+def record(trial: int, macs: int = 50, planned: int = 16, **metrics: float) -> Record:
     return Record(
         trial=trial,
         state=TrialState.RUNNING,
-        metrics={"macs": macs, "params": 10 * macs, "training_macs": macs},
+        metrics={"macs": macs, "params": 10 * macs, "training_macs": macs, **metrics},
         config_id=str(trial),
         epochs_planned=planned,
-        **changes,
     )
 
 

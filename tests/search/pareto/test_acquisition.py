@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,14 @@ def test_known_objectives_need_no_results() -> None:
     )
     gains = acquisition(goal, none)(Encoded(features=line(0.0, 1.0, 2.0), values=values))
     assert gains == pytest.approx([0.16, 0.25, 0.01])
+
+
+def test_what_is_likely_over_a_learnt_bound_gains_less_and_beats_nothing() -> None:
+    places = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    free = history(line(*places), [-0.3, -0.4, -0.5, -0.6, -0.7])
+    over = np.array([[-0.4], [-0.2], [-0.1], [0.3], [0.5]])
+    bounded = replace(free, excess=over)
+    within, beyond = acquisition(GOAL, bounded)(candidates(0.4, 2.2))
+    assert acquisition(GOAL, free)(candidates(0.4))[0] < within
+    assert beyond < within
+    assert acquisition(GOAL, free)(candidates(2.2))[0] > beyond

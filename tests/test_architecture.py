@@ -210,7 +210,10 @@ def loads_torch(module: str) -> bool:
 
 
 def test_configs_budgets_and_spaces_need_no_torch() -> None:
-    light = ["castling.config", "castling.errors", "castling.files", "castling.registry"]
+    light = [
+        *("castling.config", "castling.errors", "castling.files"),
+        *("castling.metrics", "castling.registry", "castling.sizes"),
+    ]
     assert not loads_torch(", ".join(["castling", *light, "space.budget", "space.point"]))
 
 

@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from hypothesis import given, strategies as st
 import reports
 from castling.errors import ConfigError
 from reports.frame import tabulate
+from reports.front import relative_hypervolume
 from reports.pareto import hypervolume
 from reports.records import Record, TrialState
 from space.budget import Budget
@@ -238,3 +241,133 @@ def test_laws_of_the_front(
     expected = hypervolume(trained[["top1", "macs"]], [0.0, 7.0], ["max", "min"])
     corner = {"top1": 0.0, "macs": 7.0}
     assert front.pareto.hypervolume(reference=corner) == pytest.approx(expected)
+
+
+METHODS: dict[str, Callable[[pd.DataFrame], object]] = {
+    "front": lambda frame: frame.pareto.front(),
+    "dominated": lambda frame: frame.pareto.dominated(),
+    "trained": lambda frame: frame.pareto.trained(),
+    "hypervolume": lambda frame: frame.pareto.hypervolume(reference=REFERENCE),
+    "progress": lambda frame: frame.pareto.progress(reference=REFERENCE),
+    "best": lambda frame: frame.pareto.best(max_macs="1M"),
+    "nothing fits": lambda frame: frame.pareto.best(max_macs=1),
+    "within": lambda frame: frame.pareto.within(max={"train_seconds": 9}, min={"top1": 0.5}),
+}
+NEEDED = ("trial", "state", "macs", "params", "top1", "epochs", "epochs_planned", "finished_at")
+HANDLED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "filtered": lambda frame: frame[frame["macs"] > 150_000],
+    "nothing left": lambda frame: frame[frame["macs"] < 0],
+    "sorted": lambda frame: frame.sort_values("top1"),
+    "indexed by trial": lambda frame: frame.set_index("trial"),
+    "indexed by two": lambda frame: frame.set_index(["state", "trial"]),
+    "indexed, kept": lambda frame: frame.set_index("macs", drop=False),
+    "repeated": lambda frame: pd.concat([frame, frame]),
+    "of two runs": lambda frame: pd.concat([frame.assign(run="a"), frame.assign(run="b")]),
+    "merged": lambda frame: frame.merge(frame[["trial", "top1"]], on="trial"),
+    "side by side": lambda frame: pd.concat([frame, frame], axis=1),
+    "with rows of others": lambda frame: pd.concat([frame, pd.DataFrame({"note": ["x", "y"]})]),
+    "as objects": lambda frame: frame.astype(object),
+    "of nullable types": lambda frame: frame.convert_dtypes(),
+    "as texts": lambda frame: frame.astype(str),
+    "pivoted": lambda frame: frame.pivot_table(index="trial", columns="state", values=["top1"]),
+    "transposed": lambda frame: frame.T,
+    "empty": lambda frame: frame.iloc[:0, :0],
+    "without attrs": lambda frame: pd.DataFrame(dict(frame.items())),
+    "attrs of another": lambda frame: with_attrs(frame, objectives="top1", budget=3, reference=0),
+    "half its attrs": lambda frame: with_attrs(frame, objectives=[{"metric": "top1"}]),
+    "no reference": lambda frame: with_attrs(frame, reference={"macs": "low"}),
+    **{f"without {name}": lambda frame, name=name: frame.drop(columns=name) for name in NEEDED},
+    **{
+        f"{name} renamed": lambda frame, name=name: frame.rename(columns={name: f"{name}2"})
+        for name in NEEDED
+    },
+}
+
+
+def with_attrs(trials: pd.DataFrame, **attrs: object) -> pd.DataFrame:
+    changed = trials.copy()
+    changed.attrs = {**trials.attrs, **attrs}
+    return changed
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", HANDLED)
+def test_frames_that_users_have_handled_answer_or_say_one_sentence(
+    how: str, trials: pd.DataFrame
+) -> None:
+    frame = HANDLED[how](trials)
+    for method in METHODS.values():
+        with suppress(ConfigError):
+            method(frame)
+
+
+def test_the_cheapest_is_named_from_the_index_too(trials: pd.DataFrame) -> None:
+    cheapest = "cheapest is trial 0 with 100,000 MACs and 1,000 parameters, got '1 MACs'"
+    for frame in (trials, trials.set_index("trial"), trials.set_index(["state", "trial"])):
+        with pytest.raises(ConfigError, match=cheapest):
+            frame.pareto.best(max_macs=1)
+        assert frame.pareto.best(max_macs="150k").macs == 100_000
+
+
+def test_handled_frames_have_the_front_of_the_run(trials: pd.DataFrame) -> None:
+    for how in ("sorted", "indexed by trial", "indexed, kept", "as objects", "without attrs"):
+        assert list(HANDLED[how](trials).pareto.front()["macs"]) == [100_000, 200_000], how
+
+
+@pytest.mark.parametrize(
+    ("limits", "trial"),
+    [
+        ({"max": {"macs": "150k"}}, 0),
+        ({"max": {"loss": 1.5}}, 1),
+        ({"min": {"top1": "75%"}}, 1),
+        ({"min": {"top1": 0.55}, "max": {"params": 1_500}}, 0),
+    ],
+)
+def test_every_metric_limits_the_best(
+    trials: pd.DataFrame, limits: dict[str, dict[str, str | float]], trial: int
+) -> None:
+    assert trials.pareto.best(**limits)["trial"] == trial
+    assert trial in list(trials.pareto.within(**limits).pareto.front()["trial"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "rule"),
+    [
+        ({"max": {"beauty": 1}}, "max.beauty: must bound one of macs"),
+        ({"max": {"learning_rate": 1}}, "must bound one of macs"),
+        ({"max": {"top1": 0.5}}, "must bound a metric on its worse side: top1 is to be high"),
+        ({"min": {"macs": 5}}, "must bound a metric on its worse side: macs is to be low"),
+        ({"min": {"top1": 2}}, "must be between 0 and 1, got 2"),
+        ({"min": {"top1": "much"}}, "must be a number such as 0.9 or 90%"),
+        ({"max": {"macs": "1.23456k"}}, "must be a positive count"),
+        ({"max_macs": 5, "max": {"macs": 5}}, "must not be bounded twice"),
+        ({"max": {"loss": 0.1}}, "nearest is trial 0 with .* and loss 1.25 nats, got 'loss at mo"),
+        ({"min": {"top1": 0.99}}, "nearest is trial 1 with .* and top1 80.00%"),
+    ],
+)
+def test_limits_that_are_none_or_that_nothing_meets_are_one_sentence(
+    trials: pd.DataFrame, limits: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        trials.pareto.best(**limits)
+
+
+def test_a_limit_is_the_reference_of_a_metric_without_one(trials: pd.DataFrame) -> None:
+    trials.attrs["objectives"] = [
+        {"metric": "top1", "direction": "max"},
+        {"metric": "loss", "direction": "min"},
+    ]
+    assert relative_hypervolume(trials) == (None, "loss has no reference; add --max loss=VALUE")
+    volume = relative_hypervolume(trials.pareto.within(max={"loss": 2.5}))
+    assert volume.value == pytest.approx((0.8 - 0.1) / 0.9 * 0.5)
+    trials.attrs |= {"objectives": [{"metric": "images_per_s", "direction": "max"}]}
+    trials.attrs |= {"reference": {"images_per_s": 0.0}}
+    assert relative_hypervolume(trials).words == "no hypervolume: images_per_s has no best value"
+
+
+def test_a_trial_over_a_bound_that_was_learnt_counts_for_nothing(trials: pd.DataFrame) -> None:
+    trials.attrs["budget"] = {"min": {"top1": 0.75}}
+    assert list(trials.pareto.trained()["trial"]) == [1]
+    assert trials.pareto.best()["trial"] == 1
+    trials.attrs["budget"] = {"max": {"train_seconds": 60}}  # nobody has measured them
+    assert trials.pareto.front().empty

@@ -40,15 +40,18 @@ OPTIONS = {
     "search": {
         "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
         "--images", "--set", "--resume", "--address", "--storage", "--max-latency-ms",
-        "--objective", "--points", "--stopper",
+        "--objective", "--points", "--stopper", "--max", "--min",
     },
     "status": set(),
-    "front": {"--format"},
-    "report": {"--out"},
-    "export": {"--out", "--max-macs", "--max-params", "--trial", "--onnx"},
+    "front": {"--format", "--max", "--min"},
+    "report": {"--out", "--max", "--min"},
+    "export": {
+        *("--out", "--max-macs", "--max-params", "--max", "--min", "--trial", "--onnx"),
+    },
     "train": {"--out", "--from", "--set", "--resume"},
     "evaluate": set(),
     "measure": set(),
+    "metrics": set(),
     "operators": {"--tokens", "--width", "--heads"},
     "layers": {"--image-size", "--operator"},
     "spaces": set(),
@@ -132,6 +135,12 @@ BAD_SEARCHES: dict[str, tuple[object, ...]] = {
     "budgets that conflict": ("digits", "--max-macs", "39k", "--max-params", "2k"),
     "latency below all": ("digits", "--max-latency-ms", "0.000001"),
     "negative latency": ("digits", "--max-latency-ms", "-1"),
+    "bound without a value": ("digits", "--max", "train_seconds"),
+    "bound on nobody's metric": ("digits", "--max", "beauty=3"),
+    "bound on the better side": ("digits", "--min", "macs=3"),
+    "bound that is no number": ("digits", "--min", "top1=much"),
+    "bound twice": ("digits", "--max-macs", "1M", "--max", "macs=2M"),
+    "bound below all": ("digits", "--max", "training_macs=1k"),
     "objective nobody reports": ("digits", "--objective", "beauty:max"),
     "objective without direction": ("digits", "--objective", "top1"),
     "objective in no direction": ("digits", "--objective", "top1:up"),
@@ -445,8 +454,29 @@ def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Pa
     assert_refused(*castling("train", config, "--out", tmp_path / "b", "--resume")[::2])
 
 
-@pytest.mark.parametrize("listing", ["operators", "spaces", "recipes", "samplers", "stoppers"])
+def test_bounds_leave_models_out_of_front_report_and_export(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    rows = json.loads(castling("front", small_run, "--format", "json")[1])
+    least = min(row["macs"] for row in rows)
+    bound = ("--max", f"macs={least}")
+    [only] = json.loads(castling("front", small_run, "--format", "json", *bound)[1])
+    assert only["macs"] == least
+    out = castling("report", small_run, "--out", tmp_path / "report", *bound)[1].split()
+    assert f"{least:,} MACs" in Path(out[0]).read_text()
+    assert castling("export", small_run, "--out", tmp_path / "best", *bound)[0] == 0
+    metrics = json.loads((tmp_path / "best" / "metrics.json").read_text())
+    assert metrics["macs"] == least
+    refused = castling("export", small_run, "--out", tmp_path / "no", "--min", "top1=100%")
+    assert_refused(*refused[::2])
+    assert castling("front", small_run, "--min", "top1=100%")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "listing", ["metrics", "operators", "spaces", "recipes", "samplers", "stoppers"]
+)
 def test_listings_name_every_entry(listing: str, castling: Command) -> None:
+    from castling.metrics import recorded_metrics
     from castling.operators import OPERATORS
     from search.config import recipe_names
     from search.samplers import SAMPLERS
@@ -454,6 +484,7 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     from space.presets import SPACES
 
     entries = {
+        "metrics": {metric.name for metric in recorded_metrics()},
         "operators": OPERATORS,
         "spaces": SPACES,
         "samplers": SAMPLERS,

@@ -432,6 +432,51 @@ def test_driver_dying_before_a_stopped_trial_is_told_tells_it_later(
     assert told.constraints["stopped"] == 0.75
 
 
+@pytest.mark.parametrize("sampler", ["pareto", "tpe", "nsga2"])
+def test_a_trial_over_a_learnt_bound_is_told_as_infeasible_and_counts_for_nothing(
+    sampler: str, tmp_path: Path
+) -> None:
+    bounds = Budget(max_macs=400_000, max={"train_seconds": 5.0}, min={"top1": 0.4})
+    search_config = config(sampler, trials=8).replace(budget=bounds, stopper="pareto")
+    new_manifest(search_config, search_config.build_space(), None).write(tmp_path)
+    study = open_search(tmp_path, search_config)
+    while (proposal := study.propose()) is not None:
+        outcome = trained(accuracy(proposal), epochs=40)
+        seconds = 9.0 if proposal.trial % 2 else 1.0
+        study.finish(
+            proposal.trial,
+            replace(outcome, metrics={**outcome.metrics, "train_seconds": seconds}),
+        )
+    assert len(study.records) == 8
+    told = {trial.number: trial for trial in open_storage(tmp_path, None).get_all_trials(0)}
+    complete = [trial for trial in told.values() if trial.state == OptunaState.COMPLETE]
+    assert len({tuple(trial.constraints) for trial in complete}) == 1
+    for record in study.records:
+        excess = told[record.trial].constraints["learnt"]
+        assert excess == bounds.violation(record.metrics, "training")
+        assert (excess > 0.0) == (record.trial % 2 == 1 or record.value("top1") < 0.4)
+    trials = reports.load(tmp_path)
+    front = trials.pareto.front()
+    assert len(front) > 0
+    assert (front.train_seconds <= 5.0).all()
+    assert (front.top1 >= 0.4).all()
+    assert trials.pareto.best().train_seconds <= 5.0
+    assert trials.attrs["reference"]["top1"] == 0.4
+
+
+def test_a_metric_that_is_not_defined_for_a_model_ends_no_search(tmp_path: Path) -> None:
+    goals = [
+        {"metric": "top1", "direction": "max"},
+        {"metric": "mask_density", "direction": "min"},
+    ]
+    data = {"trials": 6, "objectives": goals, "budget": {"max_macs": "400k"}}
+    study = open_search(tmp_path, SearchConfig.from_data(data))
+    exhaust(study)
+    assert len(study.records) == 6
+    told = open_storage(tmp_path, None).get_all_trials(0)
+    assert {trial.state for trial in told} == {OptunaState.FAIL}
+
+
 def test_a_trial_whose_worker_died_is_proposed_again_as_often_as_asked(tmp_path: Path) -> None:
     study = open_search(tmp_path, config(trials=2).replace(retries=2))
     first = study.propose()

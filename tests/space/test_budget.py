@@ -3,7 +3,7 @@ from hypothesis import given, strategies as st
 
 from castling.errors import ConfigError
 from castling.sizes import SUFFIXES, format_size, parse_size
-from space.budget import Budget
+from space.budget import Budget, parse_bounds
 
 
 COUNTS = st.integers(1, 10**15)
@@ -113,3 +113,56 @@ def test_budgets_refuse_what_is_no_size(value: object) -> None:
     with pytest.raises(ConfigError, match="max_macs") as caught:
         Budget.from_data({"max_macs": value})
     assert "\n" not in str(caught.value)
+
+
+def test_every_metric_can_be_bounded_on_its_worse_side() -> None:
+    budget = Budget.from_data(
+        {
+            "max_macs": "1.2M",
+            "max": {"params": "60k", "train_seconds": 60, "training_macs": "2M"},
+            "min": {"top1": "90%", "images_per_s": "1k"},
+        }
+    )
+    assert budget.max_params == 60_000
+    assert budget.max == {"train_seconds": 60.0, "training_macs": 2_000_000}
+    assert budget.min == {"top1": 0.9, "images_per_s": 1_000.0}
+    assert Budget.from_data(budget.to_data()) == budget
+    assert budget.words() == (
+        "1,200,000 MACs and 60,000 parameters and train_seconds at most 60.0 s and training_macs "
+        "at most 2,000,000 MACs and top1 at least 90.00% and images_per_s at least 1000 images/s"
+    )
+    assert budget.words(short=True).startswith("1.20M MACs and 60.0k parameters")
+    assert [bound.metric.name for bound in budget.bounds("cost")] == [
+        *("macs", "params", "training_macs")
+    ]
+
+
+def test_budgets_of_version_1_are_read() -> None:
+    stored = {"max_macs": 400_000, "max_params": None, "max_latency_ms": None}
+    assert Budget.from_data(stored) == Budget(max_macs=400_000)
+
+
+def test_costs_and_what_training_measures_are_held_against_their_own_bounds() -> None:
+    budget = Budget(max_macs=100, min={"top1": 0.8}, max={"loss": 2.0})
+    values = {"macs": 150, "top1": 0.6, "loss": 1.0}
+    assert budget.violation(values, "cost") == 0.5
+    assert budget.violation(values, "training") == pytest.approx(0.25)
+    assert budget.violation(values) == 0.5
+    assert budget.admits({"macs": 100}, "cost")
+    assert budget.admits({"top1": 0.8, "loss": 2.0}, "training")
+    assert budget.violation({"macs": 1, "top1": 0.9}) == float("inf")  # no loss is in no bound
+    assert not Budget(max={"loss": 1}).admits({"loss": float("nan")})
+
+
+def test_bounds_put_over_others_replace_those_of_the_same_metric() -> None:
+    recipe = Budget(max_macs=100, max={"loss": 2.0}, min={"top1": 0.5})
+    given = Budget(max_params=5, max={"train_seconds": 9}, min={"top1": 0.9})
+    assert given.over(recipe) == Budget(
+        max_macs=100, max_params=5, max={"loss": 2.0, "train_seconds": 9}, min={"top1": 0.9}
+    )
+
+
+@pytest.mark.parametrize("given", [["x"], ["=3"], ["loss=1", "loss=2"]])
+def test_bounds_that_are_not_written_as_one_are_refused(given: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^--max: must be METRIC=VALUE"):
+        parse_bounds(given, "--max")

@@ -144,11 +144,11 @@ def progress_figure(trials: pd.DataFrame) -> ProgressFigure:
 def draw_front(data: FrontFigure) -> "Figure":
     """Return the front as a matplotlib figure."""
     figure, axes = _blank(metric_named(data.x).axis, metric_named(data.y).axis, data.title)
+    if data.hypervolume.value is None:
+        _draw_note(axes, data.hypervolume.words)
     if not data.front:
         axes.set(xticks=[], yticks=[])
         return figure
-    if data.hypervolume.value is None:
-        _draw_note(axes, data.hypervolume.words)
     axes.plot([dot.x for dot in data.others], [dot.y for dot in data.others], "o", **OTHER)
     if data.is_whole:
         _draw_staircase(axes, data)

@@ -14,7 +14,15 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_v
 from castling.config import Config
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.files import write_yaml
-from castling.metrics import BUILT_IN, METRICS, NAME, Direction, metric_named, recorded_metrics
+from castling.metrics import (
+    BUILT_IN,
+    METRICS,
+    NAME,
+    OWN,
+    Direction,
+    metric_named,
+    recorded_metrics,
+)
 from castling.plain_yaml import LARGEST_NUMBER, read_yaml
 from space.budget import Budget
 
@@ -102,7 +110,7 @@ def _finite_metrics(metrics: object) -> dict[str, int | float]:
     if not isinstance(metrics, Mapping):
         raise ConfigError("", "must be a mapping of metrics", metrics)
     for name, value in metrics.items():
-        if not NAME.fullmatch(str(name)) or name in NOT_METRICS:
+        if name not in OWN and (not NAME.fullmatch(str(name)) or name in NOT_METRICS):
             raise ConfigError(str(name), "is not a metric")
         if isinstance(value, bool) or not isinstance(value, int | float | NoneType):
             raise ConfigError(str(name), "must be a number", value)
@@ -148,11 +156,10 @@ class Record(Config):
 
     @model_validator(mode="after")
     def _is_measured(self) -> Self:
-        for metric in BUILT_IN:
-            if metric.is_count and metric.name not in self.metrics:
-                raise ConfigError(metric.name, "is required")
-        learnt = [name for name in self.metrics if not metric_named(name).is_cost]
-        if self.state in MEASURED and not learnt:
+        for name in COUNTS:
+            if name not in self.metrics:
+                raise ConfigError(name, "is required")
+        if self.state in MEASURED and all(metric_named(name).is_cost for name in self.metrics):
             rule = f"of a {self.state} trial must have one that training measures, such as top1"
             raise ConfigError("metrics", rule)
         return self
@@ -177,6 +184,8 @@ class Record(Config):
 
 NOT_METRICS = frozenset({*Record.model_fields, "fidelity"})
 """Columns of the results table that no metric may be called."""
+COUNTS = tuple(metric.name for metric in BUILT_IN if metric.is_count)
+"""Metrics that every proposal has: their columns take no missing value."""
 MEASURED = frozenset({TrialState.TRAINED, TrialState.STOPPED, TrialState.REPLAYED})
 """The states of trials that have metrics of training."""
 

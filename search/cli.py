@@ -165,7 +165,7 @@ def status(run: RunArgument) -> None:
     console.print(", ".join(f"{counts[state]} {state}" for state in counts.index if counts[state]))
     for row in trials[trials.state == "failed"].itertuples():
         console.print(one_line(f"trial {row.trial} failed: {row.reason}"), soft_wrap=True)
-    console.print(_front_table(trials))
+    _print_front(trials)
 
 
 @app.command()
@@ -191,15 +191,18 @@ def front(
         text = trials.pareto.front().to_json(orient="records", indent=2, date_format="iso")
         sys.stdout.write(text + "\n")
     else:
-        console.print(_front_table(trials))
+        _print_front(trials)
 
 
-def _front_table(trials: "pd.DataFrame") -> Table:
+def _print_front(trials: "pd.DataFrame") -> None:
     from reports.front import relative_hypervolume
     from search.display import front_table
 
-    title = f"front, {relative_hypervolume(trials).words}"
-    return front_table(trials.pareto.front(), title, ["train_seconds"])
+    volume = relative_hypervolume(trials)
+    title = "front" if volume.value is None else f"front, {volume.words}"
+    console.print(front_table(trials.pareto.front(), title, ["train_seconds"]))
+    if volume.value is None:
+        console.print(volume.words, soft_wrap=True)
 
 
 @app.command()
@@ -344,12 +347,12 @@ def metrics() -> None:
     from castling.metrics import recorded_metrics
 
     table = Table(box=None, pad_edge=False)
-    for column in ("metric", "better", "known", "unit", "summary"):
+    for column in ("metric", "better", "measured", "unit", "summary"):
         table.add_column(column)
-    known = {"cost": "before training", "training": "after training"}
+    when = {"cost": "before training", "training": "by training"}
     for metric in recorded_metrics():
         better = {"max": "high", "min": "low", None: "-"}[metric.direction]
-        row = (metric.name, better, known[metric.source], metric.unit or "-", metric.description)
+        row = (metric.name, better, when[metric.source], metric.unit or "-", metric.description)
         table.add_row(*row)
     console.print(table)
 

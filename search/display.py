@@ -50,6 +50,7 @@ class TerminalDisplay(Display):
         self._console = console
         self._objectives: tuple[Objective, ...] = ()
         self._budget = Budget()
+        self._front: RenderableType | None = None  # drawn several times a second
         self._live: Live | None = None
         self._records: dict[int, Record] = {}
         self._epochs: dict[int, tuple[int, Mapping[str, float]]] = {}
@@ -66,7 +67,7 @@ class TerminalDisplay(Display):
     ) -> None:
         """Begin to show a search."""
         self._title, self._trials = title, trials
-        self._objectives, self._budget = tuple(objectives), budget
+        self._objectives, self._budget, self._front = tuple(objectives), budget, None
         self._records = {record.trial: record for record in records}
         self._done_before = self._num_done()
         self._started = time.monotonic()
@@ -81,6 +82,7 @@ class TerminalDisplay(Display):
     def record(self, record: Record) -> None:
         """Show a trial's new state."""
         self._records[record.trial] = record
+        self._front = None
         if record.state != TrialState.RUNNING:
             self._epochs.pop(record.trial, None)
         if self._live is None and record.state in ENDED and record.replay_of is None:
@@ -110,8 +112,10 @@ class TerminalDisplay(Display):
             f"{done}/{self._trials} trials",
             f"ETA {self._eta(done)}",
         )
-        front = front_of([*self._records.values()], self._objectives, self._budget)
-        return Group(bar, self._running(), front_table(front), self._counts())
+        if self._front is None:
+            records = [*self._records.values()]
+            self._front = front_table(front_of(records, self._objectives, self._budget))
+        return Group(bar, self._running(), self._front, self._counts())
 
     def _eta(self, done: int) -> str:
         """Return the time left, from what this driver's trials took so far."""

@@ -63,8 +63,13 @@ def test_the_front_figure_shows_the_objectives(make_run: MakeRun) -> None:
     run = make_run(objectives=goals(images_per_s="max", loss="min"), reference={})
     [data] = front_figures(reports.load(run))
     assert (data.x, data.y, data.is_whole, data.bound) == ("loss", "images_per_s", True, None)
-    assert data.hypervolume.value is None
+    assert data.hypervolume == (
+        None,
+        "images_per_s has no reference; add --min images_per_s=VALUE",
+    )
     assert progress_figure(reports.load(run)).hypervolume == ()
+    notes = [text.get_text() for text in draw_front(data).axes[0].texts]
+    assert data.hypervolume.words in notes
 
 
 def test_three_objectives_are_drawn_as_two_figures_without_steps(make_run: MakeRun) -> None:

@@ -163,7 +163,9 @@ def test_a_figure_for_each_cost_and_none_of_a_hypervolume_that_is_not_defined(
     files = write_report(make_run(objectives=tuple(goals), reference={"top1": 0.0}))
     names = ["index.html", "front.png", "front-train_seconds.png", "front.csv", "trials.csv"]
     assert [path.name for path in files] == names
-    assert "training (s)" in files[0].read_text()
+    page = files[0].read_text()
+    assert "<th>training (s)</th>" in page
+    assert "no hypervolume: params has no reference; add --max params=VALUE" in page
 
 
 def test_a_place_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:

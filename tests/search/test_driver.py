@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 import castling
 import reports
 import search
+from castling.config import read_run_config
 from castling.errors import ClusterError, ConfigError, RunFolderError
 from reports.export import evaluate_folder, export
 from reports.page import write_report
@@ -67,6 +68,8 @@ def test_exported_model_has_the_recorded_accuracy_and_cost(
     model = castling.load(tmp_path / "best")
     assert not model.training
     assert not any("auxiliary" in name for name in model.state_dict())
+    castling.save(model.half(), tmp_path / "best", read_run_config(tmp_path / "best"))
+    assert evaluate_folder(tmp_path / "best").top1_validation == pytest.approx(best.top1, abs=0.02)
 
 
 def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(

@@ -41,7 +41,7 @@ class AuxiliaryBranch(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
         """Move the branch with its model, but cast nothing: `progress` is a time, no weight."""
         exact = self.progress
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.progress.dtype != exact.dtype:
             self.progress = exact.to(self.progress.device)
         return self

@@ -62,9 +62,8 @@ def _public(url: URL) -> URL:
     query: dict[str, str | tuple[str, ...]] = {
         key: value for key, value in url.query.items() if not _is_secret(key)
     }
-    return URL.create(
-        url.drivername, url.username, None, url.host, url.port, url.database, query
-    )  # fmt: skip
+    place = {"host": url.host, "port": url.port, "database": url.database}
+    return URL.create(url.drivername, username=url.username or None, query=query, **place)
 
 
 def _is_secret(key: str) -> bool:

@@ -74,7 +74,8 @@ def _database_trials(run: Path, manifest: Manifest) -> list[FrozenTrial]:
 
 def _unreadable(place: str, error: Exception, url: str) -> RecordError:
     hint = password_hint(url)
-    return RecordError(place, scrubbed(str(error), url) + (f"; {hint}" if hint else ""))
+    reason = scrubbed(str(error.__cause__ or error), url)
+    return RecordError(place, f"{reason}; {hint}" if hint else reason)
 
 
 def _read_only(run: Path, text: str) -> str:

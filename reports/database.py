@@ -62,8 +62,8 @@ def _public(url: URL) -> URL:
     query: dict[str, str | tuple[str, ...]] = {
         key: value for key, value in url.query.items() if not _is_secret(key)
     }
-    place = {"host": url.host, "port": url.port, "database": url.database}
-    return URL.create(url.drivername, username=url.username or None, query=query, **place)
+    place = url.host, url.port, url.database
+    return URL.create(url.drivername, url.username or None, None, *place, query)
 
 
 def _is_secret(key: str) -> bool:

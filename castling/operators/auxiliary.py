@@ -15,7 +15,8 @@ class AuxiliaryBranch(nn.Module):
     Entries that survive keep their value (no renormalisation) and their gradient; none flows
     through the comparison. Source: Castling-ViT (You et al., CVPR 2023), where eps is a constant
     0.02; here a `MaskSchedule` raises it to 1, where the mask is exactly empty and the branch is
-    skipped. Costs 2 N^2 A MACs while alive and has no parameters.
+    skipped. Costs 2 N^2 A MACs while alive and has no parameters. `num_tokens` sets the scale of
+    the thresholds and nothing else: other numbers of tokens meet the same thresholds.
     """
 
     progress: Tensor

@@ -51,9 +51,14 @@ def is_watched() -> bool:
     """
     return (
         torch._C._len_torch_dispatch_stack() > 0  # noqa: SLF001
-        or torch._C._are_functorch_transforms_active()  # noqa: SLF001
+        or is_transformed()
         or forward_ad._current_level >= 0  # noqa: SLF001
     )
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of `torch.func` is at work, in which tensors have no values."""
+    return torch._C._are_functorch_transforms_active()  # noqa: SLF001
 
 
 def expected(name: str, x: Tensor, *sizes: int | None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from castling.config import MaskSchedule
 from castling.native import masked_attention as native
+from castling.native.arguments import is_transformed
 
 
 class AuxiliaryBranch(nn.Module):
@@ -86,7 +87,7 @@ class AuxiliaryBranch(nn.Module):
         else:
             surviving = F.threshold(attention, self.threshold, 0.0)
         self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
-        if not (self.training or surviving.is_meta):  # there it has no value
+        if not (self.training or surviving.is_meta or is_transformed()):  # there it has no value
             self.density = (surviving > 0.0).float().mean().item()
         return surviving @ v
 

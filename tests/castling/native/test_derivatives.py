@@ -80,5 +80,6 @@ def test_transforms_and_forward_mode_go_by_torchs_operations(layer: nn.Module) -
 def test_second_derivatives_of_transforms_are_right(layer: nn.Module) -> None:
     x = X[:1]
     ours = torch.func.hessian(lambda x: loss(layer, x))(x)
-    exact = torch.func.hessian(lambda x: loss(layer.double(), x))(x.double())
+    wide = layer.double()
+    exact = torch.func.hessian(lambda x: loss(wide, x))(x.double())
     torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-3)

@@ -148,11 +148,9 @@ def test_other_numbers_of_tokens_are_refused_in_one_sentence_or_right(
     for index in range(2):
         shape = layer(config, index=index)
         module, grid = build(shape).eval(), shape.grid
-        for other in (
-            TokenGrid(height=grid.height, width=2 * grid.width),
-            TokenGrid(height=1, width=1),
-        ):
-            x = tokens(replace(other, num_prefix=grid.num_prefix))
+        for sides in ({"width": 2 * grid.width}, {"height": 1, "width": 1}):
+            other = replace(grid, **sides)
+            x = tokens(other)
             for train in (False, True):
                 try:
                     mixed = module.train(train)(x)
@@ -160,7 +158,7 @@ def test_other_numbers_of_tokens_are_refused_in_one_sentence_or_right(
                     refused = str(error)
                     assert "image size: must be that of the model" in refused
                 else:
-                    anew = build(layer(config, replace(other, num_prefix=grid.num_prefix)))
+                    anew = build(layer(config, other))
                     anew.load_state_dict(module.state_dict())
                     torch.testing.assert_close(mixed, anew.train(train)(x))
 

@@ -39,7 +39,7 @@ def _forward(
     qkv: Tensor, weight: Tensor, grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return what `forward_packed` does; an operator returns empty tensors for none."""
-    made = forward_packed(qkv, weight, _grid(grid), _number(threshold))
+    made = forward_packed(qkv, weight, ConvolutionGrid.of(grid), _number(threshold))
     return tuple(qkv.new_empty(0) if part is None else part for part in made)
 
 
@@ -72,7 +72,7 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
         contexts,
         added if alive else None,
         kept if alive else None,
-        _grid(grid),
+        ConvolutionGrid.of(grid),
         _number(threshold),
         gradient,
     )
@@ -104,13 +104,6 @@ def _number(threshold: Tensor | None) -> float | None:
     if threshold.numel() != 1 or threshold.is_complex():
         raise ConfigError("threshold", "must be one real number", tuple(threshold.shape))
     return threshold.item()
-
-
-def _grid(numbers: list[int]) -> ConvolutionGrid:
-    if len(numbers) != 3:
-        raise ConfigError("grid", "must be tokens before it, height and width", list(numbers))
-    prefix, height, width = numbers
-    return ConvolutionGrid(prefix=prefix, height=height, width=width)
 
 
 _register()

@@ -1,6 +1,7 @@
 """Linear-angular attention with its convolution as one kernel, forward and backward."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,14 @@ class ConvolutionGrid:
     prefix: int
     height: int
     width: int
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> "ConvolutionGrid":
+        """Return the grid of (prefix, height, width); ConfigError for other than three numbers."""
+        if len(numbers) != 3:
+            raise ConfigError("grid", "must be tokens before it, height and width", list(numbers))
+        prefix, height, width = numbers
+        return cls(prefix=prefix, height=height, width=width)
 
     def check(self, queries: int) -> None:
         """Raise ConfigError unless the queries are the tokens before the grid and those on it."""

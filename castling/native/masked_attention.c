@@ -51,10 +51,12 @@ DEFINE_OUTER(add_dq, TILE, KEY)
 /* Queries whose logits one thread works on, for the caller to make room. */
 int queries_at_a_time(void) { return TILE; }
 
-/* exp of x <= 0: 2^n times a polynomial in the rest, to within two units in the last place. */
+/* exp of x <= 0: 2^n times a polynomial in the rest, to within two units in the last place; 0
+   where float32 has no room for the result. */
 static inline vec exponential(vec x) {
   const vec zero = {0}, smallest = zero + SMALLEST_EXPONENT;
-  x = chosen(x < smallest, smallest, x);
+  ivec vanishes = x < smallest;
+  x = chosen(vanishes, smallest, x);
   ivec n = __builtin_convertvector(x * INVERSE_LN2 - 0.5f, ivec);
   vec r = x - __builtin_convertvector(n, vec) * LN2;
   vec series = zero + 1.0f / 5040;
@@ -65,7 +67,7 @@ static inline vec exponential(vec x) {
   series = series * r + 0.5f;
   series = series * r + 1.0f;
   series = series * r + 1.0f;
-  return series * (vec)((n + 127) << 23);
+  return chosen(vanishes, zero, series * (vec)((n + 127) << 23));
 }
 
 /* Rows side by side: to[e][i] = scale * rows[i][e]; lanes past `count` are zero. */

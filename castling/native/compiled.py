@@ -44,8 +44,9 @@ def _forward(
 
 
 def _forward_shapes(
-    qkv: Tensor, _weight: Tensor, _grid: list[int], threshold: Tensor | None
+    qkv: Tensor, weight: Tensor, _grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
+    _check_devices(qkv, weight)
     batch, tokens, _, heads, size = qkv.shape
     out = qkv.new_empty(batch, tokens, heads, size)
     contexts = qkv.new_empty(batch, heads, size, size)
@@ -78,8 +79,17 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
     )
 
 
-def _backward_shapes(qkv: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _backward_shapes(qkv: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *kept, _grid, _threshold, gradient = others
+    _check_devices(qkv, weight, *kept, gradient)
     return qkv.new_empty(qkv.shape), weight.new_empty(weight.shape)
+
+
+def _check_devices(*tensors: Tensor) -> None:
+    """Raise ConfigError where only some tensors have no values: the result would have none."""
+    devices = {str(tensor.device) for tensor in tensors}
+    if len(devices) > 1:
+        raise ConfigError("qkv and what comes with it", "must be on one device", sorted(devices))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -18,7 +18,7 @@ from castling.native.compiler import load_library
 library = load_library(Path("{source}"))
 assert library is not None
 print("begins")
-library.beyond()
+library.beyond(1)
 """
 
 
@@ -64,7 +64,8 @@ def test_what_reaches_outside_its_memory_is_seen(
     """Without this, the test below could pass by seeing nothing."""
     source = tmp_path / "beyond.c"
     source.write_text(
-        "#include <stdlib.h>\nint beyond(void) { volatile int *x = malloc(4); return x[1]; }\n"
+        "#include <stdlib.h>\n"
+        "int beyond(int count) { volatile int *x = malloc(4 * count); return x[count]; }\n"
     )
     code, said = _run(environment, "-c", READS_BEYOND.format(source=source))
     assert code != 0
@@ -79,7 +80,7 @@ def test_kernels_stay_inside_their_memory(environment: dict[str, str]) -> None:
     here = Path(__file__)
     code, said = _run(
         environment,
-        "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--timeout", "300",
+        "-m", "pytest", "-q", "-x", "-s", "-n", "0", "-p", "no:cacheprovider", "--timeout", "300",
         "--ignore", str(here), "--ignore", str(here.with_name("test_compiler.py")),
         str(here.parent),
     )  # fmt: skip

@@ -20,10 +20,10 @@ from search.samplers import Setting, sampler_named
 from search.stoppers import NO_STOPPER, STOPPERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
+from space.costs import CostModel
 from space.decode import decode
 from space.domain import Choice
 from space.feasible import anchor_of
-from space.known import CostModel
 from space.point import BLOCKS, Dimension, Space
 from space.presets import SPACES
 

@@ -29,9 +29,9 @@ from search.pareto.sampler import ParetoSampler
 from search.pareto.space_problem import SpaceProblem
 from search.sobol import SobolSampler
 from space.budget import Budget
+from space.costs import CostModel
 from space.decode import decode
 from space.feasible import default_point
-from space.known import CostModel
 from space.point import Point, Space
 
 

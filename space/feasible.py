@@ -14,9 +14,9 @@ from castling.errors import ConfigError, InfeasibleBudgetError
 from castling.limits import MOST_COMBINATIONS
 from space.budget import Budget
 from space.cost import Cost, cost
+from space.costs import CostModel
 from space.decode import decode
 from space.domain import Value
-from space.known import CostModel
 from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 
 

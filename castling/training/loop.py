@@ -356,9 +356,11 @@ def accuracy(
         after_batch: called with the number of images of each batch.
     """
     model.eval()
+    precision = next(model.parameters()).dtype
     correct = 0
     for batch in pixels.in_order():
-        correct += int((model(batch.images).argmax(dim=1) == batch.labels).sum())
+        logits = model(batch.images.to(precision))
+        correct += int((logits.argmax(dim=1) == batch.labels).sum())
         after_batch(len(batch.labels))
     return correct / len(pixels.labels)
 

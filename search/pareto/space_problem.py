@@ -19,10 +19,10 @@ from reports.records import Objective
 from search.pareto.acquisition import Encoded, Goal
 from search.pareto.encoding import Encoding
 from space.budget import Bound, Budget
+from space.costs import CostModel
 from space.decode import active, decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import default_point, repaired
-from space.known import CostModel
 from space.point import Point, Space
 
 

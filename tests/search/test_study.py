@@ -19,7 +19,7 @@ from search.samplers import SAMPLERS
 from search.study import Outcome, Proposal, SearchStudy
 from space.budget import Budget
 from space.cost import cost
-from space.known import CostModel
+from space.costs import CostModel
 
 
 BUDGET = Budget(max_macs=400_000)

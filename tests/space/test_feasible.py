@@ -13,6 +13,7 @@ from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere
 from space.budget import Budget
 from space.cost import Cost
+from space.costs import CostModel
 from space.decode import decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import (
@@ -24,7 +25,6 @@ from space.feasible import (
     point_cost,
     repaired,
 )
-from space.known import CostModel
 from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
 from space.presets import SPACES
 

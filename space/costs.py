@@ -1,4 +1,4 @@
-"""What is known of a model before it is trained: MACs, parameters, latency, metrics of plugins."""
+"""Costs of a model, computed before training: MACs, parameters, latency, metrics of plugins."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from space.cost import Cost, cost
 
 
 class Costs(Mapping[str, float]):
-    """The metrics of a model that are known before training, each computed when asked for.
+    """The metrics of a model that need no training, each computed when it is asked for.
 
     Args:
         model: whose they are.

@@ -169,7 +169,7 @@ def check_points(points: Sequence[Point], setting: Setting) -> None:
             raise ConfigError(place, f"must be a model ({error})") from None
         costs = setting.pricing(run.model)
         if not costs.within(setting.budget):
-            raise ConfigError(place, "must be within the budget", str(costs))
+            raise ConfigError(place, "must be within the budget", costs.words(setting.budget))
 
 
 def _add(

@@ -243,7 +243,7 @@ class SearchStudy:
             started_at=self._now(),
         )
         if violation > 0.0:
-            reason = f"over budget: {spent}"
+            reason = f"over budget: {spent.words(self._config.budget)}"
             self._finish(record.replace(state=TrialState.REFUSED, reason=reason))
             return None
         trial.set_user_attr(CONFIG_ATTRIBUTE, run.to_data())

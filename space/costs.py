@@ -37,9 +37,10 @@ class Costs(Mapping[str, float]):
     def __len__(self) -> int:
         return len(recorded_metrics("cost"))
 
-    def __str__(self) -> str:
-        """Return the costs in words."""
-        return ", ".join(amounts(self, ("macs", "params", "latency_ms")))
+    def words(self, budget: Budget) -> str:
+        """Return the usual costs, and those that a budget bounds, in words."""
+        bounded = (bound.metric.name for bound in budget.bounds("cost"))
+        return ", ".join(amounts(self, dict.fromkeys(["macs", "params", "latency_ms", *bounded])))
 
     def _compute(self, name: str) -> float:
         if name in ("macs", "params", "training_macs"):

@@ -48,18 +48,19 @@ class Metric:
     """Worst conceivable value, in `direction`; None where there is none."""
     dtype: Literal["int64", "float64"] = "float64"
     """Of the column: counts are int64."""
-    format: str = ".4g"
-    """Python's format of a float in a table; counts are written with separators."""
+    format: str = ""
+    """Python's format of a float in a table; by default .2% of a fraction, .4g of any other.
+    Counts are written with separators."""
     improves: bool = True
     """Whether it gets better with the epochs, so that the best epoch so far counts at a rung."""
     curve_only: bool = False
     """Whether only learning curves hold it: it is recorded of epochs, not of trials."""
     cost: Callable[[Any], float] | None = None
     """Returns the metric of a model's config, castled; only where source is cost."""
-    evaluate: Callable[[Any, Iterable[tuple[Any, Any]]], float] | None = None
-    """Returns the metric of a castled model, in eval mode and without gradients, given batches of
-    normalised validation images (batch, channel, height, width) and their labels (batch); only
-    where source is training. NaN says that it is not defined."""
+    evaluate: Callable[[Any, Iterable[Any]], float] | None = None
+    """Returns the metric of a castled model, in eval mode and without gradients, from batches of
+    the validation split: `images` (batch, channel, height, width), normalised, and `labels`
+    (batch). Only where source is training; NaN says that it is not defined."""
 
     def __post_init__(self) -> None:
         if self.direction is None and (self.best, self.worst) != (None, None):
@@ -109,7 +110,9 @@ class Metric:
         """Return a value for a table, exact where it is a count; - where it was not measured."""
         if math.isnan(value):
             return "-"
-        return f"{int(value):,}" if self.is_count else format(value, self.format)
+        if self.is_count:
+            return f"{int(value):,}"
+        return format(value, self.format or (".2%" if self.unit == FRACTION else ".4g"))
 
     def short(self, value: float) -> str:
         """Return a value for a terminal: counts have three digits and a suffix, 1.25M."""
@@ -236,7 +239,6 @@ BUILT_IN = (
         direction="max",
         best=1.0,
         worst=0.0,
-        format=".2%",
     ),
     Metric(
         name="top1_branch",
@@ -248,7 +250,6 @@ BUILT_IN = (
         direction="max",
         best=1.0,
         worst=0.0,
-        format=".2%",
     ),
     Metric(
         name="learning_rate",
@@ -268,7 +269,6 @@ BUILT_IN = (
         direction="min",
         best=0.0,
         worst=1.0,
-        format=".2%",
         improves=False,
     ),
     Metric(

@@ -370,7 +370,7 @@ def test_training_learns(tiny: RunConfig) -> None:
     run = with_training(tiny, epochs=5, learning_rate=1e-2)
     data = load_data(run.data.replace(num_train=600), run.model)
     trained, seen = history(run, data)
-    assert seen[-1].loss < seen[0].loss - 0.5
+    assert seen[-1].metrics["loss"] < seen[0].metrics["loss"] - 0.5
     assert trained.metrics.metrics["top1"] > 0.5  # chance is 0.1
     test = load_test(run.data, run.model)
     assert evaluate(castle(trained.model), test, data) > 0.5

@@ -306,7 +306,7 @@ def evaluate(
 @app.command()
 def measure(config: ConfigArgument) -> None:
     """Count a config's MACs and parameters with fvcore, and time the castled model."""
-    from castling.config import read_run_config
+    from castling.model.check import read_run_config
     from space.cost import cost
     from space.measure import measure_model
 

@@ -13,6 +13,7 @@ from castling.config import (
     StockBackbone,
 )
 from castling.errors import ConfigError
+from castling.model.check import check_layer
 from castling.model.hosts.anatomy import anatomy_of
 from castling.model.mlp import MLPS
 from castling.operators import OPERATORS, TokenGrid
@@ -118,6 +119,8 @@ class LayerCosts:
 def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCosts]:
     """Return a backbone's attention layers, first to last, as a choice per layer counts them."""
     choices = [LayerChoice(operator=name) for name in operators]
+    for choice in choices:
+        check_layer(choice)
     return [
         LayerCosts(
             path=layer.name,

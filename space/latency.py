@@ -24,6 +24,7 @@ from castling.files import append_line
 from castling.memory import check_fits
 from castling.model.build import build
 from castling.model.castle import castle
+from castling.model.check import canonical, canonical_layer
 from castling.model.hosts.anatomy import anatomy_of
 from castling.model.vit import Block
 from castling.operators.spec import LayerShape, layer_shapes
@@ -116,11 +117,12 @@ class LatencyTable:
 
 
 def _vit_parts(model: ModelConfig) -> Parts:
-    canonical = model.canonical()
+    settled = canonical(model)
+    assert isinstance(settled, ModelConfig)
     alone = model.replace(blocks=model.blocks[:1])
     stem = _named("stem", alone.replace(blocks=(BlockConfig(mask=None),)).to_data())
     yield stem, partial(_alone, stem, _time_stem, alone)
-    for shape in layer_shapes(canonical):
+    for shape in layer_shapes(settled):
         place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
         block = shape.block.to_data()
         mlp = {"mlp": block.pop("mlp"), "ratio": block.pop("mlp_ratio")}
@@ -171,13 +173,13 @@ def _time_stem(model: ModelConfig) -> float:
 
 
 def _backbone_parts(model: BackboneConfig) -> Parts:
-    canonical = model.canonical()
+    settled = canonical(model)
     stock = StockBackbone(**{name: getattr(model, name) for name in StockBackbone.model_fields})
     data = stock.to_data()
     stem = _named("stem", data)
-    softmax = LayerChoice(operator="softmax", mask=None).canonical()
+    softmax = canonical_layer(LayerChoice(operator="softmax", mask=None))
     yield stem, partial(_time_backbone, stock, softmax)
-    for index, choice in enumerate(canonical.blocks):
+    for index, choice in enumerate(settled.blocks):
         yield _layer_name(data, index, choice), partial(_time_backbone, stock, choice)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, StockBackbone
 from castling.errors import CheckpointError, ConfigError
+from castling.model.check import check, check_layer
 from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
 from castling.model.keep import keep_weights
@@ -70,6 +71,7 @@ def castle_backbone(
         return _castle_module(backbone, choice, image_size)
     finding = {name: options.pop(name) for name in WEIGHT_OPTIONS if name in options}
     config = backbone_config(backbone, choice, image_size=image_size, **options)
+    check(config)
     return build_backbone(config, weights=weights, **finding)
 
 
@@ -157,6 +159,8 @@ def _castle_module(
     shape = _image_shape(model, image_size)
     anatomy = examine(copy.deepcopy(model).to("meta"), name, shape)
     choices = layer_choices(choice, anatomy)
+    for one in choices:
+        check_layer(one)
     anatomy.check(choices)
     return _swapped(model, anatomy, choices, _config_of(model, shape, choices))
 
@@ -172,7 +176,9 @@ def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> Castli
         block.replace(**{name: getattr(one, name) for name in LayerChoice.model_fields})
         for block, one in zip(blocks, choices, strict=True)
     ]
-    castled = CastlingViT(model.config.replace(blocks=tuple(changed)))
+    config = model.config.replace(blocks=tuple(changed))
+    check(config)
+    castled = CastlingViT(config)
     keep_weights(castled, model.state_dict())
     return castled.to(next(model.parameters()).device)
 
@@ -225,6 +231,7 @@ def _config_of(
             options=options,
             blocks=tuple(choices),
         )
+        check(config)
         with torch.device("meta"):
             anew = create(
                 config.backbone, img_size=shape[1:], in_chans=shape[0],

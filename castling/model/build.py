@@ -7,6 +7,7 @@ from castling.config import Architecture, ModelConfig
 from castling.errors import ConfigError
 from castling.model.backbone import build_backbone
 from castling.model.bounds import bounded
+from castling.model.check import check
 from castling.model.vit import CastlingViT
 
 
@@ -18,9 +19,10 @@ def build(config: Architecture, *, seed: int | None = None) -> nn.Module:
         seed: seed of the initial weights; None draws from torch's global generator.
 
     Raises:
-        ConfigError: when this machine has not the memory for it.
+        ConfigError: when there is no such model, or this machine has not the memory for it.
     """
     if seed is None:
+        check(config)
         with bounded("model"):
             return _built(config)
     with torch.random.fork_rng(devices=[]):

@@ -7,11 +7,12 @@ from textwrap import shorten
 from safetensors.torch import save as pack_tensors
 from torch import nn
 
-from castling.config import Architecture, LayerChoice, RunConfig, read_run_config
+from castling.config import Architecture, LayerChoice, RunConfig
 from castling.errors import CheckpointError
 from castling.files import write_yaml
 from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
+from castling.model.check import read_run_config
 from castling.model.keep import keep_weights
 from castling.model.tensor_file import bytes_of, read_header, read_tensors, write_tensors
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as pack_tensors
 from torch import nn
 
-from castling.config import Architecture, BackboneConfig, RunConfig, read_run_config
+from castling.config import Architecture, BackboneConfig, RunConfig
 from castling.errors import CheckpointError, ConfigError
 from castling.model.backbone import (
     build_backbone,
@@ -23,6 +23,7 @@ from castling.model.backbone import (
 )
 from castling.model.build import config_of
 from castling.model.castle import castle
+from castling.model.check import read_run_config
 from castling.model.hosts.anatomy import create
 from castling.model.storage import WEIGHTS_FILE, load
 

@@ -29,11 +29,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice
 from castling.errors import ConfigError
+from castling.model.adapters.sites import AttentionSites, NoAttentionError, attentions, examine
+from castling.model.adapters.spec import AttentionLayer
 from castling.model.backbone import backbone_config
 from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.hosts.anatomy import Anatomy, NoAttentionError, attentions, examine
-from castling.model.hosts.spec import AttentionLayer
 from space.cost import cost
 from space.measure import measure_macs
 
@@ -125,12 +125,12 @@ def tried(name: str, seconds: int) -> Row | None:
 
 
 def castled_row(
-    row: Callable[..., Row], model: nn.Module, anatomy: Anatomy, shape: tuple[int, int, int]
+    row: Callable[..., Row], model: nn.Module, sites: AttentionSites, shape: tuple[int, int, int]
 ) -> Row:
     """Return what becomes of an architecture some of whose attentions castle."""
-    choice, layers = LayerChoice(), anatomy.layers
-    own = anatomy.fixed_macs + sum(layer.stock_macs for layer in layers)
-    closed = anatomy.fixed_macs + sum(layer.macs(choice) for layer in layers)
+    choice, layers = LayerChoice(), sites.layers
+    own = sites.fixed_macs + sum(layer.stock_macs for layer in layers)
+    closed = sites.fixed_macs + sum(layer.macs(choice) for layer in layers)
     row = partial(
         row,
         castled=len(layers),
@@ -141,14 +141,14 @@ def castled_row(
     with torch.device("meta"):
         for layer in layers:
             stock = model.get_submodule(layer.name)
-            model.set_submodule(layer.name, layer.castled(stock, choice))
+            model.set_submodule(layer.name, layer.converted(stock, choice))
     counted = counted_macs(castle(model), shape)
     if counted != closed:
         return row(state=WRONG, reason=f"torch counts {counted} MACs")
     return row(
-        state="in part" if anatomy.refused else "castles",
-        reason=what_stays(anatomy.refused),
-        reasons=tuple(anatomy.refused.values()),
+        state="in part" if sites.refused else "castles",
+        reason=what_stays(sites.refused),
+        reasons=tuple(sites.refused.values()),
     )
 
 

@@ -13,8 +13,8 @@ from castling.config import (
     StockBackbone,
 )
 from castling.errors import ConfigError
+from castling.model.adapters.sites import sites_of
 from castling.model.check import check_layer
-from castling.model.hosts.anatomy import anatomy_of
 from castling.model.mlp import MLPS
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.spec import LayerShape, layer_shapes
@@ -50,10 +50,10 @@ def cost(model: Architecture) -> Cost:
 
 def _backbone_cost(model: BackboneConfig) -> Cost:
     """Return the layers' closed forms and, counted once per backbone, all that never changes."""
-    anatomy = anatomy_of(model)
-    fixed = anatomy.fixed_macs
-    total = Cost(macs=fixed, params=anatomy.fixed_params, training_macs=fixed)
-    for layer, choice in zip(anatomy.layers, model.blocks, strict=True):
+    sites = sites_of(model)
+    fixed = sites.fixed_macs
+    total = Cost(macs=fixed, params=sites.fixed_params, training_macs=fixed)
+    for layer, choice in zip(sites.layers, model.blocks, strict=True):
         total = total + Cost(
             macs=layer.macs(choice),
             params=layer.params(choice),
@@ -129,10 +129,10 @@ def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCos
             macs={
                 choice.operator: layer.macs(choice)
                 for choice in choices
-                if not layer.objection(choice)
+                if not layer.incompatibility(choice)
             },
         )
-        for layer in anatomy_of(model).layers
+        for layer in sites_of(model).layers
     ]
 
 

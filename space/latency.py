@@ -22,10 +22,10 @@ from castling.config import (
 )
 from castling.files import append_line
 from castling.memory import check_fits
+from castling.model.adapters.sites import sites_of
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.model.check import canonical, canonical_layer
-from castling.model.hosts.anatomy import anatomy_of
 from castling.model.vit import Block
 from castling.operators.spec import LayerShape, layer_shapes
 
@@ -189,9 +189,9 @@ def _layer_name(backbone: Mapping[str, Any], index: int, choice: LayerChoice) ->
 
 def _time_backbone(stock: StockBackbone, choice: LayerChoice) -> dict[str, float]:
     """Return the times of a choice in every layer that can take it, and of all the rest."""
-    layers = anatomy_of(stock).layers
+    layers = sites_of(stock).layers
     stays = LayerChoice(operator="softmax", mask=None)
-    takes = [not layer.objection(choice) for layer in layers]
+    takes = [not layer.incompatibility(choice) for layer in layers]
     blocks = tuple(choice if taken else stays for taken in takes)
     config = BackboneConfig(**dict(stock), blocks=blocks)
     model = castle(build(config, seed=0).to(_device()))

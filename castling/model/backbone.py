@@ -1,4 +1,4 @@
-"""timm's models castled in place: DeiT, LeViT, MViTv2, Swin and what else has known attention."""
+"""timm's models converted in place: DeiT, LeViT, MViTv2, Swin and what else an adapter knows."""
 
 import copy
 import pickle
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, StockBackbone
 from castling.errors import CheckpointError, ConfigError
+from castling.model.adapters.sites import AttentionSites, create, examine, first_line, sites_of
+from castling.model.adapters.spec import KEEP
 from castling.model.check import check, check_layer
-from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
-from castling.model.hosts.spec import STOCK
 from castling.model.keep import keep_weights
 from castling.model.tensor_file import check_fits, read_header
 from castling.model.vit import CastlingViT
@@ -32,7 +32,7 @@ WEIGHT_OPTIONS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cac
 """What timm's `create_model` takes to find weights; a config does not keep it."""
 
 
-def castle_backbone(
+def convert_backbone(
     backbone: str | nn.Module,
     choice: Choice | Sequence[Choice],
     *,
@@ -58,8 +58,8 @@ def castle_backbone(
         options: of `timm.create_model`, for a name: pretrained, num_classes, drop_path_rate...
 
     Raises:
-        ConfigError: when there is no such model, none of its attention can castle, the number of
-            choices is not that of the layers, or a layer cannot take its choice.
+        ConfigError: when there is no such model, none of its attention can be converted, the
+            number of choices is not that of the layers, or a layer cannot take its choice.
         CheckpointError: when the weights are missing, truncated or of another model.
     """
     if isinstance(backbone, nn.Module):
@@ -67,8 +67,8 @@ def castle_backbone(
             given = sorted(options) + ["weights"] * (weights is not None)
             raise ConfigError("options", "must be left out for a model that is built", given)
         if isinstance(backbone, CastlingViT):
-            return _castle_vit(backbone, choice)
-        return _castle_module(backbone, choice, image_size)
+            return _convert_vit(backbone, choice)
+        return _convert_module(backbone, choice, image_size)
     finding = {name: options.pop(name) for name in WEIGHT_OPTIONS if name in options}
     config = backbone_config(backbone, choice, image_size=image_size, **options)
     check(config)
@@ -82,9 +82,9 @@ def backbone_config(
     image_size: int | tuple[int, int] | None = None,
     **options: Any,
 ) -> BackboneConfig:
-    """Return the config of a castled model of timm; arguments as of `castle_backbone`."""
+    """Return the config of a converted model of timm; arguments as of `convert_backbone`."""
     stock = stock_backbone(backbone, image_size=image_size, **options)
-    return BackboneConfig(**dict(stock), blocks=layer_choices(choice, anatomy_of(stock)))
+    return BackboneConfig(**dict(stock), blocks=layer_choices(choice, sites_of(stock)))
 
 
 def stock_backbone(
@@ -106,7 +106,7 @@ def stock_backbone(
 def build_backbone(
     config: BackboneConfig, *, weights: str | Path | None = None, **finding: Any
 ) -> nn.Module:
-    """Return the training model of a config, in training mode; see `castle_backbone`."""
+    """Return the training model of a config, in training mode; see `convert_backbone`."""
     options = {
         "img_size": config.image_size,
         "in_chans": config.channels,
@@ -118,17 +118,19 @@ def build_backbone(
         model = create(config.backbone, **options)
     else:
         model = create_with(Path(weights), config.backbone, **options)
-    return _swapped(model, anatomy_of(config), config.blocks, config)
+    return _swapped(model, sites_of(config), config.blocks, config)
 
 
 def stock_config(config: BackboneConfig) -> BackboneConfig:
     """Return the config of timm's own model: softmax in every layer."""
-    return config.replace(blocks=tuple(LayerChoice(operator=STOCK) for _ in config.blocks))
+    return config.replace(blocks=tuple(LayerChoice(operator=KEEP) for _ in config.blocks))
 
 
-def layer_choices(choice: Choice | Sequence[Choice], anatomy: Anatomy) -> tuple[LayerChoice, ...]:
+def layer_choices(
+    choice: Choice | Sequence[Choice], sites: AttentionSites
+) -> tuple[LayerChoice, ...]:
     """Return one choice per attention layer; a single one is for all."""
-    return _choices(choice, len(anatomy.layers))
+    return _choices(choice, len(sites.layers))
 
 
 def _choices(choice: object, num_layers: int) -> tuple[LayerChoice, ...]:
@@ -150,22 +152,22 @@ def _layer_choice(choice: object) -> LayerChoice:
     return choice
 
 
-def _castle_module(
+def _convert_module(
     model: nn.Module,
     choice: Choice | Sequence[Choice],
     image_size: int | tuple[int, int] | None,
 ) -> nn.Module:
     name = type(model).__name__
     shape = _image_shape(model, image_size)
-    anatomy = examine(copy.deepcopy(model).to("meta"), name, shape)
-    choices = layer_choices(choice, anatomy)
+    sites = examine(copy.deepcopy(model).to("meta"), name, shape)
+    choices = layer_choices(choice, sites)
     for one in choices:
         check_layer(one)
-    anatomy.check(choices)
-    return _swapped(model, anatomy, choices, _config_of(model, shape, choices))
+    sites.check(choices)
+    return _swapped(model, sites, choices, _config_of(model, shape, choices))
 
 
-def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> CastlingViT:
+def _convert_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> CastlingViT:
     """Return a CastlingViT of other choices, with every weight that both have."""
     blocks = model.config.blocks
     choices = _choices(choice, len(blocks))
@@ -178,21 +180,21 @@ def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> Castli
     ]
     config = model.config.replace(blocks=tuple(changed))
     check(config)
-    castled = CastlingViT(config)
-    keep_weights(castled, model.state_dict())
-    return castled.to(next(model.parameters()).device)
+    converted = CastlingViT(config)
+    keep_weights(converted, model.state_dict())
+    return converted.to(next(model.parameters()).device)
 
 
 def _swapped(
     model: nn.Module,
-    anatomy: Anatomy,
+    sites: AttentionSites,
     choices: Sequence[LayerChoice],
     config: BackboneConfig | None,
 ) -> nn.Module:
-    for layer, choice in zip(anatomy.layers, choices, strict=True):
-        if choice.operator != STOCK:
+    for layer, choice in zip(sites.layers, choices, strict=True):
+        if choice.operator != KEEP:
             stock = model.get_submodule(layer.name)
-            model.set_submodule(layer.name, layer.castled(stock, choice))
+            model.set_submodule(layer.name, layer.converted(stock, choice))
     vars(model)["config"] = config  # torch types every attribute as tensor or module
     return model
 

@@ -18,7 +18,7 @@ from castling.config import (
 )
 from castling.errors import ConfigError
 from castling.limits import MOST_PARAMS
-from castling.model.hosts.anatomy import anatomy_of
+from castling.model.adapters.sites import sites_of
 from castling.operators import OPERATORS
 from castling.operators.spec import layer_shapes
 from castling.plain_yaml import read_yaml
@@ -80,7 +80,7 @@ def check(model: Architecture) -> None:
     if isinstance(model, ModelConfig):
         _check_vit(model)
     else:
-        anatomy_of(model).check(model.blocks)
+        sites_of(model).check(model.blocks)
 
 
 def check_layer(layer: LayerChoice) -> None:
@@ -151,7 +151,7 @@ def _written_out(data: object) -> object:
         return data
     with _section("model"):
         stock = {name: value for name, value in model.items() if name != "blocks"}
-        num_layers = len(anatomy_of(StockBackbone.from_data(stock)).layers)
+        num_layers = len(sites_of(StockBackbone.from_data(stock)).layers)
     return {**data, "model": {**model, "blocks": [choice] * num_layers}}
 
 

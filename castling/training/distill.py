@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from castling.config import BackboneConfig, DistillConfig
 from castling.errors import ConfigError
+from castling.model.adapters.sites import examine, sites_of
 from castling.model.build import config_of
-from castling.model.hosts.anatomy import anatomy_of, examine
 from castling.model.vit import CastlingViT
 
 
@@ -228,7 +228,7 @@ def attention_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> lis
         return [model.get_submodule(f"blocks.{index}.attn") for index in range(len(model.blocks))]
     config = getattr(model, "config", None)
     if isinstance(config, BackboneConfig):
-        found = anatomy_of(config)
+        found = sites_of(config)
     else:
         try:
             found = examine(copy.deepcopy(model).to("meta"), type(model).__name__, image_shape)

@@ -14,6 +14,7 @@ from torch import nn
 
 from castling.config import Architecture, BackboneConfig, RunConfig
 from castling.errors import CheckpointError, ConfigError
+from castling.model.adapters.sites import create
 from castling.model.backbone import (
     build_backbone,
     checkpoint_classes,
@@ -24,7 +25,6 @@ from castling.model.backbone import (
 from castling.model.build import config_of
 from castling.model.castle import castle
 from castling.model.check import read_run_config
-from castling.model.hosts.anatomy import create
 from castling.model.storage import WEIGHTS_FILE, load
 
 

@@ -1,8 +1,8 @@
-"""Swin's window attention: castled it sees the whole map; its windows remain in the branch."""
+"""Swin's window attention: converted, it sees the whole map; its windows stay in the branch."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models.swin_transformer import (
@@ -14,20 +14,21 @@ from timm.models.swin_transformer import (
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     bias_of_qkv,
     num_params,
     with_biases,
 )
 from castling.operators.spec import TokenGrid
+from castling.operators.training_only import TrainingOnly
 
 
-class CastledWindowAttention(CastledAttention):
+class ConvertedWindowAttention(ConvertedAttention):
     """Swin's attention (Liu et al., ICCV 2021) with a core over the whole map.
 
     Left open by Castling-ViT, and chosen here: linear attention costs no more over the whole map
@@ -35,9 +36,10 @@ class CastledWindowAttention(CastledAttention):
     its windows, shifted, with its relative positions, and fades with them.
     """
 
-    training_only: tuple[str, ...] = (
-        "auxiliary", "windows", "relative_position_bias_table", "relative_position_index",
-    )  # fmt: skip
+    training_only: ClassVar[tuple[str, ...]] = (
+        "relative_position_bias_table",
+        "relative_position_index",
+    )
 
     relative_position_bias_table: Tensor
     relative_position_index: Tensor
@@ -95,7 +97,7 @@ class CastledWindowAttention(CastledAttention):
         return table.unflatten(0, index.shape).permute(2, 0, 1)
 
 
-class _Windows(nn.Module):
+class _Windows(TrainingOnly):
     """The windows of a Swin block, shifted or not."""
 
     mask: Tensor | None
@@ -141,13 +143,13 @@ class _Windows(nn.Module):
         return image.flatten(1, 2).unflatten(-1, (x.shape[1], -1)).transpose(1, 2)
 
 
-def _castled(block: Any, layer: CoreLayer, choice: LayerChoice) -> nn.Module:
-    return with_whole_map(block, CastledWindowAttention(block, layer, choice), layer.queries)
+def _converted(block: Any, layer: CoreLayer, choice: LayerChoice) -> nn.Module:
+    return with_whole_map(block, ConvertedWindowAttention(block, layer, choice), layer.queries)
 
 
-def with_whole_map(block: Any, castled: CastledWindowAttention, grid: TokenGrid) -> nn.Module:
-    """Return the block with its attention castled and its window as large as the map."""
-    block.attn = castled
+def with_whole_map(block: Any, converted: ConvertedWindowAttention, grid: TokenGrid) -> nn.Module:
+    """Return the block with its attention converted and its window as large as the map."""
+    block.attn = converted
     block.window_size = (grid.height, grid.width)
     block.window_area = grid.num_tokens
     block.shift_size = (0, 0)
@@ -163,7 +165,7 @@ def window_layer(
     Args:
         call: of the block.
         positions: parameters of the relative positions, which go with the branch.
-        build: makes the castled block.
+        build: makes the converted block.
     """
     block, attention = call.module, call.module.attn
     if block.dynamic_mask:
@@ -197,12 +199,12 @@ def _layer(call: Call) -> CoreLayer | str:
     attention = call.module.attn
     if type(attention) is not WindowAttention:
         return f"holds an attention of the unknown kind {type(attention).__name__}"
-    return window_layer(call, attention.relative_position_bias_table.numel(), _castled)
+    return window_layer(call, attention.relative_position_bias_table.numel(), _converted)
 
 
-HOSTS.add(
+ADAPTERS.add(
     "swin",
-    Host(
+    AttentionAdapter(
         summary="Swin: windows become the whole map",
         knows=lambda module: type(module) is SwinTransformerBlock,
         layer=_layer,

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, LayerChoice
 from castling.errors import ConfigError
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     AttentionLayer,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     has_mask,
     input_tensor,
     is_off,
@@ -43,7 +43,7 @@ class WholeLayer(AttentionLayer):
         """Numbers of queries and of keys, class tokens included."""
         return self.grid.num_tokens, self.grid.num_tokens
 
-    def objection(self, choice: LayerChoice) -> str:
+    def incompatibility(self, choice: LayerChoice) -> str:
         """Return what the operator itself asks of a layer."""
         return OPERATORS[choice.operator].check(self.shape(choice))
 
@@ -59,7 +59,7 @@ class WholeLayer(AttentionLayer):
         """Return the operator's closed form."""
         return OPERATORS[choice.operator].training_macs(self.shape(choice))
 
-    def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
+    def converted(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
         """Return the operator's module with timm's weights wherever name and shape agree."""
         module = OPERATORS[choice.operator].build(self.shape(choice))
         keep_weights(module, stock.state_dict())
@@ -84,11 +84,11 @@ def _drop_absent_mask(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Let timm's blocks call an operator: they pass a mask of None, which it does not take."""
     if any(value is not None and value is not False for value in (*given[1:], *named.values())):
-        raise ConfigError("attn_mask", "must be None where the layer has castled")
+        raise ConfigError("attn_mask", "must be None where the layer has converted")
     return given[:1], {}
 
 
-class CastledTokenAttention(CastledAttention):
+class ConvertedTokenAttention(ConvertedAttention):
     """timm's `Attention` with norms of q and k, a gate or dropout around another core."""
 
     q_norm: nn.Module
@@ -107,7 +107,7 @@ class CastledTokenAttention(CastledAttention):
     ) -> Tensor:
         """Mix tokens; shapes (batch, token, channel) in and out."""
         if attn_mask is not None or is_causal:
-            raise ConfigError("attn_mask", "must be None where the layer has castled")
+            raise ConfigError("attn_mask", "must be None where the layer has converted")
         gate = getattr(self, "gate", None)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -164,7 +164,7 @@ def _layer(call: Call) -> AttentionLayer | str:
     kept = call.macs.get("qkv", 0) + call.macs.get("proj", 0) + call.macs.get("gate", 0)
     return CoreLayer.of(
         call,
-        CastledTokenAttention,
+        ConvertedTokenAttention,
         kept_macs=kept,
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
@@ -178,9 +178,9 @@ def _index(call: Call) -> int:
     return paths.index(call.name)
 
 
-HOSTS.add(
+ADAPTERS.add(
     "plain",
-    Host(
+    AttentionAdapter(
         summary="standard attention of ViT and DeiT: any operator; normed, gated: cores",
         knows=lambda module: type(module) is Attention,
         layer=_layer,

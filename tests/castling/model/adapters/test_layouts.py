@@ -1,4 +1,4 @@
-from host_contract import Backbone, HostContract
+from adapter_contract import AdapterContract, Backbone
 from small_timm import registered
 from timm.models.davit import DaVit
 from timm.models.fastvit import FastVit
@@ -33,7 +33,7 @@ METAFORMER = registered(
 )  # fmt: skip
 
 
-class TestLayouts(HostContract):
+class TestLayouts(AdapterContract):
     backbones = (
         Backbone(FASTVIT, 2, (64, 96)),
         Backbone(VISFORMER, 3, (64, 96)),

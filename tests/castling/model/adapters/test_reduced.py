@@ -1,4 +1,4 @@
-from host_contract import Backbone, HostContract
+from adapter_contract import AdapterContract, Backbone
 
 
 STAGES = {
@@ -10,7 +10,7 @@ STAGES = {
 }
 
 
-class TestReduced(HostContract):
+class TestReduced(AdapterContract):
     backbones = (
         Backbone("pvt_v2_b0", 3, (32, 64), STAGES),
         Backbone("pvt_v2_b2_li", 3, (56, 56), STAGES, note="pooled"),

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from castling.config import LayerChoice
 from castling.errors import ConfigError
-from castling.model.hosts.plain import token_grid
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.plain import token_grid
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     has_mask,
     input_tensor,
     keep_biases,
@@ -25,7 +25,7 @@ from castling.model.hosts.spec import (
 )
 
 
-class CastledRopeAttention(CastledAttention):
+class ConvertedRopeAttention(ConvertedAttention):
     """timm's `AttentionRope` and `EvaAttention` with another core.
 
     Rotary positions (Su et al., RoFormer, 2021) turn q and k by angles of their places before
@@ -60,7 +60,7 @@ class CastledRopeAttention(CastledAttention):
     ) -> Tensor:
         """Mix tokens; shapes (batch, token, channel) in and out."""
         if attn_mask is not None or is_causal:
-            raise ConfigError("attn_mask", "must be None where the layer has castled")
+            raise ConfigError("attn_mask", "must be None where the layer has converted")
         q, k, v = self._projected(x)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
@@ -95,16 +95,16 @@ def _layer(call: Call) -> CoreLayer | str:
     products = product_macs(module.num_heads, grid, grid, module.head_dim)
     return CoreLayer.of(
         call,
-        CastledRopeAttention,
+        ConvertedRopeAttention,
         kept_macs=call.macs[""] - products,
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
     )
 
 
-HOSTS.add(
+ADAPTERS.add(
     "rope",
-    Host(
+    AttentionAdapter(
         summary="EVA, DINOv3, rope ViTs: q and k turned by their places",
         knows=lambda module: type(module) in {AttentionRope, EvaAttention},
         layer=_layer,

@@ -1,11 +1,11 @@
-from host_contract import Backbone, HostContract
+from adapter_contract import AdapterContract, Backbone
 
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3}
 SHARED = SMALL | {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
 
 
-class TestBiased(HostContract):
+class TestBiased(AdapterContract):
     backbones = (
         Backbone("beit_base_patch16_224", 3, (48, 64), SMALL),
         Backbone("beit_base_patch16_224", 3, (48, 64), SHARED, note="shared"),

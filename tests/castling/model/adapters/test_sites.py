@@ -6,13 +6,13 @@ import torch
 
 from castling.config import LayerChoice
 from castling.errors import ConfigError
-from castling.model.backbone import backbone_config, castle_backbone
-from castling.model.hosts.anatomy import (
+from castling.model.adapters.sites import (
     NoAttentionError,
-    anatomy_of,
     attentions,
     examine,
+    sites_of,
 )
+from castling.model.backbone import backbone_config, convert_backbone
 
 
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -26,29 +26,32 @@ def on_meta(name: str, **options: object) -> torch.nn.Module:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("resnet18", r"attention that can castle, got 'resnet18'$"),
-        ("xcit_nano_12_p8_224", r"castle: blocks\.0\.attn attends over channels, which is linear"),
-        ("test_resnet", r"attention that can castle, got"),
+        ("resnet18", r"attention that can be converted, got 'resnet18'$"),
+        (
+            "xcit_nano_12_p8_224",
+            r"converted: blocks\.0\.attn attends over channels, which is linear",
+        ),
+        ("test_resnet", r"attention that can be converted, got"),
     ],
 )
 def test_a_model_without_usable_attention_is_refused_with_the_reason(name: str, why: str) -> None:
     with pytest.raises(NoAttentionError, match=why) as caught:
-        castle_backbone(name, "linear_angular")
+        convert_backbone(name, "linear_angular")
     assert isinstance(caught.value, ConfigError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_an_unknown_architecture_is_refused_with_similar_ones() -> None:
     with pytest.raises(ConfigError, match="one of timm's models, got 'deit_huge'"):
-        castle_backbone("deit_huge", "linear_angular")
+        convert_backbone("deit_huge", "linear_angular")
 
 
 def test_what_stays_as_it_is_says_why() -> None:
     model = on_meta("vit_base_patch16_siglip_224", embed_dim=24, depth=2, num_heads=3)
-    anatomy = examine(model, "siglip", (3, 224, 224))
-    assert [layer.name for layer in anatomy.layers] == ["blocks.0.attn", "blocks.1.attn"]
-    assert list(anatomy.refused) == ["attn_pool"]
-    assert "linear in the tokens already" in anatomy.refused["attn_pool"]
+    sites = examine(model, "siglip", (3, 224, 224))
+    assert [layer.name for layer in sites.layers] == ["blocks.0.attn", "blocks.1.attn"]
+    assert list(sites.refused) == ["attn_pool"]
+    assert "linear in the tokens already" in sites.refused["attn_pool"]
 
 
 def test_of_nested_attentions_the_innermost_counts() -> None:
@@ -64,15 +67,15 @@ def test_a_stranger_beside_a_layer_whose_path_it_extends_is_not_forgotten() -> N
 
 def test_an_image_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"visformer_tiny .*\(20, 20\)|image_size: does not"):
-        castle_backbone("visformer_tiny", "linear_angular", image_size=(20, 20))
+        convert_backbone("visformer_tiny", "linear_angular", image_size=(20, 20))
 
 
 def test_a_model_without_an_image_size_argument_takes_what_fits() -> None:
     config = backbone_config("pvt_v2_b0", "linear_angular", image_size=(64, 96), num_classes=5)
-    assert anatomy_of(config).layers[0].shape(LayerChoice()).queries.num_tokens == 16 * 24
+    assert sites_of(config).layers[0].shape(LayerChoice()).queries.num_tokens == 16 * 24
 
 
 def test_a_model_without_a_classifier_castles() -> None:
     options = SMALL | {"num_classes": 0}
-    model = castle_backbone("vit_tiny_patch16_224", "linear_angular", image_size=32, **options)
+    model = convert_backbone("vit_tiny_patch16_224", "linear_angular", image_size=32, **options)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 24)

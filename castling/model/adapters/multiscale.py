@@ -12,11 +12,18 @@ from timm.models.mvitv2 import (
 from torch import Tensor
 
 from castling.config import LayerChoice
-from castling.model.hosts.spec import HOSTS, Call, CastledAttention, CoreLayer, Host, num_params
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
+    Call,
+    ConvertedAttention,
+    CoreLayer,
+    num_params,
+)
 from castling.operators.spec import TokenGrid
 
 
-class CastledMultiScaleAttention(CastledAttention):
+class ConvertedMultiScaleAttention(ConvertedAttention):
     """MViTv2's pooling attention (Li et al., CVPR 2022) with another core.
 
     Pooling of q, k and v and the residual query stay. Left open by Castling-ViT: the decomposed
@@ -25,7 +32,7 @@ class CastledMultiScaleAttention(CastledAttention):
     covers its place.
     """
 
-    training_only = ("auxiliary", "rel_pos_h", "rel_pos_w")
+    training_only = ("rel_pos_h", "rel_pos_w")
     rel_pos_h: Tensor
     rel_pos_w: Tensor
 
@@ -93,7 +100,7 @@ def _layer(call: Call) -> CoreLayer | str:
     kept = sum(call.macs.get(name, 0) for name in _PARTS)
     return CoreLayer.of(
         call,
-        CastledMultiScaleAttention,
+        ConvertedMultiScaleAttention,
         kept_macs=kept,
         sizes=(module.head_dim, module.head_dim),
         queries=grid(query_stride),
@@ -104,9 +111,9 @@ def _layer(call: Call) -> CoreLayer | str:
     )
 
 
-HOSTS.add(
+ADAPTERS.add(
     "multiscale",
-    Host(
+    AttentionAdapter(
         summary="MViTv2: pooled queries, keys and values, residual query, relative positions",
         knows=lambda module: type(module) is MultiScaleAttention,
         layer=_layer,

@@ -1,4 +1,4 @@
-from host_contract import Backbone, HostContract
+from adapter_contract import AdapterContract, Backbone
 from small_timm import registered
 from timm.models.efficientformer import EfficientFormer
 
@@ -16,7 +16,7 @@ EFFICIENTFORMER = registered(
 )  # fmt: skip
 
 
-class TestLevit(HostContract):
+class TestLevit(AdapterContract):
     backbones = (
         Backbone("levit_128s", 5, (96, 64), SMALL),
         Backbone("levit_conv_128s", 5, (64, 80), SMALL, note="maps"),

@@ -1,4 +1,4 @@
-from host_contract import Backbone, HostContract
+from adapter_contract import AdapterContract, Backbone
 
 
 MAXVIT = {
@@ -12,7 +12,7 @@ WINDOWS = {"transformer_window_size": (4, 4), "transformer_grid_size": (4, 4)}
 COATNET = MAXVIT | {"block_type": ("C", "T"), "depths": (1, 2)}
 
 
-class TestMaxxVit(HostContract):
+class TestMaxxVit(AdapterContract):
     backbones = (
         Backbone(
             "maxvit_tiny_tf_224",

@@ -9,18 +9,18 @@ from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     input_tensor,
 )
 from castling.operators.spec import TokenGrid
 
 
-class CastledReducedAttention(CastledAttention):
+class ConvertedReducedAttention(ConvertedAttention):
     """PVTv2's (Wang et al., 2022) and Twins' (Chu et al., 2021) attention with another core.
 
     The reduction of the keys stays. Left open by Castling-ViT: a query's own value is that of the
@@ -59,8 +59,8 @@ class CastledReducedAttention(CastledAttention):
         return self.norm(reduced) if act is None else act(self.norm(reduced))
 
 
-class CastledLocalAttention(CastledAttention):
-    """Twins' attention in windows with another core, each window castled in itself.
+class ConvertedLocalAttention(ConvertedAttention):
+    """Twins' attention in windows with another core, each window converted in itself.
 
     Left open by Castling-ViT: windows stay, as the layers in between see the whole map.
     """
@@ -101,7 +101,7 @@ def _layer(call: Call) -> CoreLayer:
     size = input_tensor(call).shape[-1] // module.num_heads
     return CoreLayer.of(
         call,
-        CastledLocalAttention if is_local else CastledReducedAttention,
+        ConvertedLocalAttention if is_local else ConvertedReducedAttention,
         kept_macs=kept,
         sizes=(size, size),
         queries=window,
@@ -123,10 +123,10 @@ def _keys(module: Any, grid: TokenGrid) -> tuple[TokenGrid, int]:
     return TokenGrid(height=grid.height // stride, width=grid.width // stride), stride
 
 
-HOSTS.add(
+ADAPTERS.add(
     "reduced",
-    Host(
-        summary="PVTv2, Twins: fewer keys than queries; Twins' windows, each castled in itself",
+    AttentionAdapter(
+        summary="PVTv2, Twins: fewer keys than queries; Twins' windows, each converted in itself",
         knows=lambda module: type(module) in {Attention, GlobalSubSampleAttn, LocallyGroupedAttn},
         layer=_layer,
     ),

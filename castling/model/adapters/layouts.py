@@ -13,13 +13,13 @@ from timm.models.volo import Attention as VoloAttention
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.plain import token_grid
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.plain import token_grid
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     input_tensor,
 )
 from castling.operators.spec import TokenGrid
@@ -40,10 +40,10 @@ LAYOUTS: Mapping[type[nn.Module], Layout] = {
 }
 
 
-class CastledLaidOutAttention(CastledAttention):
+class ConvertedLaidOutAttention(ConvertedAttention):
     """Attention of FastViT, Visformer, VOLO, NesT, DaViT and MetaFormer with another core.
 
-    Left open by Castling-ViT: blocks (NesT) and windows (DaViT) stay, each is castled in itself,
+    Left open by Castling-ViT: blocks (NesT) and windows (DaViT) stay, each is converted in itself,
     as other parts of these models carry what lies beyond.
     """
 
@@ -119,7 +119,7 @@ def _layer(call: Call) -> CoreLayer | str:
     size = width // module.num_heads
     return CoreLayer.of(
         call,
-        CastledLaidOutAttention,
+        ConvertedLaidOutAttention,
         kept_macs=kept,
         sizes=(size, size),
         queries=grid,
@@ -132,9 +132,9 @@ def num_weights(module: Any) -> int:
     return module.qkv.weight.numel() + module.proj.weight.numel()
 
 
-HOSTS.add(
+ADAPTERS.add(
     "layouts",
-    Host(
+    AttentionAdapter(
         summary="FastViT, Visformer, VOLO, NesT, DaViT, MetaFormer: maps, blocks, windows",
         knows=lambda module: type(module) in LAYOUTS,
         layer=_layer,

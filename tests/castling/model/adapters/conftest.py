@@ -6,7 +6,7 @@ EVERY_BACKBONE = "test_the_branch_alone_is_the_attention_of_timm"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a host's contract on each of its backbones."""
+    """Run the tests of an adapter's contract on each of its backbones."""
     if "backbone" not in metafunc.fixturenames or metafunc.cls is None:
         return
     first, *others = metafunc.cls.backbones

@@ -7,13 +7,13 @@ from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.plain import token_grid
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.plain import token_grid
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     input_tensor,
     keep_biases,
     num_params,
@@ -21,16 +21,14 @@ from castling.model.hosts.spec import (
 )
 
 
-class CastledBiasedAttention(CastledAttention):
+class ConvertedBiasedAttention(ConvertedAttention):
     """The attention of BEiT (Bao et al., ICLR 2022) and of vit_relpos with another core.
 
     Left open by Castling-ViT: the position biases belong to the softmax, so they work in the
     masked branch and go with it. Biases that all layers share stay in the model, unused.
     """
 
-    training_only = (
-        "auxiliary", "rel_pos", "relative_position_bias_table", "relative_position_index",
-    )  # fmt: skip
+    training_only = ("rel_pos", "relative_position_bias_table", "relative_position_index")
     q_norm: nn.Module
     k_norm: nn.Module
     proj_drop: nn.Module
@@ -40,10 +38,9 @@ class CastledBiasedAttention(CastledAttention):
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
         keep_biases(self, stock)
-        if not hasattr(self, "auxiliary"):
-            vars(self)["_modules"].pop("rel_pos", None)
-        elif getattr(stock, "relative_position_bias_table", None) is not None:
-            self.relative_position_bias_table = stock.relative_position_bias_table
+        table = getattr(stock, "relative_position_bias_table", None)
+        if hasattr(self, "auxiliary") and table is not None:
+            self.relative_position_bias_table = table
             index = stock.relative_position_index
             self.register_buffer("relative_position_index", index, persistent=False)
 
@@ -84,7 +81,7 @@ def _layer(call: Call) -> CoreLayer | str:
     biases = num_params(module, "rel_pos") + (0 if table is None else table.numel())
     return CoreLayer.of(
         call,
-        CastledBiasedAttention,
+        ConvertedBiasedAttention,
         kept_macs=projections,
         sizes=(size, size),
         queries=grid,
@@ -92,9 +89,9 @@ def _layer(call: Call) -> CoreLayer | str:
     )
 
 
-HOSTS.add(
+ADAPTERS.add(
     "biased",
-    Host(
+    AttentionAdapter(
         summary="BEiT, vit_relpos: position biases in the softmax",
         knows=lambda module: type(module) in {Attention, RelPosAttention},
         layer=_layer,

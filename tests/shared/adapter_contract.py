@@ -1,4 +1,4 @@
-"""What every kind of timm's attention must do when castled: a test class to inherit, per host."""
+"""What every kind of timm's attention must do when converted: a test class, one per adapter."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule
-from castling.model.backbone import backbone_config, castle_backbone
+from castling.model.adapters.sites import create, sites_of
+from castling.model.backbone import backbone_config, convert_backbone
 from castling.model.build import build
 from castling.model.castle import castle, set_progress
-from castling.model.hosts.anatomy import anatomy_of, create
 from castling.operators import OPERATORS
 from castling.operators.spec import (
     CoreShape,
@@ -150,21 +150,21 @@ def gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-class HostContract:
+class AdapterContract:
     """Inherit as `Test...` and give `backbones`; every test runs on each of them."""
 
     backbones: ClassVar[tuple[Backbone, ...]]
 
     def test_finds_the_layers(self, backbone: Backbone) -> None:
-        anatomy = anatomy_of(backbone.mixed)
-        assert len(anatomy.layers) == backbone.num_layers
-        assert len(anatomy.refused) == backbone.refused
+        sites = sites_of(backbone.mixed)
+        assert len(sites.layers) == backbone.num_layers
+        assert len(sites.refused) == backbone.refused
 
     def test_the_branch_alone_is_the_attention_of_timm(self, backbone: Backbone) -> None:
         stock = scrambled(backbone.stock()).double().eval()
         images = backbone.images().double()
         with operator_that_is_the_branch() as choice, torch.no_grad():
-            model = castle_backbone(copy.deepcopy(stock), choice, image_size=backbone.image_size)
+            model = convert_backbone(copy.deepcopy(stock), choice, image_size=backbone.image_size)
             torch.testing.assert_close(model.eval()(images), stock(images), rtol=1e-7, atol=1e-9)
 
     def test_all_softmax_is_timm_bit_for_bit(self, backbone: Backbone) -> None:

@@ -9,27 +9,27 @@ from timm.models.tiny_vit import Attention as TinyVitAttention
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     input_tensor,
 )
 from castling.operators.spec import TokenGrid
 
 
-class CastledLevitAttention(CastledAttention):
+class ConvertedLevitAttention(ConvertedAttention):
     """LeViT's attention (Graham et al., ICCV 2021) and its kin with another core.
 
     EfficientFormer's (Li et al., 2022) is the same, TinyViT's (Wu et al., ECCV 2022) is normalised
     first and works in windows. Left open by Castling-ViT: the position biases belong to the
     softmax, so they work in the masked branch and go with it; TinyViT's windows stay, each is
-    castled in itself, as convolutions in between carry what lies beyond.
+    converted in itself, as convolutions in between carry what lies beyond.
     """
 
-    training_only = ("auxiliary", "attention_biases", "attention_bias_idxs")
+    training_only = ("attention_biases", "attention_bias_idxs")
     attention_biases: Tensor
     attention_bias_idxs: Tensor
 
@@ -52,13 +52,13 @@ class CastledLevitAttention(CastledAttention):
         return self.proj(_merged(mixed, self.map if x.ndim == 4 else None))
 
 
-class CastledLevitDownsample(CastledAttention):
+class ConvertedLevitDownsample(ConvertedAttention):
     """LeViT's downsampling attention with another core: fewer queries than keys.
 
     Left open by Castling-ViT: a query's own value is that of the key at its place.
     """
 
-    training_only = ("auxiliary", "attention_biases", "attention_bias_idxs")
+    training_only = ("attention_biases", "attention_bias_idxs")
     attention_biases: Tensor
     attention_bias_idxs: Tensor
     kv: nn.Module
@@ -82,11 +82,11 @@ class CastledLevitDownsample(CastledAttention):
         return self.proj(_merged(mixed, self.query_map if x.ndim == 4 else None))
 
 
-def _keep_biases(castled: nn.Module, stock: Any) -> None:
-    if hasattr(castled, "auxiliary"):
-        castled.attention_biases = stock.attention_biases
+def _keep_biases(converted: nn.Module, stock: Any) -> None:
+    if hasattr(converted, "auxiliary"):
+        converted.attention_biases = stock.attention_biases
         index, is_saved = stock.attention_bias_idxs, "attention_bias_idxs" in stock.state_dict()
-        castled.register_buffer("attention_bias_idxs", index, persistent=is_saved)
+        converted.register_buffer("attention_bias_idxs", index, persistent=is_saved)
 
 
 def _per_head(x: Tensor, num_heads: int) -> Tensor:
@@ -110,7 +110,7 @@ def _layer(call: Call) -> CoreLayer:
     kept = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
     return CoreLayer.of(
         call,
-        CastledLevitDownsample if downsamples else CastledLevitAttention,
+        ConvertedLevitDownsample if downsamples else ConvertedLevitAttention,
         kept_macs=kept,
         sizes=(module.key_dim, module.val_dim),
         queries=TokenGrid(height=-(-height // stride), width=-(-width // stride)),
@@ -123,9 +123,9 @@ def _layer(call: Call) -> CoreLayer:
 
 KINDS = {Attention, AttentionDownsample, EfficientFormerAttention, TinyVitAttention}
 
-HOSTS.add(
+ADAPTERS.add(
     "levit",
-    Host(
+    AttentionAdapter(
         summary="LeViT, TinyViT, EfficientFormer: wide values, position biases, downsampling",
         knows=lambda module: type(module) in KINDS,
         layer=_layer,

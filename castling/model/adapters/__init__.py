@@ -1,4 +1,4 @@
-"""Kinds of timm's attention that castle: importing this package registers every one in it."""
+"""Adapters of timm's kinds of attention: importing this package registers every one in it."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-from host_contract import Backbone, HostContract
+from adapter_contract import AdapterContract, Backbone
 from timm.models.mvitv2 import MultiScaleVitCfg, model_cfgs
 
 
@@ -14,7 +14,7 @@ model_cfgs["castling_test_cls"] = MultiScaleVitCfg(
 )
 
 
-class TestMultiScale(HostContract):
+class TestMultiScale(AdapterContract):
     backbones = (
         Backbone("mvitv2_tiny", 3, (32, 32), {"cfg_variant": "castling_test"}),
         Backbone("mvitv2_tiny", 3, (24, 40), {"cfg_variant": "castling_test_cls"}, note="cls"),

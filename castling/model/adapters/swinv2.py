@@ -9,33 +9,33 @@ from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
     CoreLayer,
-    Host,
     keep_biases,
     num_params,
 )
-from castling.model.hosts.swin import CastledWindowAttention, window_layer, with_whole_map
+from castling.model.adapters.swin import ConvertedWindowAttention, window_layer, with_whole_map
 
 
 LARGEST_SCALE = math.log(100.0)
 """Of the logarithm of what multiplies cosines, as timm bounds it."""
 
 
-class CastledCosineWindowAttention(CastledWindowAttention):
+class ConvertedCosineWindowAttention(ConvertedWindowAttention):
     """Swin V2's attention (Liu et al., CVPR 2022), and timm's `cr` form of it, with another core.
 
-    As `CastledWindowAttention`: the core sees the whole map. Left open by Castling-ViT: q and k
+    As `ConvertedWindowAttention`: the core sees the whole map. Left open by Castling-ViT: q and k
     reach the core as they meet in the softmax, of norm one, q times its learnt scale (which
     `linear_angular`, normalising again, ignores); the network that makes position biases works in
     the masked branch and goes with it.
     """
 
     training_only = (
-        "auxiliary", "windows", "relative_position_index", "relative_coords_table", "cpb_mlp",
-        "relative_coordinates_log", "meta_mlp",
+        "relative_position_index", "relative_coords_table", "cpb_mlp", "relative_coordinates_log",
+        "meta_mlp",
     )  # fmt: skip
     relative_coords_table: Tensor
     relative_coordinates_log: Tensor
@@ -46,9 +46,6 @@ class CastledCosineWindowAttention(CastledWindowAttention):
         super().__init__(block, layer, choice)
         keep_biases(self, block.attn)
         self.logit_scale: nn.Parameter = block.attn.logit_scale
-        if not hasattr(self, "auxiliary"):
-            for name in ("cpb_mlp", "meta_mlp"):
-                vars(self)["_modules"].pop(name, None)
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
         q, k, v = super()._heads(qkv)
@@ -77,20 +74,20 @@ class CastledCosineWindowAttention(CastledWindowAttention):
         return 16.0 * biases.sigmoid()
 
 
-def _castled(block: Any, layer: CoreLayer, choice: LayerChoice) -> nn.Module:
-    castled = CastledCosineWindowAttention(block, layer, choice)
-    return with_whole_map(block, castled, layer.queries)
+def _converted(block: Any, layer: CoreLayer, choice: LayerChoice) -> nn.Module:
+    converted = ConvertedCosineWindowAttention(block, layer, choice)
+    return with_whole_map(block, converted, layer.queries)
 
 
 def _layer(call: Call) -> CoreLayer | str:
     attention = call.module.attn
     network = "cpb_mlp" if isinstance(attention, WindowAttention) else "meta_mlp"
-    return window_layer(call, num_params(attention, network), _castled)
+    return window_layer(call, num_params(attention, network), _converted)
 
 
-HOSTS.add(
+ADAPTERS.add(
     "swinv2",
-    Host(
+    AttentionAdapter(
         summary="Swin V2: windows become the whole map; cosines, continuous positions",
         knows=lambda module: type(module) in {SwinTransformerV2Block, SwinTransformerV2CrBlock},
         layer=_layer,

@@ -6,35 +6,33 @@ from timm.models.maxxvit import Attention2d, AttentionCl
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.hosts.spec import (
-    HOSTS,
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
     Call,
-    CastledAttention,
+    ConvertedAttention,
     CoreLayer,
-    Host,
     input_tensor,
     num_params,
 )
 from castling.operators.spec import TokenGrid
 
 
-class CastledMaxxAttention(CastledAttention):
+class ConvertedMaxxAttention(ConvertedAttention):
     """The attention of MaxViT (Tu et al., ECCV 2022) and CoAtNet (Dai et al., 2021), another core.
 
-    Left open by Castling-ViT, and chosen here: windows and grids stay, each is castled in itself,
-    as the two in turn are what MaxViT sees the whole map by; the position biases belong to the
-    softmax, so they work in the masked branch and go with it.
+    Left open by Castling-ViT, and chosen here: windows and grids stay, each is converted in
+    itself, as the two in turn are what MaxViT sees the whole map by; the position biases belong
+    to the softmax, so they work in the masked branch and go with it.
     """
 
-    training_only = ("auxiliary", "rel_pos")
+    training_only = ("rel_pos",)
     proj_drop: nn.Module
 
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
         self.head_first = stock.head_first
         self.map = (layer.queries.height, layer.queries.width)
-        if not hasattr(self, "auxiliary"):
-            vars(self)["_modules"].pop("rel_pos", None)
 
     def bias(self, q: Tensor) -> Tensor | None:  # noqa: ARG002 - some kinds need the queries
         """Return the learnt bias of every distance, (1, head, query, key)."""
@@ -68,7 +66,7 @@ def _layer(call: Call) -> CoreLayer | str:
     kept = call.macs["qkv"] + call.macs["proj"]
     return CoreLayer.of(
         call,
-        CastledMaxxAttention,
+        ConvertedMaxxAttention,
         kept_macs=kept,
         sizes=(module.dim_head, module.dim_head),
         queries=grid,
@@ -77,10 +75,10 @@ def _layer(call: Call) -> CoreLayer | str:
     )
 
 
-HOSTS.add(
+ADAPTERS.add(
     "maxxvit",
-    Host(
-        summary="MaxViT, CoAtNet: windows and grids, each castled in itself, and maps",
+    AttentionAdapter(
+        summary="MaxViT, CoAtNet: windows and grids, each converted in itself, and maps",
         knows=lambda module: type(module) in {Attention2d, AttentionCl},
         layer=_layer,
     ),

@@ -1,4 +1,4 @@
-"""What a kind of timm's attention says of itself: where it is, its cost, how it castles."""
+"""What an adapter says of a kind of timm's attention: its layers, their cost, their conversion."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,10 +13,11 @@ from castling.config import LayerChoice
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import CoreShape, TokenGrid
+from castling.operators.training_only import BranchHolder
 from castling.registry import Registry
 
 
-STOCK = "softmax"
+KEEP = "softmax"
 """The choice that leaves timm's attention as it is, whatever its softmax looks like."""
 
 
@@ -54,23 +55,23 @@ class AttentionLayer(ABC):
         """Numbers of queries and of keys."""
 
     @abstractmethod
-    def objection(self, choice: LayerChoice) -> str:
+    def incompatibility(self, choice: LayerChoice) -> str:
         """Return what must hold and does not, or nothing: like the `check` of an operator."""
 
     @abstractmethod
     def macs(self, choice: LayerChoice) -> int:
-        """Return the multiply-accumulates per image of the castled layer."""
+        """Return the multiply-accumulates per image of the converted layer."""
 
     @abstractmethod
     def params(self, choice: LayerChoice) -> int:
-        """Return the parameters of the castled layer."""
+        """Return the parameters of the converted layer."""
 
     @abstractmethod
     def training_macs(self, choice: LayerChoice) -> int:
         """Return the multiply-accumulates per image while the branch is alive."""
 
     @abstractmethod
-    def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
+    def converted(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
         """Return what takes the place of timm's module, with all weights that it can use."""
 
 
@@ -95,7 +96,7 @@ class CoreLayer(AttentionLayer):
     branch_keys: int
     """Tokens that its softmax is over: the mask's thresholds are multiples of their inverse."""
     build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module]
-    """Makes the castled module of timm's module."""
+    """Makes the converted module of timm's module."""
 
     @classmethod
     def of(  # noqa: PLR0913 - what kinds of attention differ in
@@ -114,7 +115,7 @@ class CoreLayer(AttentionLayer):
 
         Args:
             call: the attention.
-            build: makes the castled module.
+            build: makes the converted module.
             kept_macs: of the parts that stay.
             sizes: channels of q and k, and of v, per head.
             queries: their grid.
@@ -158,11 +159,11 @@ class CoreLayer(AttentionLayer):
             key_stride=self.key_stride,
         )
 
-    def objection(self, choice: LayerChoice) -> str:
+    def incompatibility(self, choice: LayerChoice) -> str:
         """Return that the operator works on whole layers only, if it does."""
-        if choice.operator == STOCK or OPERATORS[choice.operator].core:
+        if choice.operator == KEEP or OPERATORS[choice.operator].core:
             return ""
-        fitting = [name for name, spec in OPERATORS.items() if spec.core or name == STOCK]
+        fitting = [name for name, spec in OPERATORS.items() if spec.core or name == KEEP]
         return f"must be one of {', '.join(fitting)} here, where the projections are {self.name}'s"
 
     def macs(self, choice: LayerChoice) -> int:
@@ -182,39 +183,40 @@ class CoreLayer(AttentionLayer):
         )
 
     def training_macs(self, choice: LayerChoice) -> int:
-        """Return the castled layer's, and its branch's unless its mask is empty from the start."""
+        """Return the layer's, and its branch's unless its mask is empty from the start."""
         if not has_branch(choice):
             return self.macs(choice)
         assert choice.mask is not None
         alive = choice.mask.threshold(0.0, self.branch_keys) < 1.0
         return self.macs(choice) + (self.branch_macs if alive else 0)
 
-    def castled(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
+    def converted(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
         """Return a module that keeps timm's parts and their names, with another core."""
         return placed_like(stock, self.build(stock, self, choice))
 
 
-class CastledAttention(nn.Module, ABC):
+class ConvertedAttention(BranchHolder, ABC):
     """Timm's attention with another core: its parts keep their names, so its weights load.
 
-    Abstract: a kind of attention adds its forward pass, and `bias`, if its softmax has one.
+    Abstract: a kind of attention adds its forward pass, and `bias`, if its softmax has one; in
+    `training_only` it names the parts that its softmax alone needs, which go with the branch.
     """
 
-    training_only: tuple[str, ...] = ("auxiliary",)
-    """Names of the parts that castling drops."""
     qkv: nn.Module
     proj: nn.Module
 
     def __init__(self, stock: nn.Module, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__()
+        trains_branch = has_branch(choice)
         for name, part in stock.named_children():
-            self.add_module(name, part)
+            if trains_branch or name not in self.training_only:
+                self.add_module(name, part)
         core = OPERATORS[choice.operator].core
-        assert core is not None  # the objection of a CoreLayer
+        assert core is not None  # the incompatibility of a CoreLayer
         self.num_heads = layer.num_heads
         self.key_size, self.value_size = layer.key_size, layer.value_size
         self.core = core.build(layer.shape(choice))
-        if has_branch(choice):
+        if trains_branch:
             assert choice.mask is not None
             self.auxiliary = AuxiliaryBranch(choice.mask, layer.branch_keys)
 
@@ -261,14 +263,14 @@ def num_params(module: nn.Module, *names: str) -> int:
     )
 
 
-def placed_like(stock: nn.Module, castled: nn.Module) -> nn.Module:
-    """Return the castled module where timm's is, of its kind of number and in its mode."""
+def placed_like(stock: nn.Module, converted: nn.Module) -> nn.Module:
+    """Return the converted module where timm's is, of its kind of number and in its mode."""
     parameter = next(stock.parameters())
-    return castled.to(parameter.device, parameter.dtype).train(stock.training)
+    return converted.to(parameter.device, parameter.dtype).train(stock.training)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class AttentionAdapter:
     """A kind of attention: how a module of it is known, and the layer that it is."""
 
     summary: str
@@ -276,10 +278,10 @@ class Host:
     knows: Callable[[nn.Module], bool]
     """Whether a module is of this kind."""
     layer: Callable[[Call], AttentionLayer | str]
-    """The layer of a call, or the reason why it cannot castle."""
+    """The layer of a call, or the reason why it cannot be converted."""
 
 
-HOSTS: Registry[Host] = Registry("attention")
+ADAPTERS: Registry[AttentionAdapter] = Registry("attention")
 
 
 def is_off(*parts: nn.Module | None) -> bool:
@@ -310,22 +312,22 @@ def product_macs(num_heads: int, queries: TokenGrid, keys: TokenGrid, size: int)
     return 2 * num_heads * queries.num_tokens * keys.num_tokens * size
 
 
-def keep_biases(castled: nn.Module, stock: Any) -> None:
+def keep_biases(converted: nn.Module, stock: Any) -> None:
     """Keep the biases of q and v where they stand apart from the projection."""
     if getattr(stock, "q_bias", None) is not None:
-        castled.q_bias, castled.v_bias = stock.q_bias, stock.v_bias
+        converted.q_bias, converted.v_bias = stock.q_bias, stock.v_bias
 
 
-def with_biases(castled: Any, x: Tensor) -> Tensor:
+def with_biases(converted: Any, x: Tensor) -> Tensor:
     """Return q, k and v side by side, where the biases of q and v may stand apart."""
-    if not hasattr(castled, "q_bias"):
-        return castled.qkv(x)
-    return F.linear(x, castled.qkv.weight, bias_of_qkv(castled))
+    if not hasattr(converted, "q_bias"):
+        return converted.qkv(x)
+    return F.linear(x, converted.qkv.weight, bias_of_qkv(converted))
 
 
-def bias_of_qkv(castled: Any) -> Tensor:
+def bias_of_qkv(converted: Any) -> Tensor:
     """Return the biases of q, k and v; where those of q and v stand apart, k has none."""
-    if hasattr(castled, "q_bias"):
-        return torch.cat([castled.q_bias, torch.zeros_like(castled.q_bias), castled.v_bias])
-    weight, bias = castled.qkv.weight, castled.qkv.bias
+    if hasattr(converted, "q_bias"):
+        return torch.cat([converted.q_bias, torch.zeros_like(converted.q_bias), converted.v_bias])
+    weight, bias = converted.qkv.weight, converted.qkv.bias
     return weight.new_zeros(weight.shape[0]) if bias is None else bias

@@ -1,4 +1,4 @@
-"""The anatomy of a timm model: its attention layers in order, and what everything else costs."""
+"""Where a timm model has attention that can be converted, and what everything else costs."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice, StockBackbone
 from castling.errors import ConfigError
+from castling.model.adapters.refused import REFUSED_KINDS
+from castling.model.adapters.spec import (
+    ADAPTERS,
+    AttentionAdapter,
+    AttentionLayer,
+    Call,
+    num_params,
+)
 from castling.model.bounds import bounded
-from castling.model.hosts.refused import REFUSED_KINDS
-from castling.model.hosts.spec import HOSTS, AttentionLayer, Call, Host, num_params
 from castling.operators import OPERATORS
 
 
@@ -25,7 +31,7 @@ _Given = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anatomy:
+class AttentionSites:
     """A model's attention layers, first to last, and the cost of all the rest."""
 
     backbone: str
@@ -48,28 +54,28 @@ class Anatomy:
                 len(choices),
             )
         for index, (layer, choice) in enumerate(zip(self.layers, choices, strict=True)):
-            rule = layer.objection(choice)
+            rule = layer.incompatibility(choice)
             if not OPERATORS[choice.operator].searchable:
                 rule = "must be one that needs no settling, in a backbone"
             if rule:
                 raise ConfigError(f"blocks.{index}.operator", rule, choice.operator)
 
 
-def anatomy_of(model: StockBackbone) -> Anatomy:
-    """Return the anatomy of a config's model; it is built without weights, once per process.
+def sites_of(model: StockBackbone) -> AttentionSites:
+    """Return the attention sites of a config's model; it is built without weights, once per process.
 
     Raises:
-        ConfigError: when timm has no such model, or it has no attention that can castle, or the
+        ConfigError: when timm has no such model, it has no attention that can be converted, or the
             image size or an option does not fit it.
     """
     options = json.dumps(model.options, sort_keys=True)
-    return _anatomy(model.backbone, model.image_size, model.channels, model.num_classes, options)
+    return _examined(model.backbone, model.image_size, model.channels, model.num_classes, options)
 
 
 @lru_cache(maxsize=64)
-def _anatomy(
+def _examined(
     backbone: str, image_size: tuple[int, int], channels: int, num_classes: int, options: str
-) -> Anatomy:
+) -> AttentionSites:
     with torch.device("meta"):
         model = create(
             backbone,
@@ -129,20 +135,20 @@ def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 class NoAttentionError(ConfigError):
-    """No attention of a model can castle."""
+    """No attention of a model can be converted."""
 
     def __init__(self, backbone: str, refused: Mapping[str, str]) -> None:
         why = next((f": {name} {reason}" for name, reason in refused.items()), "")
-        super().__init__("backbone", f"must have attention that can castle{why}", backbone)
+        super().__init__("backbone", f"must have attention that can be converted{why}", backbone)
         self.args = (backbone, refused)  # with which it is unpickled
         self.refused = refused
 
 
-def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) -> Anatomy:
-    """Return the anatomy of a model on the meta device.
+def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) -> AttentionSites:
+    """Return the sites of a model on the meta device.
 
     One forward pass without arithmetic shows what every attention is called with, and what the
-    parts that castling leaves as they are cost.
+    parts that conversion leaves as they are cost.
 
     Args:
         model: on the meta device; put into eval mode, and its parameters want no gradient.
@@ -150,13 +156,13 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         image_shape: (channel, height, width).
 
     Raises:
-        NoAttentionError: when no attention can castle.
+        NoAttentionError: when no attention can be converted.
         ConfigError: when the image does not fit the model.
     """
     calls: dict[str, list[_Given]] = {}
-    hosts = dict(_known(model))
-    strangers = dict(_strangers(model, hosts))
-    if not hosts:
+    adapters = dict(_known(model))
+    strangers = dict(_strangers(model, adapters))
+    if not adapters:
         raise NoAttentionError(backbone, strangers)
     modules = dict(model.named_modules())
     hooks = [
@@ -164,7 +170,7 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             lambda _, given, named, name=name: calls.setdefault(name, []).append((given, named)),
             with_kwargs=True,
         )
-        for name in hosts
+        for name in adapters
     ]
     counter = FlopCounterMode(display=False)  # stumbles over latents that want a gradient
     dtype = next(model.parameters()).dtype
@@ -181,8 +187,8 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             hook.remove()
     macs = _macs_by_name(model, counter)
     layers, refused = [], {}
-    for name, host in hosts.items():
-        found = _layer(name, host, calls.get(name, []), model, macs)
+    for name, adapter in adapters.items():
+        found = _layer(name, adapter, calls.get(name, []), model, macs)
         if isinstance(found, str):
             refused[name] = found
         else:
@@ -190,7 +196,7 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     refused |= strangers
     if not layers:
         raise NoAttentionError(backbone, refused)
-    return Anatomy(
+    return AttentionSites(
         backbone=backbone,
         layers=tuple(layers),
         fixed_macs=macs[""] - sum(layer.stock_macs for layer in layers),
@@ -205,16 +211,16 @@ def attentions(model: nn.Module) -> list[str]:
     return [*known, *dict(_strangers(model, known))]
 
 
-def _known(model: nn.Module) -> Iterator[tuple[str, Host]]:
-    """Yield path and host of every attention of a known kind, in the model's order."""
+def _known(model: nn.Module) -> Iterator[tuple[str, AttentionAdapter]]:
+    """Yield path and adapter of every attention of a known kind, in the model's order."""
     for name, module in model.named_modules():
-        for host in HOSTS.values():
-            if host.knows(module):
-                yield name, host
+        for adapter in ADAPTERS.values():
+            if adapter.knows(module):
+                yield name, adapter
                 break
 
 
-def _strangers(model: nn.Module, hosts: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _strangers(model: nn.Module, adapters: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield path and reason of modules that call themselves attention and are of no known kind.
 
     Of attentions within attentions the innermost counts: the others hold it.
@@ -224,7 +230,7 @@ def _strangers(model: nn.Module, hosts: Iterable[str]) -> Iterator[tuple[str, st
         for name, module in model.named_modules()
         if _says_attention(type(module).__name__)
     }
-    known = set(hosts)
+    known = set(adapters)
     within = {above for name in (*strangers, *known) for above in _above(name)}
     for name, kind in strangers.items():
         if name not in known | within and known.isdisjoint(_above(name)):
@@ -244,7 +250,7 @@ def _above(name: str) -> list[str]:
 
 def _layer(
     name: str,
-    host: Host,
+    adapter: AttentionAdapter,
     calls: Sequence[_Given],
     model: nn.Module,
     macs: Mapping[str, int],
@@ -264,7 +270,7 @@ def _layer(
         macs={"": 0} | below,
         named=calls[0][1],
     )
-    return host.layer(call)
+    return adapter.layer(call)
 
 
 def _macs_by_name(model: nn.Module, counter: FlopCounterMode) -> dict[str, int]:

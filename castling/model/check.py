@@ -12,15 +12,13 @@ from castling.config import (
     Architecture,
     Config,
     LayerChoice,
-    ModelConfig,
     RunConfig,
     StockBackbone,
 )
 from castling.errors import ConfigError
-from castling.limits import MOST_PARAMS
 from castling.model.adapters.sites import sites_of
+from castling.model.architecture import architecture_of
 from castling.operators import OPERATORS
-from castling.operators.spec import layer_shapes
 from castling.plain_yaml import read_yaml
 
 
@@ -77,10 +75,7 @@ def check(model: Architecture) -> None:
     for index, layer in enumerate(model.blocks):
         with _section(f"blocks.{index}"):
             check_layer(layer)
-    if isinstance(model, ModelConfig):
-        _check_vit(model)
-    else:
-        sites_of(model).check(model.blocks)
+    architecture_of(model).check()
 
 
 def check_layer(layer: LayerChoice) -> None:
@@ -153,22 +148,6 @@ def _written_out(data: object) -> object:
         stock = {name: value for name, value in model.items() if name != "blocks"}
         num_layers = len(sites_of(StockBackbone.from_data(stock)).layers)
     return {**data, "model": {**model, "blocks": [choice] * num_layers}}
-
-
-def _check_vit(model: ModelConfig) -> None:
-    shapes, width = layer_shapes(model), model.embed_width
-    for layer, shape in enumerate(shapes):
-        rule = OPERATORS[shape.block.operator].check(shape)
-        if rule:
-            raise ConfigError(f"blocks.{layer}.operator", rule, shape.block.operator)
-    inputs = model.channels * model.patch_size**2 + shapes[0].grid.num_tokens
-    weights = (inputs + model.num_classes) * width  # without biases and norms
-    for shape in shapes:
-        hidden = int(width * shape.block.mlp_ratio)
-        weights += OPERATORS[shape.block.operator].params(shape) + 2 * width * hidden
-    if weights > MOST_PARAMS:
-        rule = f"must have blocks, classes and widths of at most {MOST_PARAMS:,} weights in all"
-        raise ConfigError("embed_width", rule, weights)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule
-from castling.model.adapters.sites import create, sites_of
+from castling.model.adapters.sites import sites_of
 from castling.model.backbone import backbone_config, convert_backbone
 from castling.model.build import build
 from castling.model.castle import castle, set_progress
+from castling.model.timm_models import create
 from castling.operators import OPERATORS
 from castling.operators.spec import (
     CoreShape,

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from castling.config import LayerChoice, ModelConfig
+from castling.costs.cost import Cost
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.training.data import load_data
-from space.cost import Cost, cost
+from space.cost import cost
 from space.decode import decode
 from space.domain import IntRange
 from space.feasible import default_point

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,7 +20,7 @@ from castling.model.adapters.spec import (
     Call,
     num_params,
 )
-from castling.model.bounds import bounded
+from castling.model.timm_models import create, first_line
 from castling.operators import OPERATORS
 
 
@@ -62,7 +60,7 @@ class AttentionSites:
 
 
 def sites_of(model: StockBackbone) -> AttentionSites:
-    """Return the attention sites of a config's model; it is built without weights, once per process.
+    """Return the sites of a config's model, which is built once per process, without weights.
 
     Raises:
         ConfigError: when timm has no such model, it has no attention that can be converted, or the
@@ -85,53 +83,6 @@ def _examined(
             **json.loads(options),
         )
     return examine(model, backbone, (channels, *image_size))
-
-
-def create(backbone: str, /, **options: Any) -> nn.Module:
-    """Return a model of timm.
-
-    Args:
-        backbone: timm's name of the architecture.
-        options: what timm's constructor takes; `img_size` is left out where the constructor has
-            no such argument: what sizes fit is then seen when the model is examined.
-
-    Raises:
-        ConfigError: when there is no such model or an option does not fit it.
-    """
-    if not timm.is_model(backbone):
-        close = get_close_matches(backbone, timm.list_models(), n=4)
-        fix = f"did you mean {', '.join(close)}" if close else "timm.list_models() lists them"
-        raise ConfigError("backbone", "must be one of timm's models", backbone, fix)
-    try:
-        with bounded("backbone"):
-            return _create(backbone, options)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
-        plain = {
-            name: value for name, value in options.items() if not name.startswith("pretrained")
-        }
-        given = ", ".join(f"{name}={value}" for name, value in plain.items())
-        rule = f"{backbone} cannot be built with {given} ({first_line(error)})"
-        raise ConfigError("backbone", rule) from error
-
-
-def first_line(error: BaseException, limit: int = 160) -> str:
-    """Return what an error of torch's or timm's says, as part of a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Error(s) in loading")]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
-    try:
-        return timm.create_model(backbone, **options)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-    fitting = {name: value for name, value in options.items() if name != "img_size"}
-    return timm.create_model(backbone, **fitting)
 
 
 class NoAttentionError(ConfigError):

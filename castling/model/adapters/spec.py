@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
+from castling.costs.cost import Cost
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import CoreShape, TokenGrid
@@ -69,6 +70,14 @@ class AttentionLayer(ABC):
     @abstractmethod
     def training_macs(self, choice: LayerChoice) -> int:
         """Return the multiply-accumulates per image while the branch is alive."""
+
+    def cost(self, choice: LayerChoice) -> Cost:
+        """Return the cost of the layer with a choice."""
+        return Cost(
+            macs=self.macs(choice),
+            params=self.params(choice),
+            training_macs=self.training_macs(choice),
+        )
 
     @abstractmethod
     def converted(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:

@@ -20,8 +20,9 @@ from castling.config import (
 )
 from castling.errors import CastlingError, CheckpointError, ConfigError
 from castling.model.adapters.sites import sites_of
-from castling.model.backbone import backbone_config, read_timm_checkpoint
+from castling.model.backbone import backbone_config
 from castling.model.check import digest, read_run_config
+from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import branches
 from space.cost import cost
@@ -234,6 +235,22 @@ def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> Non
     torch.save({"state_dict": nn.Linear(2, 2)}, code)  # a pickled module would run its code
     refused(code, "truncated or no checkpoint")
     refused(checkpoint, "holds no deit_tiny", embed_dim=32)
+
+
+@pytest.mark.parametrize("missing", ["blocks.0.norm1.weight", "blocks.1.attn.proj.bias"])
+@pytest.mark.parametrize("num_classes", [5, 10])
+def test_a_checkpoint_that_misses_a_weight_is_refused_whatever_the_classes(
+    missing: str, num_classes: int, tmp_path: Path
+) -> None:
+    """Untrained, the weight equals others of the model: only its name tells that it is missing."""
+    model = timm.create_model(
+        "deit_tiny_patch16_224", num_classes=5, img_size=32, embed_dim=24, depth=2, num_heads=2
+    )
+    path = tmp_path / "model.pth"
+    torch.save({k: v for k, v in model.state_dict().items() if k != missing}, path)
+    options = {**DEIT, "depth": 2, "num_classes": num_classes, "weights": path}
+    with pytest.raises(CheckpointError, match=missing):
+        castling.convert_backbone("deit_tiny_patch16_224", "softmax", **options)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def begin_with(model: nn.Module, initial: nn.Module) -> str:
     """Copy another model's weights into a training model; return their hash.
 
     The two may differ in the choices of their attention layers: what a layer has under the same
-    name in both is kept, as the projections of a softmax layer that castles.
+    name in both is kept, as the projections of a softmax layer that is converted.
 
     Raises:
         CheckpointError: when the other is of another architecture.

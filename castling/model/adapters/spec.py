@@ -290,7 +290,7 @@ class AttentionAdapter:
     """The layer of a call, or the reason why it cannot be converted."""
 
 
-ADAPTERS: Registry[AttentionAdapter] = Registry("attention")
+ADAPTERS: Registry[AttentionAdapter] = Registry("attention", entry_points="castling.adapters")
 
 
 def is_off(*parts: nn.Module | None) -> bool:

@@ -140,6 +140,9 @@ class BackboneConfig(StockBackbone):
     @classmethod
     def _names(cls, choices: object) -> object:
         """Take an operator's name for its defaults."""
+        if isinstance(choices, str | dict | LayerChoice):
+            rule = "must be a list, one choice for each attention layer"
+            raise ConfigError("", rule, choices, "YAML and convert_backbone take one for all")
         if isinstance(choices, list | tuple):
             return tuple({"operator": one} if isinstance(one, str) else one for one in choices)
         return choices

@@ -84,14 +84,14 @@ def stock_backbone(
     backbone: str, *, image_size: int | tuple[int, int] | None = None, **options: Any
 ) -> StockBackbone:
     """Return the config of a model as timm has it, sizes by default its own."""
-    own = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
-    channels, *size = own.input_size if own else (3, 224, 224)
-    given: Any = image_size or options.pop("img_size", None) or tuple(size)
+    pretrained = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    channels, *size = pretrained.input_size if pretrained else (3, 224, 224)
+    sides: Any = image_size or options.pop("img_size", None) or tuple(size)
     return StockBackbone(
         backbone=backbone,
-        image_size=given,
+        image_size=sides,
         channels=options.pop("in_chans", channels),
-        num_classes=options.pop("num_classes", own.num_classes if own else 1000),
+        num_classes=options.pop("num_classes", pretrained.num_classes if pretrained else 1000),
         options=options,
     )
 
@@ -134,7 +134,8 @@ def _convert_module(
     for one in choices:
         check_layer(one)
     sites.check(choices)
-    return convert_layers(model, sites, choices, recovered_config(model, shape, choices))
+    config = recovered_config(model, shape, choices)
+    return convert_layers(model, sites, choices, shape[1:], config)
 
 
 def _convert_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> CastlingViT:

@@ -49,14 +49,12 @@ def run_config(data: object, where: str = "") -> RunConfig:
         ConfigError: when a field is unknown, out of its range, or the model cannot be built.
     """
     try:
-        written_out = _written_out(data)
+        return checked(RunConfig.from_data(_written_out(data)))
     except ConfigError as error:
-        raise _in_file(where, error) from None
-    run = RunConfig.from_data(written_out, where)
-    try:
-        return checked(run)
-    except ConfigError as error:
-        raise _in_file(where, error) from None
+        if not where:
+            raise
+        field = ": ".join(part for part in (where, error.field) if part)
+        raise ConfigError(field, error.rule, error.value) from None
 
 
 def checked(run: RunConfig) -> RunConfig:
@@ -158,9 +156,3 @@ def _section(name: str) -> Iterator[None]:
     except ConfigError as error:
         field = ".".join(part for part in (name, error.field) if part)
         raise ConfigError(field, error.rule, error.value, error.fix) from None
-
-
-def _in_file(where: str, error: ConfigError) -> ConfigError:
-    """Return the error as `Config.from_data` has it of a file."""
-    field = f"{where}: {error.field}" if where else error.field
-    return ConfigError(field, error.rule, error.value, "" if where else error.fix)

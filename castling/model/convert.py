@@ -9,8 +9,10 @@ from torch import nn
 from castling.config import BackboneConfig, LayerChoice
 from castling.model.adapters.sites import AttentionSites, sites_of
 from castling.model.adapters.spec import KEEP
+from castling.model.sizes import hold_image_size
 from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.model.timm_models import create, create_with
+from castling.operators.spec import holds_grid
 
 
 def build_backbone(
@@ -29,7 +31,7 @@ def build_backbone(
     else:
         path = Path(weights)
         model = create_with(path, read_timm_checkpoint(path), config.backbone, **options)
-    return convert_layers(model, sites_of(config), config.blocks, config)
+    return convert_layers(model, sites_of(config), config.blocks, config.image_size, config)
 
 
 def stock_config(config: BackboneConfig) -> BackboneConfig:
@@ -41,6 +43,7 @@ def convert_layers(
     model: Any,
     sites: AttentionSites,
     choices: Sequence[LayerChoice],
+    image_size: tuple[int, int],
     config: BackboneConfig | None,
 ) -> nn.Module:
     """Convert a model's attention layers in place, each to its choice; return the model.
@@ -49,11 +52,16 @@ def convert_layers(
         model: of timm, with the attention that the sites name.
         sites: its attention layers.
         choices: one for each, which it can take.
+        image_size: height and width that the model is for.
         config: what `model.config` shall be, as far as the model has one.
     """
+    held = False
     for layer, choice in zip(sites.layers, choices, strict=True):
         if choice.operator != KEEP:
             converted = layer.converted(model.get_submodule(layer.name), choice)
             model.set_submodule(layer.name, converted)
+            held |= holds_grid(converted) and not layer.sees_sides
+    if held:  # sides that the layers cannot check
+        hold_image_size(model, image_size)
     model.config = config
     return model

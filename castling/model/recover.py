@@ -17,14 +17,14 @@ def image_shape(
     model: nn.Module, image_size: int | tuple[int, int] | None
 ) -> tuple[int, int, int]:
     """Return (channel, height, width) of the images that a model is for."""
-    own = getattr(model, "pretrained_cfg", None) or {}
-    channels, *size = own.get("input_size", (3, 224, 224))
+    pretrained = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = pretrained.get("input_size", (3, 224, 224))
     convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
     if convolutions:
         channels = convolutions[0].in_channels
     patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    given = image_size or patches or size
-    height, width = (given, given) if isinstance(given, int) else given
+    sides = image_size or patches or size
+    height, width = (sides, sides) if isinstance(sides, int) else sides
     return channels, height, width
 
 
@@ -35,12 +35,12 @@ def recovered_config(
 
     It is the one that the model was built from, or else timm's defaults for its architecture.
     """
-    known: Any = getattr(model, "pretrained_cfg", None) or {}
-    own = getattr(model, "config", None)
-    options = own.options if isinstance(own, BackboneConfig) else {}
+    pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+    built_from = getattr(model, "config", None)
+    options = built_from.options if isinstance(built_from, BackboneConfig) else {}
     try:
         config = BackboneConfig(
-            backbone=known.get("architecture", ""),
+            backbone=pretrained.get("architecture", ""),
             image_size=shape[1:],
             channels=shape[0],
             num_classes=getattr(model, "num_classes", 0),

@@ -7,17 +7,15 @@ from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
+from castling.model.adapters.converted import ConvertedAttention, keep_biases, with_biases
 from castling.model.adapters.plain import token_grid
 from castling.model.adapters.spec import (
     ADAPTERS,
     AttentionAdapter,
     Call,
-    ConvertedAttention,
     CoreLayer,
     input_tensor,
-    keep_biases,
     num_params,
-    with_biases,
 )
 
 
@@ -86,6 +84,7 @@ def _layer(call: Call) -> CoreLayer | str:
         sizes=(size, size),
         queries=grid,
         biases=biases,
+        sees_sides=False,
     )
 
 

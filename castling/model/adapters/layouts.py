@@ -13,15 +13,9 @@ from timm.models.volo import Attention as VoloAttention
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
+from castling.model.adapters.converted import ConvertedAttention
 from castling.model.adapters.plain import token_grid
-from castling.model.adapters.spec import (
-    ADAPTERS,
-    AttentionAdapter,
-    Call,
-    ConvertedAttention,
-    CoreLayer,
-    input_tensor,
-)
+from castling.model.adapters.spec import ADAPTERS, AttentionAdapter, Call, CoreLayer, input_tensor
 from castling.operators.spec import TokenGrid
 
 
@@ -57,6 +51,9 @@ class ConvertedLaidOutAttention(ConvertedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens; the shape stays, as the family lays tokens out."""
+        if self.grid is not None and self.layout in {"map", "image"}:
+            height, width = x.shape[2:] if self.layout == "map" else x.shape[1:3]
+            self.grid.check_sides(height, width)
         qkv = self._tokens(self.qkv(x)) if self.convolves else self.qkv(self._tokens(x))
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = self.mix(q, k, v).transpose(1, 2)
@@ -124,6 +121,7 @@ def _layer(call: Call) -> CoreLayer | str:
         sizes=(size, size),
         queries=grid,
         repeats=kept // (grid.num_tokens * num_weights(module)),
+        sees_sides=LAYOUTS[type(module)] != "tokens",
     )
 
 

@@ -12,14 +12,8 @@ from timm.models.mvitv2 import (
 from torch import Tensor
 
 from castling.config import LayerChoice
-from castling.model.adapters.spec import (
-    ADAPTERS,
-    AttentionAdapter,
-    Call,
-    ConvertedAttention,
-    CoreLayer,
-    num_params,
-)
+from castling.model.adapters.converted import ConvertedAttention
+from castling.model.adapters.spec import ADAPTERS, AttentionAdapter, Call, CoreLayer, num_params
 from castling.operators.spec import TokenGrid
 
 
@@ -39,6 +33,10 @@ class ConvertedMultiScaleAttention(ConvertedAttention):
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
         self.has_cls_token, self.residual_pooling = stock.has_cls_token, stock.residual_pooling
+        self.grids = (
+            (layer.queries, layer.query_stride),
+            (layer.keys, layer.key_stride),
+        )
         self.query_map = [layer.queries.height, layer.queries.width]
         self.key_map = [layer.keys.height, layer.keys.width]
         if hasattr(self, "auxiliary") and stock.rel_pos_type == "spatial":
@@ -60,6 +58,8 @@ class ConvertedMultiScaleAttention(ConvertedAttention):
 
         Sizes are whole numbers, or tensors while torch traces.
         """
+        for grid, stride in self.grids:
+            grid.check_sides(*(-(-side // stride) for side in feat_size))
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q = self._pooled("q", q, feat_size)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, LayerChoice
 from castling.errors import ConfigError
+from castling.model.adapters.converted import ConvertedAttention
 from castling.model.adapters.spec import (
     ADAPTERS,
     AttentionAdapter,
     AttentionLayer,
     Call,
-    ConvertedAttention,
     CoreLayer,
     has_mask,
     input_tensor,
@@ -169,6 +169,7 @@ def _layer(call: Call) -> AttentionLayer | str:
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
         repeats=x.shape[0],
+        sees_sides=False,
     )
 
 

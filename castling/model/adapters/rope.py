@@ -10,18 +10,16 @@ from torch import Tensor, nn
 
 from castling.config import LayerChoice
 from castling.errors import ConfigError
+from castling.model.adapters.converted import ConvertedAttention, keep_biases, with_biases
 from castling.model.adapters.plain import token_grid
 from castling.model.adapters.spec import (
     ADAPTERS,
     AttentionAdapter,
     Call,
-    ConvertedAttention,
     CoreLayer,
     has_mask,
     input_tensor,
-    keep_biases,
     product_macs,
-    with_biases,
 )
 
 
@@ -99,6 +97,7 @@ def _layer(call: Call) -> CoreLayer | str:
         kept_macs=call.macs[""] - products,
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
+        sees_sides=False,
     )
 
 

@@ -24,7 +24,7 @@ from castling.model.timm_models import create, first_line
 from castling.operators import OPERATORS
 
 
-_Given = tuple[tuple[Any, ...], dict[str, Any]]
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call."""
 
 
@@ -110,11 +110,11 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         NoAttentionError: when no attention can be converted.
         ConfigError: when the image does not fit the model.
     """
-    calls: dict[str, list[_Given]] = {}
-    adapters = dict(_known(model))
-    strangers = dict(_strangers(model, adapters))
+    calls: dict[str, list[_Arguments]] = {}
+    adapters = dict(_supported(model))
+    unsupported = dict(_unsupported(model, adapters))
     if not adapters:
-        raise NoAttentionError(backbone, strangers)
+        raise NoAttentionError(backbone, unsupported)
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(
@@ -144,7 +144,7 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             refused[name] = found
         else:
             layers.append(found)
-    refused |= strangers
+    refused |= unsupported
     if not layers:
         raise NoAttentionError(backbone, refused)
     return AttentionSites(
@@ -158,11 +158,11 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
 
 def attentions(model: nn.Module) -> list[str]:
     """Return the paths of a model's attentions, of kinds known and unknown."""
-    known = dict(_known(model))
-    return [*known, *dict(_strangers(model, known))]
+    supported = dict(_supported(model))
+    return [*supported, *dict(_unsupported(model, supported))]
 
 
-def _known(model: nn.Module) -> Iterator[tuple[str, AttentionAdapter]]:
+def _supported(model: nn.Module) -> Iterator[tuple[str, AttentionAdapter]]:
     """Yield path and adapter of every attention of a known kind, in the model's order."""
     for name, module in model.named_modules():
         for adapter in ADAPTERS.values():
@@ -171,20 +171,20 @@ def _known(model: nn.Module) -> Iterator[tuple[str, AttentionAdapter]]:
                 break
 
 
-def _strangers(model: nn.Module, adapters: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _unsupported(model: nn.Module, adapters: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield path and reason of modules that call themselves attention and are of no known kind.
 
     Of attentions within attentions the innermost counts: the others hold it.
     """
-    strangers = {
+    unsupported = {
         name: type(module).__name__
         for name, module in model.named_modules()
         if _says_attention(type(module).__name__)
     }
-    known = set(adapters)
-    within = {above for name in (*strangers, *known) for above in _above(name)}
-    for name, kind in strangers.items():
-        if name not in known | within and known.isdisjoint(_above(name)):
+    supported = set(adapters)
+    within = {above for name in (*unsupported, *supported) for above in _above(name)}
+    for name, kind in unsupported.items():
+        if name not in supported | within and supported.isdisjoint(_above(name)):
             yield name, REFUSED_KINDS.get(kind, f"is of the unknown kind {kind}")
 
 
@@ -202,7 +202,7 @@ def _above(name: str) -> list[str]:
 def _layer(
     name: str,
     adapter: AttentionAdapter,
-    calls: Sequence[_Given],
+    calls: Sequence[_Arguments],
     model: nn.Module,
     macs: Mapping[str, int],
 ) -> AttentionLayer | str:

@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
 from castling.costs.cost import Cost
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import CoreShape, TokenGrid
-from castling.operators.training_only import BranchHolder
 from castling.registry import Registry
 
 
@@ -49,6 +46,8 @@ class AttentionLayer(ABC):
     """Multiply-accumulates per image as timm has it."""
     stock_params: int
     """Parameters as timm has it."""
+    sees_sides: bool = False
+    """Whether a call shows the sides of its map, or they are a window's; else tokens alone."""
 
     @property
     @abstractmethod
@@ -106,6 +105,7 @@ class CoreLayer(AttentionLayer):
     """Tokens that its softmax is over: the mask's thresholds are multiples of their inverse."""
     build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module]
     """Makes the converted module of timm's module."""
+    sees_sides: bool = True
 
     @classmethod
     def of(  # noqa: PLR0913 - what kinds of attention differ in
@@ -118,6 +118,7 @@ class CoreLayer(AttentionLayer):
         queries: TokenGrid,
         keys: TokenGrid | None = None,
         biases: int = 0,
+        sees_sides: bool = True,
         **placed: int,
     ) -> "CoreLayer":
         """Return the layer of a call; what it costs beyond `kept_macs` is its softmax.
@@ -130,6 +131,7 @@ class CoreLayer(AttentionLayer):
             queries: their grid.
             keys: their grid; by default the queries'.
             biases: parameters of the softmax, which go with it.
+            sees_sides: whether a call shows the sides of the map.
             placed: strides and repeats, where they are not 1.
         """
         keys = queries if keys is None else keys
@@ -147,6 +149,7 @@ class CoreLayer(AttentionLayer):
             branch_macs=call.macs[""] - kept_macs,
             branch_keys=keys.num_tokens,
             build=build,
+            sees_sides=sees_sides,
             **placed,
         )
 
@@ -202,58 +205,6 @@ class CoreLayer(AttentionLayer):
     def converted(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
         """Return a module that keeps timm's parts and their names, with another core."""
         return placed_like(stock, self.build(stock, self, choice))
-
-
-class ConvertedAttention(BranchHolder, ABC):
-    """Timm's attention with another core: its parts keep their names, so its weights load.
-
-    Abstract: a kind of attention adds its forward pass, and `bias`, if its softmax has one; in
-    `training_only` it names the parts that its softmax alone needs, which go with the branch.
-    """
-
-    qkv: nn.Module
-    proj: nn.Module
-
-    def __init__(self, stock: nn.Module, layer: CoreLayer, choice: LayerChoice) -> None:
-        super().__init__()
-        trains_branch = has_branch(choice)
-        for name, part in stock.named_children():
-            if trains_branch or name not in self.training_only:
-                self.add_module(name, part)
-        core = OPERATORS[choice.operator].core
-        assert core is not None  # the incompatibility of a CoreLayer
-        self.num_heads = layer.num_heads
-        self.key_size, self.value_size = layer.key_size, layer.value_size
-        self.core = core.build(layer.shape(choice))
-        if trains_branch:
-            assert choice.mask is not None
-            self.auxiliary = AuxiliaryBranch(choice.mask, layer.branch_keys)
-
-    @abstractmethod
-    def bias(self, q: Tensor) -> Tensor | None:
-        """Return what timm's attention adds to its logits before the softmax."""
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None = None) -> Tensor:
-        """Mix values per head: the core, and in training the masked branch with its bias.
-
-        Args:
-            q: (batch, head, query, key size).
-            k: (batch, head, key, key size).
-            v: (batch, head, key, value size).
-            shared: a bias that layers share, (..., head, query, key), added to their own.
-
-        Returns:
-            (batch, head, query, value size).
-        """
-        alive = alive_branch(self) is not None
-        return self.core(q, k, v, self.added(q, k, v, shared) if alive else None)
-
-    def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
-        """Return what the masked branch adds; shapes as of `mix`."""
-        own = self.bias(q)
-        bias = shared if own is None else own if shared is None else own + shared
-        branch: nn.Module = self.auxiliary
-        return branch(q, k, v, bias)
 
 
 def has_branch(choice: LayerChoice) -> bool:
@@ -319,24 +270,3 @@ def has_mask(call: Call) -> bool:
 def product_macs(num_heads: int, queries: TokenGrid, keys: TokenGrid, size: int) -> int:
     """Return the MACs of q k^T and its product with v, 2 h N M d for heads of size d."""
     return 2 * num_heads * queries.num_tokens * keys.num_tokens * size
-
-
-def keep_biases(converted: nn.Module, stock: Any) -> None:
-    """Keep the biases of q and v where they stand apart from the projection."""
-    if getattr(stock, "q_bias", None) is not None:
-        converted.q_bias, converted.v_bias = stock.q_bias, stock.v_bias
-
-
-def with_biases(converted: Any, x: Tensor) -> Tensor:
-    """Return q, k and v side by side, where the biases of q and v may stand apart."""
-    if not hasattr(converted, "q_bias"):
-        return converted.qkv(x)
-    return F.linear(x, converted.qkv.weight, bias_of_qkv(converted))
-
-
-def bias_of_qkv(converted: Any) -> Tensor:
-    """Return the biases of q, k and v; where those of q and v stand apart, k has none."""
-    if hasattr(converted, "q_bias"):
-        return torch.cat([converted.q_bias, torch.zeros_like(converted.q_bias), converted.v_bias])
-    weight, bias = converted.qkv.weight, converted.qkv.bias
-    return weight.new_zeros(weight.shape[0]) if bias is None else bias

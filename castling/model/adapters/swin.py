@@ -14,16 +14,9 @@ from timm.models.swin_transformer import (
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.adapters.spec import (
-    ADAPTERS,
-    AttentionAdapter,
-    Call,
-    ConvertedAttention,
-    CoreLayer,
-    bias_of_qkv,
-    num_params,
-    with_biases,
-)
+from castling.model.adapters.converted import ConvertedAttention, bias_of_qkv, with_biases
+from castling.model.adapters.spec import ADAPTERS, AttentionAdapter, Call, CoreLayer, num_params
+from castling.model.sizes import hold_map
 from castling.operators.spec import TokenGrid
 from castling.operators.training_only import TrainingOnly
 
@@ -154,6 +147,7 @@ def with_whole_map(block: Any, converted: ConvertedWindowAttention, grid: TokenG
     block.window_area = grid.num_tokens
     block.shift_size = (0, 0)
     block.attn_mask = None
+    hold_map(block, grid)
     return block
 
 

@@ -9,14 +9,8 @@ from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.adapters.spec import (
-    ADAPTERS,
-    AttentionAdapter,
-    Call,
-    CoreLayer,
-    keep_biases,
-    num_params,
-)
+from castling.model.adapters.converted import keep_biases
+from castling.model.adapters.spec import ADAPTERS, AttentionAdapter, Call, CoreLayer, num_params
 from castling.model.adapters.swin import ConvertedWindowAttention, window_layer, with_whole_map
 
 

@@ -52,7 +52,7 @@ def test_options_of_the_chosen_operator_alone_are_taken() -> None:
 
 
 def test_the_one_choice_of_a_backbone_must_be_written_out_in_python() -> None:
-    with pytest.raises(ConfigError, match=r"blocks: must be a valid tuple"):
+    with pytest.raises(ConfigError, match=r"blocks: must be a list, one choice for each"):
         BackboneConfig(backbone="deit_tiny_patch16_224", blocks="softmax")
     with pytest.raises(ConfigError, match=r"12 attention layers of deit_tiny.*, got 1"):
         check(BackboneConfig(backbone="deit_tiny_patch16_224", blocks=("softmax",)))

@@ -1,4 +1,5 @@
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,10 @@ from optuna.trial import TrialState as OptunaState
 from small_space import ONE_OF_ALL
 
 import reports
-from castling.model.check import digest
-from reports.records import Record, TrialState
+from castling.model.check import digest, run_config
+from castling.model.digest_v1 import digest_v1
+from reports.frame import load_config
+from reports.records import Manifest, Record, TrialState
 from search.config import SearchConfig
 from search.run_folder import new_manifest, open_storage, open_study
 from search.samplers import SAMPLERS
@@ -22,6 +25,7 @@ from space.budget import Budget
 from space.cost import cost
 
 
+V1_RUN = Path(__file__).parents[1] / "data" / "run_v1" / "finished"
 BUDGET = Budget(max_macs=400_000)
 TINY = {
     "space": "digits",
@@ -474,3 +478,14 @@ def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> No
     study.enqueue_trial(whole._first_points()[0])
     resumed = open_search(tmp_path / "cut", config(trials=3))
     assert [resumed.propose() for _ in range(2)] == wanted
+
+
+def test_records_of_version_1_are_reopened_under_the_digests_of_today(tmp_path: Path) -> None:
+    """So that a candidate which was trained then is replayed and not trained again."""
+    folder = shutil.copytree(V1_RUN, tmp_path / "run")
+    before = reports.load(folder).set_index("trial").config_id
+    study = open_search(folder, SearchConfig.from_data(Manifest.read(folder).recipe))
+    assert len(study.records) == 8
+    for record in study.records:
+        run = run_config(load_config(folder, record.trial))
+        assert record.config_id == digest(run) != before[record.trial] == digest_v1(run)

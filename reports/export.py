@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from castling.config import Config, RunConfig, read_run_config
+from castling.config import Config, RunConfig
 from castling.errors import (
     CheckpointError,
     ConfigError,
@@ -24,6 +24,7 @@ from castling.files import write_text, write_yaml
 from castling.metrics import plugin_metrics
 from castling.model.build import config_of
 from castling.model.castle import castle
+from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
 from castling.training.data import Dataset, load_data, load_test
@@ -33,7 +34,7 @@ from reports.frame import load as load_trials, load_config
 from reports.masks import TrainingEnd, alive_masks, last_threshold
 from reports.records import weights_path
 from space.cost import cost
-from space.costs import Costs
+from space.cost_model import Costs
 from space.measure import measure_macs, measure_params
 
 
@@ -161,7 +162,7 @@ def export(  # noqa: PLR0913 - the options of `castling export`
     if number is None:
         limits = {"max_macs": max_macs, "max_params": max_params, "max": max, "min": min}
         number = int(trials.pareto.front().pareto.best(**limits).trial)
-    config = RunConfig.from_data(load_config(run, number), f"trial {number}")
+    config = run_config(load_config(run, number), f"trial {number}")
     weights = weights_path(run, number)
     if not weights.is_file():
         raise RunFolderError(

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from castling.config import Config, RunConfig
 from castling.errors import ConfigError, InvalidPointError, UnknownNameError
 from castling.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
+from castling.model.check import run_config
 from castling.operators import OPERATORS
 from castling.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
@@ -20,7 +21,7 @@ from search.samplers import Setting, sampler_named
 from search.stoppers import NO_STOPPER, STOPPERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
-from space.costs import CostModel
+from space.cost_model import CostModel
 from space.decode import decode
 from space.domain import Choice
 from space.feasible import anchor_of
@@ -189,7 +190,7 @@ def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     data = run.to_data()
     for path, value in settings.items():
         _set(data, path.split("."), value, path)
-    return RunConfig.from_data(data, "set")
+    return run_config(data, "set")
 
 
 def _set(data: Any, steps: list[str], value: object, path: str) -> None:

@@ -29,7 +29,7 @@ from search.pareto.sampler import ParetoSampler
 from search.pareto.space_problem import SpaceProblem
 from search.sobol import SobolSampler
 from space.budget import Budget
-from space.costs import CostModel
+from space.cost_model import CostModel
 from space.decode import decode
 from space.feasible import default_point
 from space.point import Point, Space
@@ -92,7 +92,7 @@ class SamplerSpec:
     """What the sampler learns from."""
 
 
-SAMPLERS: Registry[SamplerSpec] = Registry("sampler")
+SAMPLERS: Registry[SamplerSpec] = Registry("sampler", entry_points="castling.samplers")
 BUDGET_CONSTRAINT = "budget"
 """Name of the constraint that a proposal over budget violates."""
 OPTUNA = "optuna:"

@@ -12,7 +12,7 @@ from castling.errors import ConfigError
 from castling.metrics import BUILT_IN, METRICS, Metric, metric_named, recorded_metrics, register
 from castling.training.hooks import hooked_metrics
 from space.budget import Budget
-from space.costs import CostModel
+from space.cost_model import CostModel
 from space.decode import decode
 from space.feasible import anchor_of
 from space.presets import SPACES

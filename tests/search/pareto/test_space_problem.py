@@ -8,7 +8,7 @@ from small_space import ONE_OF_ALL
 from search.config import SearchConfig
 from search.pareto.candidates import Trial, propose
 from search.pareto.space_problem import SpaceProblem
-from space.costs import CostModel
+from space.cost_model import CostModel
 from space.decode import decode
 from space.point import Space
 from space.presets import SPACES

@@ -32,6 +32,7 @@ import optuna
 import reports
 import search
 from castling.config import ModelConfig, RunConfig
+from castling.model.parts import block_cost
 from castling.operators.spec import layer_shapes
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState
@@ -41,7 +42,7 @@ from search.pareto.candidates import Trial, propose
 from search.run_folder import open_study
 from search.study import Outcome, SearchStudy
 from space.budget import parse_size
-from space.cost import block_cost, cost
+from space.cost import cost
 from space.decode import decode
 from space.domain import Domain, FloatRange, IntRange
 from space.point import BLOCKS, DEPTH, Dimension, Space

@@ -9,42 +9,19 @@ from castling.config import (
     BackboneConfig,
     BlockConfig,
     LayerChoice,
-    ModelConfig,
     StockBackbone,
 )
+from castling.costs.cost import Cost
 from castling.errors import ConfigError
 from castling.model.hosts.anatomy import anatomy_of
-from castling.model.mlp import MLPS
+from castling.model.parts import vit_cost
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.spec import LayerShape, layer_shapes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Multiply-accumulates per image and parameters, plain counts.
-
-    Linear layers, convolutions and attention products count, one MAC per multiply-add; norms and
-    elementwise operations do not.
-    """
-
-    macs: int
-    """Of the castled model."""
-    params: int
-    """Of the castled model; the auxiliary branch has none."""
-    training_macs: int
-    """Of the forward pass at the start of training, while the auxiliary branches are alive."""
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            macs=self.macs + other.macs,
-            params=self.params + other.params,
-            training_macs=self.training_macs + other.training_macs,
-        )
+from castling.operators.spec import LayerShape
 
 
 def cost(model: Architecture) -> Cost:
     """Return the cost of a model, exactly what fvcore counts on it."""
-    return _backbone_cost(model) if isinstance(model, BackboneConfig) else _vit_cost(model)
+    return _backbone_cost(model) if isinstance(model, BackboneConfig) else vit_cost(model)
 
 
 def _backbone_cost(model: BackboneConfig) -> Cost:
@@ -59,48 +36,6 @@ def _backbone_cost(model: BackboneConfig) -> Cost:
             training_macs=layer.training_macs(choice),
         )
     return total
-
-
-def _vit_cost(model: ModelConfig) -> Cost:
-    shapes = layer_shapes(model)
-    total = _embedding(model, shapes[0].grid) + _head(model)
-    for shape in shapes:
-        total = total + block_cost(shape)
-    return total
-
-
-def block_cost(shape: LayerShape) -> Cost:
-    """Return the cost of one block: operator, MLP and two norms."""
-    mlp, norms = MLPS[shape.block.mlp], 2 * 2 * shape.embed_width
-    return operator_cost(shape) + Cost(
-        macs=mlp.macs(shape),
-        params=mlp.params(shape) + norms,
-        training_macs=mlp.macs(shape),
-    )
-
-
-def operator_cost(shape: LayerShape) -> Cost:
-    """Return the cost of one layer's operator, projections included."""
-    spec = OPERATORS[shape.block.operator]
-    return Cost(
-        macs=spec.macs(shape), params=spec.params(shape), training_macs=spec.training_macs(shape)
-    )
-
-
-def _embedding(model: ModelConfig, grid: TokenGrid) -> Cost:
-    width = model.embed_width
-    inputs = model.channels * model.patch_size**2
-    macs = grid.height * grid.width * width * inputs
-    positions = grid.num_tokens * width
-    class_tokens = grid.num_prefix * width
-    params = width * inputs + width + positions + class_tokens
-    return Cost(macs=macs, params=params, training_macs=macs)
-
-
-def _head(model: ModelConfig) -> Cost:
-    macs = model.embed_width * model.num_classes
-    params = macs + model.num_classes + 2 * model.embed_width
-    return Cost(macs=macs, params=params, training_macs=macs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,5 +89,5 @@ def operator_costs(num_tokens: int, width: int, num_heads: int) -> list[tuple[st
     for name, spec in OPERATORS.items():
         block = BlockConfig(operator=name, num_heads=num_heads, head_size=width // num_heads)
         shape = LayerShape(block=block, embed_width=width, grid=grid)
-        costs.append((name, operator_cost(shape), spec.summary))
+        costs.append((name, spec.cost(shape), spec.summary))
     return costs

@@ -10,10 +10,11 @@ from random import Random
 from typing import Any, Literal, TypeAlias
 
 from castling.config import RunConfig
+from castling.costs.cost import Cost
 from castling.errors import ConfigError, InfeasibleBudgetError
 from castling.limits import MOST_COMBINATIONS
 from space.budget import Budget
-from space.cost import Cost, cost
+from space.cost import cost
 from space.decode import decode
 from space.domain import Value
 from space.known import Pricing

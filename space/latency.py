@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from castling.config import (
+    OPERATOR_FIELDS,
     Architecture,
     BackboneConfig,
     BlockConfig,
@@ -40,6 +41,10 @@ YARDSTICK, YARDSTICK_SIZE = "yardstick", 192
 PERIOD = 2
 """After how many layers an operator repeats that depends on its place: Swin shifts every other."""
 
+OPERATOR_PART = OPERATOR_FIELDS | {"operator", "options"}
+MLP_PART = frozenset({"mlp", "mlp_ratio"})
+UNTIMED = frozenset({"drop_path"})
+"""Fields of a block by the only part that they change; a rate of training costs no time."""
 
 Measure: TypeAlias = Callable[[], Mapping[str, float]]
 """Times a part, perhaps with others at once: yardsticks by the parts' names."""
@@ -121,16 +126,31 @@ def _vit_parts(model: ModelConfig) -> Parts:
     stem = _named("stem", alone.replace(blocks=(BlockConfig(mask=None),)).to_data())
     yield stem, partial(_alone, stem, _time_stem, alone)
     for shape in layer_shapes(canonical):
-        place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
-        block = shape.block.to_data()
-        mlp = {"mlp": block.pop("mlp"), "ratio": block.pop("mlp_ratio")}
-        block.pop("drop_path")
-        operator = _named("operator", {**place, "turn": shape.index % PERIOD, **block})
-        yield operator, partial(_alone, operator, _time_operator, shape)
-        channel_mixer = _named("mlp", {**place, **mlp})
-        yield channel_mixer, partial(_alone, channel_mixer, _time_mlp, shape)
-        rest = _named("block", place)
-        yield rest, partial(_alone, rest, _time_rest, shape)
+        for name, part in block_parts(shape).items():
+            yield name, partial(_alone, name, _time_part, (part, shape))
+
+
+def block_parts(shape: LayerShape) -> dict[str, Callable[[], nn.Module]]:
+    """Return what makes the three parts of a castled block that are timed, by their names.
+
+    A name holds every field that changes the part: of a field that is not known to belong to one
+    part alone, each name has it, unless it stands at its default.
+    """
+    block, fields = shape.block.to_data(), type(shape.block).model_fields
+    others = {
+        name: block[name]
+        for name in block.keys() - OPERATOR_PART - MLP_PART - UNTIMED
+        if getattr(shape.block, name) != fields[name].get_default(call_default_factory=True)
+    }
+    place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
+    chosen = {name: block[name] for name in OPERATOR_PART}
+    mlp = {"mlp": block["mlp"], "ratio": block["mlp_ratio"]}
+    operator = _named("operator", {**place, "turn": shape.index % PERIOD, **chosen, **others})
+    return {
+        operator: partial(_part, shape, "attn"),
+        _named("mlp", {**place, **mlp, **others}): partial(_part, shape, "mlp"),
+        _named("block", {**place, **others}): partial(_rest, shape),
+    }
 
 
 def _alone(name: str, measure: Callable[[T], float], what: T) -> dict[str, float]:
@@ -150,18 +170,19 @@ def _tokens(shape: LayerShape) -> torch.Tensor:
     return torch.zeros(1, shape.grid.num_tokens, shape.embed_width, device=_device())
 
 
-def _time_operator(shape: LayerShape) -> float:
-    return _length(_block(shape).get_submodule("attn"), _tokens(shape))
+def _part(shape: LayerShape, name: str) -> nn.Module:
+    return _block(shape).get_submodule(name)
 
 
-def _time_mlp(shape: LayerShape) -> float:
-    return _length(_block(shape).get_submodule("mlp"), _tokens(shape))
-
-
-def _time_rest(shape: LayerShape) -> float:
+def _rest(shape: LayerShape) -> nn.Module:
     block = _block(shape)
     block.attn, block.mlp = nn.Identity(), nn.Identity()
-    return _length(block, _tokens(shape))
+    return block
+
+
+def _time_part(timed: tuple[Callable[[], nn.Module], LayerShape]) -> float:
+    part, shape = timed
+    return _length(part(), _tokens(shape))
 
 
 def _time_stem(model: ModelConfig) -> float:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from castling.costs.cost import Cost
 from castling.operators.gates import Gated, Gates
 from castling.operators.spec import Formula, LayerShape
 
@@ -107,6 +108,11 @@ class MlpSpec:
     build: Callable[[LayerShape], nn.Module]
     macs: Formula
     params: Formula
+
+    def cost(self, shape: LayerShape) -> Cost:
+        """Return the cost of the MLP of one block."""
+        macs = self.macs(shape)
+        return Cost(macs=macs, params=self.params(shape), training_macs=macs)
 
 
 def _plain(shape: LayerShape) -> nn.Module:

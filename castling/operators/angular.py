@@ -121,6 +121,7 @@ OPERATORS.add(
         source="You et al., Castling-ViT, CVPR 2023",
         build=AngularAttention,
         uses=frozenset({"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters"}),
+        free=frozenset({"aten::asin"}),
         macs=_macs,
         params=OPERATORS["linear_angular"].params,
         training_macs=_macs,

@@ -1,11 +1,13 @@
 """What an operator declares: how to build it, which fields it reads, what it costs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from castling.config import BlockConfig, Config, LayerChoice, ModelConfig
+from castling.costs.cost import Cost
+from castling.costs.handles import Handle
 from castling.registry import Registry
 
 
@@ -149,6 +151,19 @@ class OperatorSpec:
     """What serves attentions that keep their own projections; None serves whole layers only."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
+    free: frozenset[str] = frozenset()
+    """Operations without multiply-adds that only this operator needs, such as `aten::elu`."""
+    handles: Mapping[str, Handle] = field(default_factory=dict, hash=False)
+    """By name, how to count operations of which nothing is known: from traced inputs and outputs
+    to MACs, as in `castling.costs.handles`."""
+
+    def cost(self, shape: LayerShape) -> Cost:
+        """Return the cost of the whole layer, projections included."""
+        return Cost(
+            macs=self.macs(shape),
+            params=self.params(shape),
+            training_macs=self.training_macs(shape),
+        )
 
 
 OPERATORS: Registry[OperatorSpec] = Registry("operator")

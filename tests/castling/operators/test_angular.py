@@ -141,7 +141,8 @@ def test_autocast_is_near_float32() -> None:
 def test_closed_forms_are_what_is_counted(size: Size) -> None:
     layer, spec = size.layer(), OPERATORS["angular"]
     module = spec.build(layer)
-    assert spec.macs(layer) == measure_macs(module, (layer.grid.num_tokens, layer.embed_width))
+    sizes = (layer.grid.num_tokens, layer.embed_width)
+    assert spec.macs(layer) == measure_macs(module, sizes, ["angular"])
     assert spec.params(layer) == measure_params(module)
 
 

@@ -1,0 +1,175 @@
+"""Closed forms held against counts: of operators before a search, of dimensions by the tests."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from castling.config import OPERATOR_FIELDS, Architecture, BackboneConfig, ModelConfig, RunConfig
+from castling.costs.cost import Cost
+from castling.errors import (
+    ConfigError,
+    CostMismatchError,
+    OperatorError,
+    UncountedOperatorError,
+)
+from castling.operators import OPERATORS
+from castling.operators.spec import LayerShape, layer_shapes
+from space.cost import cost
+from space.decode import decode, is_used, operators_of
+from space.domain import Value
+from space.feasible import default_point
+from space.latency import block_parts
+from space.measure import measure_cost
+from space.point import BLOCKS, Dimension, Space
+
+
+Models: TypeAlias = Mapping[Value, Architecture]
+"""The models of one dimension's values."""
+QUANTITIES = {"macs": "MACs", "params": "parameters", "training_macs": "MACs in training"}
+
+
+def check_operators(space: Space) -> None:
+    """Count each operator that a space may choose once, before anything trains.
+
+    An operator is counted in the space's default point, with that operator in every block that
+    can have it. One that fits no block there is left out.
+
+    Raises:
+        OperatorError: when an operation has no count, or a closed form is not what is counted.
+    """
+    point = default_point(space)
+    chosen = [dim for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
+    offered = {str(value) for dim in chosen for value in dim.domain.extremes()}
+    names = [name for dim in chosen for name in space.names(dim)]
+    for operator in sorted(offered or operators_of(space, point)):
+        try:
+            model = decode(space, point | dict.fromkeys(names, operator)).model
+        except ConfigError:
+            continue
+        check_model(model, [operator])
+
+
+def check_model(model: Architecture, operators: Iterable[str] | None = None) -> None:
+    """Hold the closed forms of a model's operators, or of some of them, against a count.
+
+    Raises:
+        OperatorError: when an operation has no count, or a closed form is not what is counted.
+    """
+    present = {block.operator: block for block in model.blocks}
+    for operator in sorted(present.keys() if operators is None else present.keys() & {*operators}):
+        if isinstance(model, ModelConfig):
+            _check_counts(model.replace(blocks=(present[operator],)), operator)
+        else:
+            _check_counts(model, operator)
+
+
+def _check_counts(model: Architecture, operator: str) -> None:
+    mend = "mend macs, params and training_macs of its OperatorSpec"
+    try:
+        measured = measure_cost(model)
+    except UncountedOperatorError as error:
+        reason = f"no count is known for {', '.join(error.operators)}"
+        fix = (
+            "list what has no multiply-adds in `free` of its OperatorSpec, and give the counts of "
+            "other operations in `handles`"
+        )
+        raise OperatorError(operator, reason, fix) from None
+    except CostMismatchError as error:
+        raise OperatorError(operator, str(error), mend) from None
+    for problem in _differences(cost(model), measured):
+        raise OperatorError(operator, problem, mend)
+
+
+def _differences(closed: Cost, measured: Cost) -> Iterator[str]:
+    for name, words in QUANTITIES.items():
+        expected, counted = getattr(closed, name), getattr(measured, name)
+        if expected != counted:
+            yield f"closed-form {words} must be what is counted, got {expected:,} and {counted:,}"
+
+
+def dimension_problems(dimension: Dimension, base: RunConfig) -> list[str]:
+    """Return where a dimension is not priced as its models are built, a sentence each.
+
+    With every operator that uses the dimension and at every extreme of its domain, the closed
+    form must be what is counted, and the names of the parts that a `LatencyTable` times must
+    differ where the parts do.
+
+    Args:
+        dimension: of the catalogue, or one that is to join it.
+        base: the config whose other fields the models have; its model is a CastlingViT.
+    """
+    space = Space(name="contract", base=base, dimensions=(dimension,))
+    problems = []
+    for operator in _users(dimension, base):
+        models = dict(_models(space, operator))
+        found = [*_unpriced(models)] if models else [("", "no value makes a model")]
+        found = found or [*_same_names(models)]
+        problems += [f"{dimension.target}{where} with {operator}: {what}" for where, what in found]
+    return problems
+
+
+def _unpriced(models: Models) -> Iterator[tuple[str, str]]:
+    """Yield the values, and what is wrong, of models that do not cost what is counted."""
+    for value, model in models.items():
+        try:
+            found = list(_differences(cost(model), measure_cost(model)))
+        except (CostMismatchError, UncountedOperatorError) as error:
+            found = [str(error)]
+        yield from ((f" = {value!r}", problem) for problem in found)
+
+
+def _users(dimension: Dimension, base: RunConfig) -> list[str]:
+    """Return the operators to try a dimension with: all whose own field it is, else the base's."""
+    section = dimension.block_field.partition(".")[0]
+    if dimension.is_per_block and section in OPERATOR_FIELDS | {"options"}:
+        return [name for name in OPERATORS if is_used(dimension.block_field, name)]
+    return [base.model.blocks[0].operator]
+
+
+def _models(space: Space, operator: str) -> Iterator[tuple[Value, Architecture]]:
+    """Yield the extremes of a space's one dimension, and the models that the operator fits."""
+    [dimension] = space.dimensions
+    for value in dimension.domain.extremes():
+        try:
+            blocks = tuple(block.replace(operator=operator) for block in space.base.model.blocks)
+            base = space.base.replace(model=space.base.model.replace(blocks=blocks))
+            own = Space(name=space.name, base=base, dimensions=space.dimensions)
+            yield value, decode(own, dict.fromkeys(own.domains, value)).model
+        except ConfigError:  # the operator does not serve these layers
+            continue
+
+
+def _same_names(models: Models) -> Iterator[tuple[str, str]]:
+    """Yield the values, and what is wrong, of models with different parts under one name."""
+    for (value, model), (other, changed) in combinations(models.items(), 2):
+        if isinstance(model, BackboneConfig) or isinstance(changed, BackboneConfig):
+            continue  # the names of its layers hold the whole choice
+        first, second = (block_parts(_first(each)) for each in (model, changed))
+        for name in first.keys() & second.keys():
+            if not _same(first[name](), second[name](), _first(model)):
+                problem = f"the latency table times different parts under one name, {name}"
+                yield f" = {value!r} and {other!r}", problem
+
+
+def _first(model: ModelConfig) -> LayerShape:
+    return layer_shapes(model.castled().canonical())[0]
+
+
+def _same(one: nn.Module, other: nn.Module, shape: LayerShape) -> bool:
+    """Return whether modules have the same parameters and, with equal values, compute alike."""
+    tokens = torch.linspace(-1.0, 1.0, shape.grid.num_tokens * shape.embed_width)
+    tokens = tokens.view(1, shape.grid.num_tokens, shape.embed_width)
+    shapes, outputs = [], []
+    for module in (one, other):
+        module.eval()
+        state = module.state_dict()
+        shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
+        for tensor in state.values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.linspace(-0.5, 0.5, tensor.numel()).view(tensor.shape))
+        with torch.inference_mode():
+            outputs.append(module(tokens))
+    return shapes[0] == shapes[1] and torch.equal(*outputs)

@@ -11,6 +11,7 @@ from castling.config import ModelConfig
 from castling.costs.count import check_params
 from castling.model.mlp import MLPS
 from castling.model.parts import BRANCH_PARTS, block_cost, vit_cost
+from castling.model.sizes import check_image_size
 from castling.operators import OPERATORS
 from castling.operators.spec import LayerShape, layer_shapes
 
@@ -104,7 +105,12 @@ class CastlingViT(nn.Module):
     def forward_features(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch token embed"]:
-        """Return the tokens that the classifier sees, a class token first if there is one."""
+        """Return the tokens that the classifier sees, a class token first if there is one.
+
+        Raises:
+            ConfigError: when the images are not of the model's size.
+        """
+        check_image_size(images, self.config.image_size)
         x = self.patch_embed(images)
         if self.config.pooling == "cls":
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)

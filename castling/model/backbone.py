@@ -20,10 +20,9 @@ from castling.errors import CheckpointError, ConfigError
 from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
 from castling.model.keep import keep_weights
-from castling.model.sizes import hold_image_size
+from castling.model.sizes import hold_image_size, holds_grid
 from castling.model.tensor_file import check_fits, read_header
 from castling.model.vit import CastlingViT
-from castling.operators.spec import holds_grid
 
 
 Choice = str | Mapping[str, Any] | LayerChoice

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from castling.blocks.mlp import MLPS
+from castling.blocks.parts import BRANCH_PARTS, block_cost, vit_cost
 from castling.config import ModelConfig
 from castling.costs.count import check_params
-from castling.model.mlp import MLPS
-from castling.model.parts import BRANCH_PARTS, block_cost, vit_cost
 from castling.model.sizes import check_image_size
 from castling.operators import OPERATORS
 from castling.operators.spec import LayerShape, layer_shapes

@@ -17,7 +17,7 @@ from castling.config import RunConfig
 from castling.errors import ConfigError, OperatorError
 from castling.files import write_yaml
 from castling.operators import OPERATORS
-from castling.operators.softmax import SoftmaxAttention
+from castling.operators.modules.softmax import SoftmaxAttention
 from reports.export import evaluate_folder
 from search.train import train_config
 

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from castling.blocks import parts
+from castling.blocks.parts import BranchPart
 from castling.config import BlockConfig, ModelConfig, RunConfig
 from castling.costs.handles import FREE_OPERATIONS
 from castling.errors import OperatorError
-from castling.model import parts, vit
+from castling.model import vit
 from castling.model.backbone import backbone_config
-from castling.model.parts import BranchPart
 from castling.operators import OPERATORS, OperatorSpec
-from castling.operators.softmax import SoftmaxAttention
+from castling.operators.modules.softmax import SoftmaxAttention
 from castling.operators.spec import LayerShape
 from space.catalogue import catalogue
 from space.contract import check_model, check_operators, dimension_problems

@@ -5,16 +5,17 @@ import pytest
 import timm
 from hypothesis import given, settings, strategies as st
 
+from castling.blocks.parts import block_cost
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
 from castling.costs.cost import Cost
 from castling.errors import ConfigError
-from castling.model.parts import block_cost
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
-from space.cost import cost, operator_costs
+from space.cost import cost
 from space.decode import decode
 from space.feasible import Quantity, cheapest, dearest
 from space.measure import measure_cost, measure_macs, measure_params
+from space.operator_table import operator_costs
 from space.point import Point, Space
 from space.presets import SPACES
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.model.sizes import check_bias
+from castling.model.sizes import check_bias, holds_grid
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
-from castling.operators.spec import CoreShape, TokenGrid, holds_grid
+from castling.operators.modules.auxiliary import AuxiliaryBranch, alive_branch
+from castling.operators.spec import CoreShape, TokenGrid
 from castling.registry import Registry
 
 

@@ -22,7 +22,7 @@ from castling.errors import CastlingError, CheckpointError, ConfigError
 from castling.model.backbone import backbone_config, read_timm_checkpoint
 from castling.model.hosts.anatomy import anatomy_of
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from space.cost import cost
 from space.measure import measure_macs, measure_params
 

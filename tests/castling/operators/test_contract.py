@@ -11,7 +11,7 @@ from torch import nn
 from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, OperatorSpec, TokenGrid
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs
 

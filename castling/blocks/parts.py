@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from castling.blocks.mlp import MLPS
 from castling.config import ModelConfig
 from castling.costs.cost import Cost
-from castling.model.mlp import MLPS
 from castling.operators import OPERATORS
 from castling.operators.spec import Formula, LayerShape, layer_shapes
 

@@ -40,7 +40,9 @@ def _drop_path(shape: LayerShape) -> "nn.Module":
     return DropPath(rate) if rate > 0.0 else nn.Identity()
 
 
-BRANCH_PARTS: Mapping[str, BranchPart] = {"drop_path": BranchPart(build=_drop_path)}
+BRANCH_PARTS: Mapping[str, BranchPart] = {
+    "drop_path": BranchPart(build=_drop_path),
+}
 """By name, in the order in which the outputs of operator and MLP pass through them."""
 NUM_BRANCHES = 2
 """Residual branches of a block: one around the operator, one around the MLP."""

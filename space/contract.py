@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
+from random import Random
 from typing import TypeAlias
 
 import torch
@@ -23,33 +24,45 @@ from space.domain import Value
 from space.feasible import default_point
 from space.latency import block_parts
 from space.measure import measure_cost
-from space.point import BLOCKS, Dimension, Space
+from space.point import BLOCKS, Dimension, Point, Space
 
 
 Models: TypeAlias = Mapping[Value, Architecture]
 """The models of one dimension's values."""
+NUM_DRAWS = 16
+"""Points in which an operator is tried that does not fit the default point."""
 QUANTITIES = {"macs": "MACs", "params": "parameters", "training_macs": "MACs in training"}
 
 
 def check_operators(space: Space) -> None:
     """Count each operator that a space may choose once, before anything trains.
 
-    An operator is counted in the space's default point, with that operator in every block that
-    can have it. One that fits no block there is left out.
+    An operator is counted in the space's default point if it fits there, in every block or in
+    one; otherwise in one of a few points drawn at random.
 
     Raises:
         OperatorError: when an operation has no count, or a closed form is not what is counted.
     """
-    point = default_point(space)
     chosen = [dim for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
     offered = {str(value) for dim in chosen for value in dim.domain.extremes()}
+    for operator in sorted(offered or operators_of(space, default_point(space))):
+        for point in _points_with(space, operator):
+            try:
+                model = decode(space, point).model
+            except ConfigError:  # the operator does not fit there
+                continue
+            check_model(model, [operator])
+            break
+
+
+def _points_with(space: Space, operator: str) -> Iterator[Point]:
+    """Yield points of a space with an operator in all blocks, or in those of one name."""
+    chosen = [dim for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
     names = [name for dim in chosen for name in space.names(dim)]
-    for operator in sorted(offered or operators_of(space, point)):
-        try:
-            model = decode(space, point | dict.fromkeys(names, operator)).model
-        except ConfigError:
-            continue
-        check_model(model, [operator])
+    default, rng = default_point(space), Random(0)
+    yield default | dict.fromkeys(names, operator)
+    yield from (default | {name: operator} for name in names)
+    yield from (space.sample(rng) | dict.fromkeys(names, operator) for _ in range(NUM_DRAWS))
 
 
 def check_model(model: Architecture, operators: Iterable[str] | None = None) -> None:

@@ -70,20 +70,25 @@ def measure_cost(config: Architecture) -> Cost:
         UncountedOperatorError: when it holds an operation that is neither counted nor free.
     """
     training = build(config, seed=0)
-    castled, shape = castle(training), (config.channels, *config.image_size)
-    return Cost(
-        macs=measure_macs(castled, shape),
-        params=measure_params(castled),
-        training_macs=measure_macs(training, shape),
-    )
+    return _counted(training, castle(training), (config.channels, *config.image_size))
 
 
 def measure_model(config: Architecture) -> Measurement:
     """Build a model and measure it, castled and with its branches."""
-    spent, castled = measure_cost(config), castle(build(config, seed=0))
+    training = build(config, seed=0)
+    castled, shape = castle(training), (config.channels, *config.image_size)
+    spent = _counted(training, castled, shape)
     return Measurement(
         macs=spent.macs,
         params=spent.params,
         training_macs=spent.training_macs,
-        latency_ms=measure_latency_ms(castled, (config.channels, *config.image_size)),
+        latency_ms=measure_latency_ms(castled, shape),
+    )
+
+
+def _counted(training: nn.Module, castled: nn.Module, image_shape: Sequence[int]) -> Cost:
+    return Cost(
+        macs=measure_macs(castled, image_shape),
+        params=measure_params(castled),
+        training_macs=measure_macs(training, image_shape),
     )

@@ -149,6 +149,22 @@ def test_an_operator_that_is_not_what_it_declares_is_refused_before_a_search(
             check_model(BASE.model.replace(blocks=(BlockConfig(operator="new"),)))
 
 
+def test_an_operator_that_the_default_point_cannot_have_is_counted_elsewhere() -> None:
+    narrow = replace(ELU, check=lambda shape: "must be 8" if shape.block.head_size != 8 else "")
+    sizes = Dimension(target=f"{BLOCKS}head_size", domain=Choice((16, 8)))
+    with OPERATORS.temporarily("new", narrow):
+        space = space_of("softmax", "new")
+        check_operators(space)  # no point has it
+        with pytest.raises(OperatorError, match="operator new: no count is known for aten::elu"):
+            check_operators(replace(space, dimensions=(*space.dimensions, sizes)))
+
+
+@pytest.mark.parametrize("mlp", ["plain", "shrinking"])
+def test_gated_layers_are_what_they_declare(mlp: str) -> None:
+    gated = BlockConfig.from_data({"operator": "spvit_gated", "mlp": mlp})
+    check_model(BASE.model.replace(blocks=(gated,)))
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -170,7 +170,7 @@ class ConvolvedCore(nn.Module):
         added: Float[Tensor, "batch head query value"] | None,
     ) -> Float[Tensor, "batch head query value"]:
         """Mix values by queries and keys, each per head."""
-        own = self.own(v, q.shape[2])
+        own = self.own(q, v)
         local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
         return self.mix(q, k, v, own, added) + local.transpose(1, 2)
 
@@ -192,7 +192,7 @@ class LinearAngularCore(ConvolvedCore):
         weight = self.conv.weight
         if not native.serves(q, k, v, added, weight):
             return super().forward(q, k, v, added)
-        own = self.own(v, q.shape[2])
+        own = self.own(q, v)
         return native.mix(q, k, v, own, added, weight, self.conv.reach(q.shape[2]))
 
 
@@ -208,12 +208,14 @@ class OwnValues(nn.Module):
         self.register_buffer("places", None if same else _places(shape), persistent=False)
 
     def forward(
-        self, v: Float[Tensor, "batch head key value"], num_queries: int
+        self,
+        q: Float[Tensor, "batch head query size"],
+        v: Float[Tensor, "batch head key value"],
     ) -> Float[Tensor, "batch head query value"]:
         """Take the values of some keys, or of some keys often; ConfigError on other grids."""
         if self.places is None or self.grid is None:
             return v
-        self.grid.check(num_queries)
+        self.grid.check(q.shape[2])
         self.keys.check(v.shape[2])
         return v.index_select(2, self.places)
 

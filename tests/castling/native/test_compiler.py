@@ -207,16 +207,16 @@ def test_folders_are_made_for_this_user_alone(source: Path, tmp_path: Path) -> N
 def test_a_library_that_another_may_have_put_there_is_not_loaded(
     source: Path, tmp_path: Path, planted: str
 ) -> None:
-    assert _answer(compiler.load_library(source, size=6)) == 6
-    [made] = (tmp_path / "cache" / "castling").iterdir()
-    other = tmp_path / "planted.so"
-    source.write_text(source.read_text().replace("SIZE", "SIZE + 1"))
-    compiler.load_library.cache_clear()
+    right = source.read_text()
+    source.write_text(right.replace("SIZE", "SIZE + 1"))
     assert _answer(compiler.load_library(source, size=6)) == 7
-    [changed] = set((tmp_path / "cache" / "castling").iterdir()) - {made}
-    shutil.move(changed, other)  # what is loaded must not be written into
-    source.write_text(source.read_text().replace("SIZE + 1", "SIZE"))
-    made.unlink()
+    [changed] = (tmp_path / "cache" / "castling").iterdir()
+    other = Path(shutil.move(changed, tmp_path / "planted.so"))
+    source.write_text(right)
+    found = compiler._compiler(os.environ.get("CC", "cc"))
+    assert found is not None
+    digest = compiler._digest(source, found, ["-DSIZE=6"])
+    made = changed.with_name(f"answer-{digest}.so")  # of a name that was never loaded
     match planted:
         case "writable":
             shutil.copy(other, made)

@@ -37,6 +37,9 @@ def right(threshold: float | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# The calls go beneath the functions whose shapes are checked at run time while testing.
+
+
 def operator(x: Arguments) -> list[Tensor]:
     out, *_ = torch.ops.castling.mix_packed(x["qkv"], x["weight"], x["grid"], x["threshold"])
     return [out.transpose(1, 2)]
@@ -49,11 +52,12 @@ def operator_backward(x: Arguments) -> list[Tensor]:
 
 def separate(x: Arguments) -> list[Tensor]:
     grid = native.ConvolutionGrid.of(x["grid"])
-    return [native.mix(x["q"], x["k"], x["v"], x["own"], x["more"], x["weight"], grid)]
+    given = (x[name] for name in ("q", "k", "v", "own", "more", "weight"))
+    return [native._Mix.apply(*given, grid)]
 
 
 def branch(x: Arguments) -> list[Tensor]:
-    return [masked_attention(x["q"], x["k"], x["v"], _limit(x))[0]]
+    return [forward(x["q"], x["k"], x["v"], _limit(x))[0]]
 
 
 def branch_backward(x: Arguments) -> list[Tensor]:

@@ -3,11 +3,14 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from saved_models import assert_saved_and_loaded
 from torch import nn
 
+import castling
 from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, OperatorSpec, TokenGrid
@@ -261,6 +264,15 @@ def test_closed_form_is_what_is_counted(name: str) -> None:
             spent = OPERATORS[name].cost(shape)
             assert measure_macs(build(shape), sizes, [name]) == spent.training_macs
             assert measure_macs(build(castled), sizes, [name]) == spent.macs
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_a_model_of_any_precision_is_saved_and_loaded(
+    name: str, precision: torch.dtype, tmp_path: Path
+) -> None:
+    trained = castling.build(model(layer(block(name)))(), seed=0)
+    castling.set_progress(trained, 0.3)
+    assert_saved_and_loaded(trained.to(precision), tmp_path)
 
 
 def test_describes_itself_in_one_line(name: str) -> None:

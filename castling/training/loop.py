@@ -23,8 +23,8 @@ from castling.model.castle import castle
 from castling.model.check import digest
 from castling.model.digest_v1 import digest_v1
 from castling.model.storage import begin_with
-from castling.operators.auxiliary import AuxiliaryBranch, branches
-from castling.operators.gates import Gates, cost_penalty, gated
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.gates import Gates, cost_penalty, gated
 from castling.training.augment import augment
 from castling.training.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from castling.training.data import Dataset, Split

@@ -20,7 +20,7 @@ from castling.model.castle import castle
 from castling.model.check import digest
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import Dataset, Split, load_data, load_test
 from castling.training.loop import (

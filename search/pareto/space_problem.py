@@ -35,8 +35,9 @@ MOST_DRAWS = 8
 """Draws over budget before one is brought within it."""
 LEANING = 0.5
 """The part of the draws that lean on the base config: they have some share of its values."""
-STEP = 0.2
-"""Standard deviation of a real number's change, as a part of its range."""
+STEP, NUDGE = 0.2, 0.05
+"""Standard deviations of a real number's change, as parts of its range: where it is chosen to
+change, and wherever a candidate has it from a parent or the base config."""
 REMEMBERED = 8192
 """Points whose features and costs are kept."""
 
@@ -152,13 +153,14 @@ class SpaceProblem:
         drawn = self.values_of(self._space.sample(rng))
         if not share:
             return drawn
-        pairs = zip(drawn, self._default, strict=True)
+        near = self._nudged(self._default, rng)
+        pairs = zip(drawn, near, strict=True)
         return tuple(known if rng.random() < share else value for value, known in pairs)
 
     def mutate(self, point: Values, rng: Random) -> Values:
-        """Return a point of which one or a few values are others."""
+        """Return a point of which one or a few values are others, and all real ones near."""
         mutable = [place for place, domain in enumerate(self._domains) if _size(domain) > 1]
-        changed = list(point)
+        changed = list(self._nudged(point, rng))
         rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
         chosen = [place for place in mutable if rng.random() < rate]
         for place in chosen or rng.sample(mutable, min(1, len(mutable))):
@@ -166,9 +168,21 @@ class SpaceProblem:
         return self._repaired(tuple(changed), point, rng)
 
     def cross(self, one: Values, other: Values, rng: Random) -> Values:
-        """Return a point that has each value from one of two."""
+        """Return a point that has each value from one of two, real ones nearly."""
         mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
-        return self._repaired(mixed, one, rng)
+        return self._repaired(self._nudged(mixed, rng), one, rng)
+
+    def _nudged(self, values: Values, rng: Random) -> Values:
+        """Return values of which the real ones are moved a little.
+
+        Copied exactly, a learning rate that an early front shares would be tried again and again.
+        """
+        return tuple(
+            _moved(domain, value, NUDGE, rng)
+            if isinstance(domain, FloatRange) and isinstance(value, float)
+            else value
+            for domain, value in zip(self._domains, values, strict=True)
+        )
 
     def _fits(self, run: RunConfig) -> bool:
         return self._pricing(run.model).within(self._budget)
@@ -218,7 +232,7 @@ def _another(domain: Domain, value: Value, rng: Random) -> Value:
     """Return another value: of an ordered domain a near one as often as any."""
     if isinstance(domain, FloatRange):
         assert isinstance(value, float)
-        return _moved(domain, value, rng) if rng.random() < 0.5 else domain.sample(rng)
+        return _moved(domain, value, STEP, rng) if rng.random() < 0.5 else domain.sample(rng)
     values = list(_all_values(domain))
     place = next(index for index, known in enumerate(values) if known == value)
     if not isinstance(domain, Choice) and rng.random() < 0.5:
@@ -227,10 +241,20 @@ def _another(domain: Domain, value: Value, rng: Random) -> Value:
     return values[rng.choice([index for index in range(len(values)) if index != place])]
 
 
-def _moved(domain: FloatRange, value: float, rng: Random) -> float:
+def _moved(domain: FloatRange, value: float, step: float, rng: Random) -> float:
+    """Return a value near another, reflected at the ends so that these do not collect values.
+
+    Args:
+        domain: of both.
+        value: from which to move.
+        step: standard deviation of the move, as a part of the domain's range.
+        rng: source of the move.
+    """
     low, high, here = domain.low, domain.high, value
     if domain.log:
         low, high, here = log(low), log(high), log(value)
-    moved = here + rng.gauss(0.0, STEP) * (high - low)
+    moved = here + rng.gauss(0.0, step) * (high - low)
+    moved = low + abs(moved - low)
+    moved = high - abs(high - moved)
     moved = exp(moved) if domain.log else moved
     return float(min(max(moved, domain.low), domain.high))

@@ -35,9 +35,9 @@ MOST_DRAWS = 8
 """Draws over budget before one is brought within it."""
 LEANING = 0.5
 """The part of the draws that lean on the base config: they have some share of its values."""
-STEP, NUDGE = 0.2, 0.05
-"""Standard deviations of a real number's change, as parts of its range: where it is chosen to
-change, and wherever a candidate has it from a parent or the base config."""
+FINEST, COARSEST = 0.01, 0.5
+"""Between which the standard deviation of a real number's change is drawn, as parts of its range,
+all magnitudes alike."""
 REMEMBERED = 8192
 """Points whose features and costs are kept."""
 
@@ -158,7 +158,7 @@ class SpaceProblem:
         return tuple(known if rng.random() < share else value for value, known in pairs)
 
     def mutate(self, point: Values, rng: Random) -> Values:
-        """Return a point of which one or a few values are others, and all real ones near."""
+        """Return a point of which one or a few values are others, and all real ones."""
         mutable = [place for place, domain in enumerate(self._domains) if _size(domain) > 1]
         changed = list(self._nudged(point, rng))
         rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
@@ -168,17 +168,17 @@ class SpaceProblem:
         return self._repaired(tuple(changed), point, rng)
 
     def cross(self, one: Values, other: Values, rng: Random) -> Values:
-        """Return a point that has each value from one of two, real ones nearly."""
+        """Return a point that has each value from one of two, real ones moved."""
         mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
         return self._repaired(self._nudged(mixed, rng), one, rng)
 
     def _nudged(self, values: Values, rng: Random) -> Values:
-        """Return values of which the real ones are moved a little.
+        """Return values of which the real ones are moved, a little or far.
 
         Copied exactly, a learning rate that an early front shares would be tried again and again.
         """
         return tuple(
-            _moved(domain, value, NUDGE, rng)
+            _moved(domain, value, rng)
             if isinstance(domain, FloatRange) and isinstance(value, float)
             else value
             for domain, value in zip(self._domains, values, strict=True)
@@ -231,8 +231,7 @@ def _all_values(domain: Domain) -> Sequence[Value]:
 def _another(domain: Domain, value: Value, rng: Random) -> Value:
     """Return another value: of an ordered domain a near one as often as any."""
     if isinstance(domain, FloatRange):
-        assert isinstance(value, float)
-        return _moved(domain, value, STEP, rng) if rng.random() < 0.5 else domain.sample(rng)
+        return domain.sample(rng)
     values = list(_all_values(domain))
     place = next(index for index, known in enumerate(values) if known == value)
     if not isinstance(domain, Choice) and rng.random() < 0.5:
@@ -241,18 +240,12 @@ def _another(domain: Domain, value: Value, rng: Random) -> Value:
     return values[rng.choice([index for index in range(len(values)) if index != place])]
 
 
-def _moved(domain: FloatRange, value: float, step: float, rng: Random) -> float:
-    """Return a value near another, reflected at the ends so that these do not collect values.
-
-    Args:
-        domain: of both.
-        value: from which to move.
-        step: standard deviation of the move, as a part of the domain's range.
-        rng: source of the move.
-    """
+def _moved(domain: FloatRange, value: float, rng: Random) -> float:
+    """Return a value near another or far, reflected at the ends so that these collect none."""
     low, high, here = domain.low, domain.high, value
     if domain.log:
         low, high, here = log(low), log(high), log(value)
+    step = exp(rng.uniform(log(FINEST), log(COARSEST)))
     moved = here + rng.gauss(0.0, step) * (high - low)
     moved = low + abs(moved - low)
     moved = high - abs(high - moved)

@@ -15,7 +15,7 @@ FEWEST_RESULTS = 3
 """Trials with a result before a surrogate is trusted; until then candidates fill the space."""
 NADIR_MARGIN = 0.1
 """How far beyond the worst trial an objective without reference counts, in trials' ranges."""
-DEAR, PATIENCE = 2.0 / 3.0, 2
+DEAR, PATIENCE = 2.0 / 3.0, 4
 """From which part of the range of the costs on a candidate is dear, and how many trials in a row
 may be cheaper before the next is sought among the dear ones."""
 

@@ -35,9 +35,9 @@ MOST_DRAWS = 8
 """Draws over budget before one is brought within it."""
 LEANING = 0.5
 """The part of the draws that lean on the base config: they have some share of its values."""
-FINEST, COARSEST = 0.01, 0.5
-"""Between which the standard deviation of a real number's change is drawn, as parts of its range,
-all magnitudes alike."""
+REDRAWN, STEP = 0.5, 0.05
+"""How often a candidate's real number is drawn anew, and the standard deviation, as a part of its
+range, by which it is moved otherwise."""
 REMEMBERED = 8192
 """Points whose features and costs are kept."""
 
@@ -173,9 +173,10 @@ class SpaceProblem:
         return self._repaired(self._nudged(mixed, rng), one, rng)
 
     def _nudged(self, values: Values, rng: Random) -> Values:
-        """Return values of which the real ones are moved, a little or far.
+        """Return values of which the real ones are moved a little or drawn anew.
 
-        Copied exactly, a learning rate that an early front shares would be tried again and again.
+        Copied, or only moved, a learning rate that an early front shares would be tried again and
+        again; the surrogate is to choose among all there are.
         """
         return tuple(
             _moved(domain, value, rng)
@@ -241,12 +242,13 @@ def _another(domain: Domain, value: Value, rng: Random) -> Value:
 
 
 def _moved(domain: FloatRange, value: float, rng: Random) -> float:
-    """Return a value near another or far, reflected at the ends so that these collect none."""
+    """Return a value near another, reflected at the ends so that these collect none, or any."""
+    if rng.random() < REDRAWN:
+        return domain.sample(rng)
     low, high, here = domain.low, domain.high, value
     if domain.log:
         low, high, here = log(low), log(high), log(value)
-    step = exp(rng.uniform(log(FINEST), log(COARSEST)))
-    moved = here + rng.gauss(0.0, step) * (high - low)
+    moved = here + rng.gauss(0.0, STEP) * (high - low)
     moved = low + abs(moved - low)
     moved = high - abs(high - moved)
     moved = exp(moved) if domain.log else moved

@@ -146,7 +146,7 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
     finished = []
     for how in signals:
         enough = max(12 * workers, num_epochs(run)) + 2
-        with start(run, *options, "--workers", str(workers)) as driver:
+        with start(run, *options, "--workers", str(workers), umask=0o077) as driver:
             wait_for_epochs(run, enough)
             os.kill(driver.pid, how)
             _, message = driver.communicate(timeout=60)
@@ -156,6 +156,7 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
             assert driver.returncode == 130
             assert f"castling search --out {run} --resume" in message
             assert "Traceback" not in message
+        assert not [path for path in [run, *run.rglob("*")] if path.stat().st_mode & 0o077]
         before = reports.load(run)
         finished.append(before[before.state == "trained"].set_index("trial"))
         options = ["--resume"]

@@ -548,8 +548,11 @@ class DataConfig(Config):
     """Seed of the split into training, validation and test images."""
 
 
+DEFAULT_TASK = "classification"
+
+
 class RunConfig(Config):
-    """One complete training: model, training scheme, data."""
+    """One complete training: model, training scheme, data, task."""
 
     model: Annotated[Architecture, BeforeValidator(_architecture)] = Field(
         default_factory=ModelConfig
@@ -557,6 +560,15 @@ class RunConfig(Config):
     """A CastlingViT, or with the field `backbone` a model of timm."""
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
+    task: str = DEFAULT_TASK
+    """What the model learns to do: classification, or the task of a plugin."""
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain values; the default task is left out, which version 0.1 did not know."""
+        data = super().to_data()
+        if self.task == DEFAULT_TASK:
+            del data["task"]
+        return data
 
     def canonical(self) -> "RunConfig":
         """Return the config with every ignored field at its default."""

@@ -23,8 +23,8 @@ from castling.model.build import config_of
 from castling.model.castle import castle
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
-from castling.training.data import Dataset, load_data, load_test
-from castling.training.loop import evaluate
+from castling.training.data import TrainingData, load_data, load_test
+from castling.training.evaluation import evaluate
 from reports.frame import load as load_trials, load_config
 from reports.records import weights_path
 from space.cost import cost
@@ -148,7 +148,7 @@ def export(
     epochs = int(trials.loc[trials.trial == number, "epochs"].iloc[0])
     if onnx:
         check_onnx()
-    data = load_data(config.data, config.model)
+    data = load_data(config.data, config.model, config.task)
     try:
         metrics = write_model(
             model, config, data, out, trained_by=f"{run.name}, trial {number}", epochs=epochs
@@ -174,7 +174,7 @@ def _check_empty(out: Path) -> None:
 def write_model(
     model: nn.Module,
     config: RunConfig,
-    data: Dataset,
+    data: TrainingData,
     out: Path,
     *,
     trained_by: str,
@@ -189,9 +189,10 @@ def write_model(
     castled = castle(settle(model))
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
+    test = load_test(config.data, config.model, config.task)
     metrics = ModelMetrics(
-        top1_validation=evaluate(castled, data.validation, data),
-        top1_test=evaluate(castled, load_test(config.data, config.model), data),
+        top1_validation=evaluate(config, castled, data.validation, data)["top1"],
+        top1_test=evaluate(config, castled, test, data)["top1"],
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
@@ -227,10 +228,11 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
     model = load(folder)
-    data = load_data(config.data, config.model)
+    data = load_data(config.data, config.model, config.task)
+    test = load_test(config.data, config.model, config.task)
     return Evaluation(
-        top1_validation=evaluate(model, data.validation, data),
-        top1_test=evaluate(model, load_test(config.data, config.model), data),
+        top1_validation=evaluate(config, model, data.validation, data)["top1"],
+        top1_test=evaluate(config, model, test, data)["top1"],
         recorded=recorded,
     )
 

@@ -235,6 +235,12 @@ def export(
         soft_wrap=True,
         highlight=False,
     )
+    _print_masks(metrics.masks)
+
+
+def _print_masks(sentence: str) -> None:
+    if sentence:
+        console.print(sentence, soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -272,6 +278,7 @@ def train(
         soft_wrap=True,
         highlight=False,
     )
+    _print_masks(metrics.masks)
 
 
 def _print_epoch(metrics: "EpochMetrics") -> None:
@@ -305,6 +312,7 @@ def evaluate(
     ):
         verdict = "as recorded" if now == recorded else f"but {recorded:.4%} was recorded"
         console.print(f"{split}: top1 {now:.4%}, {verdict}", highlight=False)
+    _print_masks(result.masks)
     if not result.is_reproduced:
         raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from castling.training.start import check_start
 from reports.export import METRICS_FILE, ModelMetrics, write_model
+from reports.masks import TrainingEnd
 from search.config import with_settings
 
 
@@ -58,9 +59,8 @@ def train_config(
 
     curve = Curve(out / CURVE_FILE)
     trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
-    metrics = write_model(
-        trained.model, run, data, out, trained_by=str(config), epochs=trained.metrics.epoch
-    )
+    end = TrainingEnd.of(trained.metrics)
+    metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
     remove_checkpoint(checkpoint)
     return metrics
 

@@ -1,5 +1,8 @@
 """The training-only branch: softmax attention whose mask empties on a schedule."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -34,6 +37,14 @@ class AuxiliaryBranch(nn.Module):
         """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
         self.density = 0.0
         """Fraction of the mask's entries that survived in the last forward pass in eval mode."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+        """Move the branch with its model, but cast nothing: `progress` is a time, no weight."""
+        exact = self.progress
+        super()._apply(fn, recurse)
+        if self.progress.dtype != exact.dtype:
+            self.progress = exact.to(self.progress.device)
+        return self
 
     def set_progress(self, progress: float) -> None:
         """Move the schedule to a fraction of training, 0 to 1."""

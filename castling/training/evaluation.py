@@ -15,9 +15,10 @@ from castling.training.data import TrainingData
 
 @torch.inference_mode()
 def evaluate_batches(task: Task, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-    """Return the task's metrics of a model, which is left in evaluation mode."""
+    """Return the task's metrics of a model of any precision, which is left in evaluation mode."""
     model.eval()
-    return task.evaluate(model, batches)
+    precision = next(model.parameters()).dtype
+    return task.evaluate(lambda images: model(images.to(precision)), batches)
 
 
 def evaluate(

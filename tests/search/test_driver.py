@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 import castling
 import reports
 import search
+from castling.config import read_run_config
 from castling.errors import ClusterError, ConfigError, RunFolderError
 from reports.export import evaluate_folder, export
 from reports.page import write_report
@@ -63,10 +64,26 @@ def test_exported_model_has_the_recorded_accuracy_and_cost(
     assert metrics.top1_validation == best.top1
     assert metrics.macs == best.macs <= 400_000
     assert metrics.params == best.params
+    assert metrics.masks == ""
     assert evaluate_folder(tmp_path / "best").is_reproduced
     model = castling.load(tmp_path / "best")
     assert not model.training
     assert not any("auxiliary" in name for name in model.state_dict())
+    castling.save(model.half(), tmp_path / "best", read_run_config(tmp_path / "best"))
+    assert evaluate_folder(tmp_path / "best").top1_validation == pytest.approx(best.top1, abs=0.02)
+
+
+def test_an_export_says_that_its_masks_were_alive(ray_session: None, tmp_path: Path) -> None:
+    settings = {"train.epochs": 1, "model.blocks.*.mask.shape": "constant"}
+    search.run("smoke", out=tmp_path / "run", trials=1, workers=1, settings=settings)
+    [row] = reports.load(tmp_path / "run").itertuples()
+    metrics = export(tmp_path / "run", tmp_path / "best")
+    assert metrics.top1_validation_branch == row.top1_branch
+    assert metrics.mask_density == row.mask_density
+    assert metrics.mask_threshold is not None
+    assert metrics.mask_threshold < 1.0
+    assert "the masks were alive when the training ended" in metrics.masks
+    assert evaluate_folder(tmp_path / "best").masks == metrics.masks
 
 
 def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from saved_models import assert_saved_and_loaded
 from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule
@@ -210,6 +212,14 @@ class HostContract:
         anew = build(config.castled())
         assert castled.state_dict().keys() == anew.state_dict().keys()
         assert dict(castled.named_buffers()).keys() == dict(anew.named_buffers()).keys()
+
+    def test_a_model_of_any_precision_is_saved_and_loaded(
+        self, backbone: Backbone, tmp_path: Path
+    ) -> None:
+        model = scrambled(build(backbone.mixed, seed=0))
+        set_progress(model, 0.3)
+        for precision in (torch.float64, torch.bfloat16):
+            assert_saved_and_loaded(model.to(precision), tmp_path)
 
     def test_a_mask_that_is_alive_changes_the_logits(self, backbone: Backbone) -> None:
         model = scrambled(build(backbone.mixed, seed=0)).eval()

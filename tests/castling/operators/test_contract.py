@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from saved_models import assert_saved_and_loaded
 from torch import nn
 
+import castling
 from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, OperatorSpec, TokenGrid
@@ -225,6 +228,15 @@ def test_closed_form_is_what_is_counted(name: str) -> None:
             sizes = (grid.num_tokens, WIDTH)
             assert measure_macs(build(shape), sizes) == OPERATORS[name].training_macs(shape)
             assert measure_macs(build(castled), sizes) == OPERATORS[name].macs(shape)
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_a_model_of_any_precision_is_saved_and_loaded(
+    name: str, precision: torch.dtype, tmp_path: Path
+) -> None:
+    trained = castling.build(model(layer(block(name)))(), seed=0)
+    castling.set_progress(trained, 0.3)
+    assert_saved_and_loaded(trained.to(precision), tmp_path)
 
 
 def test_describes_itself_in_one_line(name: str) -> None:

@@ -1,23 +1,18 @@
 """Batches of images as a training consumes them, whatever holds the images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Images of one step and their labels, on the device of the training."""
 
     images: Tensor
     """(batch, channel, height, width), float32, normalised with the dataset's statistics."""
     labels: Tensor
     """(batch), int64: the class of each image."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class Batches(Protocol):

@@ -28,7 +28,7 @@ class Classification(Task):
         correct = total = 0
         for batch in batches:
             correct += int((model(batch.images).argmax(dim=1) == batch.labels).sum())
-            total += len(batch)
+            total += len(batch.labels)
         return {"top1": correct / total}
 
 

@@ -63,9 +63,10 @@ class MaskDensities:
         for batch in self._batches:
             yield batch
             # The consumer asks for the next batch once the model has seen this one.
-            self._num_images += len(batch)
+            self._num_images += len(batch.labels)
             for layer, branch in enumerate(self._layers):
-                self._surviving[layer] += 0.0 if branch.is_empty else branch.density * len(batch)
+                if not branch.is_empty:
+                    self._surviving[layer] += branch.density * len(batch.labels)
 
     @property
     def means(self) -> tuple[float, ...]:

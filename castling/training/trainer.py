@@ -134,7 +134,7 @@ class Trainer:
         self.model.train()
         total = 0.0
         for step, batch in enumerate(self._train.shuffled(order, self._batch_sizes)):
-            total += self._step(batch, step, generator) * len(batch)
+            total += self._step(batch, step, generator) * len(batch.labels)
         trained = time.perf_counter() - started
         spent = 0.0 if self.metrics is None else self.metrics.metrics["train_seconds"]
         epochs = self.epochs + 1

@@ -424,7 +424,7 @@ def test_accuracy_counts_over_batches(tiny: RunConfig, digits: TrainingData) -> 
     with torch.inference_mode():
         expected = (model.eval()(whole.images).argmax(1) == whole.labels).float()
     in_parts = list(batches.in_order(25))
-    assert [len(batch) for batch in in_parts] == [25, 25, 10]
+    assert [len(batch.labels) for batch in in_parts] == [25, 25, 10]
     model.train()
     measured = evaluate_batches(TASKS["classification"].build(tiny), model, in_parts)
     assert measured == {"top1": pytest.approx(expected.mean().item())}

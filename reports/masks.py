@@ -1,4 +1,4 @@
-"""What became of the auxiliary masks by the end of a training: alive, castling changes the model."""
+"""Whether masks were alive at the end of a training, so that castling changed the model."""
 
 import math
 from dataclasses import dataclass

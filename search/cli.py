@@ -1,5 +1,6 @@
 """The command line `castling`: every command parses, calls one function and prints."""
 
+import os
 import shlex
 import signal
 import sys
@@ -79,7 +80,9 @@ def search(
     settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default this machine.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Database URL for the study.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL for the study; no password is stored.")
+    ] = None,
 ) -> None:
     """Search a space for the front of accuracy against cost."""
     if recipe is None and (out is None or not resume):
@@ -445,8 +448,24 @@ def stoppers() -> None:
     console.print(table)
 
 
+def _hide_password() -> None:
+    """Begin anew without the password of `--storage`: a command line is for all to read.
+
+    Those who list processes see it, and Ray shows it to all users of a cluster.
+    """
+    if not any(argument.startswith("--storage") for argument in sys.orig_argv):
+        return
+    from reports.database import VARIABLE, without_passwords
+
+    arguments, url = without_passwords(sys.orig_argv[1:])
+    if url is not None:
+        os.environ[VARIABLE] = url
+        os.execv(sys.executable, [sys.executable, *arguments])
+
+
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    _hide_password()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         app()

@@ -55,14 +55,14 @@ def _order(name: str) -> tuple[Any, str]:
     """Return what names are sorted by: numbers in them by size, case last of all."""
     from timm.utils.misc import natural_key
 
-    return natural_key(name), name
+    return natural_key(name), name  # type: ignore[no-untyped-call]
 
 
 def _files(folder: Path, data: str) -> Iterator[Path]:
     """Yield the files of a folder, and of those below it, whose names are an image's."""
     from timm.data.readers.img_extensions import get_img_extensions
 
-    suffixes = get_img_extensions(as_set=True)
+    suffixes = get_img_extensions(as_set=True)  # type: ignore[no-untyped-call]
     above = Path(os.path.realpath(folder)).parents
     reached = {str(place): place for place in above}  # who leads there would lead back here
     waiting = [folder]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def is_progress(name: str) -> bool:
-    """Return whether a tensor of a model's state is how far a mask schedule has come, no weight."""
+    """Return whether a tensor of a state is how far a mask schedule has come, no weight."""
     return name.endswith(".progress")
 
 

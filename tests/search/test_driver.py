@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from driver_process import num_epochs, start, wait_for_epochs, workers_of
+from driver_process import below, num_epochs, start, wait_for_epochs, workers_of
+from guarded_database import PASSWORD, guarded_url
 from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
@@ -19,9 +20,10 @@ import reports
 import search
 from castling.config import read_run_config
 from castling.errors import ClusterError, ConfigError, RunFolderError
+from reports.database import PASSWORD_VARIABLES, VARIABLE
 from reports.export import evaluate_folder, export
 from reports.page import write_report
-from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
+from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Manifest, Record
 from search.cluster import share
 from search.config import SearchConfig
 from search.display import Display, TerminalDisplay
@@ -163,8 +165,15 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
     finished = []
     for how in signals:
         enough = max(12 * workers, num_epochs(run)) + 2
-        with start(run, *options, "--workers", str(workers), umask=0o077) as driver:
+        with start(
+            run,
+            *(*options, "--workers", str(workers)),
+            environment=dict.fromkeys(PASSWORD_VARIABLES, "sqlite:////hunter2"),
+            umask=0o077,
+        ) as driver:
             wait_for_epochs(run, enough)
+            for pid in below(driver.pid):
+                assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
             os.kill(driver.pid, how)
             _, message = driver.communicate(timeout=60)
         if how == signal.SIGKILL:
@@ -214,6 +223,41 @@ def test_diverging_trial_is_recorded_as_failed_with_its_reason(
     trials = reports.load(tmp_path / "run")
     assert trials.reason.iloc[0].startswith("DivergedError: ")
     assert trials.pareto.front().empty
+
+
+def test_a_databases_password_is_used_and_kept_nowhere(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "study.db"
+    small = {"out": run, "trials": 1, "workers": 1, "settings": {"train.epochs": 1}}
+
+    def refused(hint: str, **arguments: object) -> None:
+        with pytest.raises(ConfigError, match=hint) as caught:
+            search.run(**arguments)
+        assert PASSWORD not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    hint = "set CASTLING_STORAGE to the URL with its password"
+    refused(hint, recipe="smoke", storage=guarded_url(file), **small)
+    refused(r"for nas:\*\*\*", recipe="smoke", storage=guarded_url(file, "not /@ it"), **small)
+    assert not run.exists()
+    assert search.run("smoke", storage=guarded_url(file, PASSWORD), **small).trained == 1
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        assert not any(word in path.read_bytes() for word in (PASSWORD.encode(), b"s3cr%2Ft"))
+    refused(hint, recipe=None, out=run, resume=True)
+    other = guarded_url(tmp_path / "other.db", PASSWORD)
+    refused("must be the run's own database", recipe=None, out=run, resume=True, storage=other)
+    with monkeypatch.context() as place:
+        place.setenv(VARIABLE, guarded_url(file, PASSWORD))
+        assert search.run(None, out=run, resume=True).trained == 1
+    older = Manifest.read(run).replace(storage=guarded_url(file, PASSWORD))
+    older.write(run)  # as castling 0.1.0 did
+    assert search.run(None, out=run, resume=True).trained == 1
+
+
+def test_a_database_is_refused_to_a_run_with_a_journal(small_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be left out: this run keeps its study in its"):
+        search.run(None, out=small_run, resume=True, storage=f"sqlite:///{tmp_path}/study.db")
 
 
 def test_ray_that_does_not_start_is_a_failure_that_begins_nothing(

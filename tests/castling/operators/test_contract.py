@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,40 @@ def test_gradients_reach_the_input_and_every_parameter(name: str) -> None:
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
         assert parameter.grad.any(), key
+
+
+@pytest.mark.parametrize("form", ["tokens", "grid"])
+def test_other_numbers_of_tokens_are_refused_in_one_sentence_or_right(
+    name: str, form: str
+) -> None:
+    """Right is what a layer of so many tokens makes of them with the same weights."""
+    config = block(name).replace(conv_form=form, mask=None)
+    for index in range(2):
+        shape = layer(config, index=index)
+        module, grid = build(shape).eval(), shape.grid
+        for sides in ({"width": 2 * grid.width}, {"height": 1, "width": 1}):
+            other = replace(grid, **sides)
+            x = tokens(other)
+            for train in (False, True):
+                try:
+                    mixed = module.train(train)(x)
+                except ConfigError as error:
+                    refused = str(error)
+                    assert "image size: must be that of the model" in refused
+                else:
+                    anew = build(layer(config, other))
+                    anew.load_state_dict(module.state_dict())
+                    torch.testing.assert_close(mixed, anew.train(train)(x))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_runs_on_the_meta_device(name: str, train: bool) -> None:
+    shape = layer(block(name))
+    x = tokens(shape.grid)
+    module = build(shape).train(train)
+    assert module.to("meta")(x.to("meta")).shape == x.shape
+    with torch.device("meta"):
+        assert build(shape).train(train)(x.to("meta")).shape == x.shape
 
 
 def test_images_of_a_batch_do_not_mix(name: str) -> None:

@@ -40,8 +40,8 @@ class Checkpoints(Callback):
     """Resumes from a checkpoint and writes new ones.
 
     A file that is truncated or of another training is ignored and overwritten; the checkpoint
-    before it, which is kept beside it, then serves if it can. To be the last of the callbacks: a
-    checkpoint may not be newer than the curve.
+    before it, which stays in the same folder, is then used if it can be. This must be the last of
+    the callbacks, as a checkpoint must not be newer than the curve.
 
     Args:
         path: the file.

@@ -15,7 +15,7 @@ from castling.training.metrics import EpochMetrics
 
 
 PER_WEIGHT, SLACK = 6, 2**20
-"""A checkpoint has at most so many numbers per weight, and bytes beside them."""
+"""Largest size of a checkpoint: numbers per weight, and bytes of everything else."""
 EXTRA = "beside."
 """Prefix of the extra module's tensors; the name dates from version 0.1, whose files are read."""
 
@@ -30,7 +30,7 @@ def save_checkpoint(
 ) -> None:
     """Write weights, optimiser state and the last epoch's metrics atomically.
 
-    The checkpoint before stays beside it, for the case that the disk spoils this one.
+    The previous checkpoint stays in the folder, in case the disk damages this one.
     Random numbers need no state: every epoch draws from generators seeded by (seed, epoch).
     `extra` is a module that is trained together with the model but not exported.
     """

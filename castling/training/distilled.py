@@ -1,4 +1,4 @@
-"""A task around a task: a distillation loss beside the loss of the task."""
+"""A task around a task: it adds a distillation loss to the terms of the task."""
 
 import functools
 import operator
@@ -12,7 +12,7 @@ from castling.training.distill import Distillation
 
 
 class Distilled(Task):
-    """A task with a distillation loss beside its own; evaluation and metrics stay the task's.
+    """Another task with a distillation loss added; evaluation and metrics stay the same.
 
     Each term of the task's loss weighs 1 - `train.distill.weight`.
     """

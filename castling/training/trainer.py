@@ -29,7 +29,7 @@ from castling.training.start import start_training
 
 
 class Callback:
-    """What happens beside the steps of a training; does nothing unless a subclass does.
+    """What happens before, between and after the epochs; does nothing unless a subclass does.
 
     Callbacks are called in their order. One that stops the training lets those after it know
     through `Trainer.is_over`.

@@ -29,8 +29,8 @@ def trained(mask: MaskSchedule | None, folder: Path) -> dict[str, object]:
 def test_masks_that_never_empty_are_on_record_and_said(tmp_path: Path) -> None:
     metrics = trained(MaskSchedule(shape="constant", start_multiple=0.5), tmp_path)
     last = json.loads((tmp_path / "out" / CURVE_FILE).read_text().splitlines()[-1])
-    assert metrics["top1_validation"] == last["top1"]
-    assert metrics["top1_validation_branch"] == last["top1_branch"]
+    assert metrics["top1_validation"] == last["metrics"]["top1"]
+    assert metrics["top1_validation_branch"] == last["metrics"]["top1_branch"]
     assert 0.0 < metrics["mask_density"] < 1.0
     assert metrics["mask_threshold"] < 1.0
     sentence = str(metrics["masks"])

@@ -104,3 +104,10 @@ def test_a_teacher_sees_the_images_that_the_task_shows_the_model() -> None:
     assert terms["distillation"].item() == pytest.approx(sum(half.item() for half in halves))
     for name in alone:
         assert terms[name].item() == pytest.approx(0.7 * alone[name].item())
+
+
+def test_a_run_names_its_task_unless_it_is_that_of_version_1() -> None:
+    assert "task" not in RUN.to_data()
+    other = RunConfig.from_data({"task": "rotation"})
+    assert RunConfig.from_data(other.to_data()) == other
+    assert other.digest() != RUN.digest()

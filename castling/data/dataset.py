@@ -78,5 +78,5 @@ class Dataset(ABC):
         """
 
 
-DATASETS: Registry[type[Dataset]] = Registry("dataset")
+DATASETS: Registry[type[Dataset]] = Registry("dataset", entry_points="castling.datasets")
 """Datasets by name; packages add theirs through the entry point group `castling.datasets`."""

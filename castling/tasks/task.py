@@ -62,5 +62,5 @@ class TaskSpec:
     """Makes the task of a training, whose `train` has the settings of the loss."""
 
 
-TASKS: Registry[TaskSpec] = Registry("task")
+TASKS: Registry[TaskSpec] = Registry("task", entry_points="castling.tasks")
 """Tasks by name; packages add theirs through the entry point group `castling.tasks`."""

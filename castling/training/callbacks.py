@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from castling.errors import CheckpointError
@@ -57,13 +58,14 @@ class Checkpoints(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         """Restore the newest state that can serve."""
-        for path in (self._path, previous_checkpoint(self._path)):
+        paths = (self._path, previous_checkpoint(self._path))
+        for path, digest in product(paths, trainer.accepted_digests):
             with suppress(CheckpointError):
                 trainer.metrics = load_checkpoint(
                     path,
                     trainer.model,
                     trainer.optimizer,
-                    trainer.digest,
+                    digest,
                     trainer.task.extra,
                     self._newest_epoch,
                 )

@@ -11,19 +11,16 @@ import torch
 from safetensors.torch import save as pack_tensors
 from torch import nn
 
-from castling.config import Architecture, BackboneConfig, RunConfig, read_run_config
+from castling.config import Architecture, BackboneConfig, RunConfig
 from castling.errors import CheckpointError, ConfigError
-from castling.model.backbone import (
-    build_backbone,
-    checkpoint_classes,
-    create_with,
-    read_timm_checkpoint,
-    stock_config,
-)
+from castling.model.architecture import architecture_of
 from castling.model.build import config_of
 from castling.model.castle import castle
-from castling.model.hosts.anatomy import create
+from castling.model.check import read_run_config
+from castling.model.convert import build_backbone
 from castling.model.storage import load
+from castling.model.timm_checkpoint import read_timm_checkpoint
+from castling.model.timm_models import checkpoint_classes, create, create_with
 
 
 PRETRAINED = "pretrained"
@@ -49,6 +46,7 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     initial, model = run.train.initial, run.model
     if initial is None:
         return None
+    stock = architecture_of(model).stock()
     path = Path(initial)
     if path.is_dir():
         _check_images("train.initial", path, _shape(model), model.num_classes)
@@ -56,12 +54,12 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     if initial != PRETRAINED and path.suffix not in CHECKPOINTS:
         rule = "must be a folder of castling's, a checkpoint of timm's (.safetensors, .pth) or "
         raise ConfigError("train.initial", f"{rule}`{PRETRAINED}`", initial)
-    if not isinstance(model, BackboneConfig):
+    if stock is None:
         raise ConfigError("train.initial", "must be a folder of castling's here", initial)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.train.seed)
         weights = None if initial == PRETRAINED else path
-        return _timm_initial(stock_config(model), weights)
+        return _timm_initial(stock, weights)
 
 
 def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
@@ -106,9 +104,9 @@ def _original(run: RunConfig, initial: nn.Module | None) -> nn.Module:
             INITIAL,
             "set train.initial (--from), or name a teacher",
         )
-    source = run.train.initial
-    if isinstance(run.model, BackboneConfig) and source is not None and not Path(source).is_dir():
-        _check_classes(_timm_classes(run.model.backbone, source), run.model.num_classes)
+    source, stock = run.train.initial, architecture_of(run.model).stock()
+    if stock is not None and source is not None and not Path(source).is_dir():
+        _check_classes(_timm_classes(stock.backbone, source), stock.num_classes)
     return initial
 
 
@@ -161,7 +159,7 @@ def _stored_teacher(name: str, weights: Path, shape: Shape, num_classes: int) ->
     options: dict[str, Any] = {"in_chans": shape[0], "num_classes": num_classes}
     if pretrained is None or pretrained.fixed_input_size:
         options["img_size"] = shape[1:]
-    teacher = create_with(weights, name, **options)
+    teacher = create_with(weights, tensors, name, **options)
     built = teacher.state_dict()
     adapted = [n for n, t in tensors.items() if n in built and built[n].numel() != t.numel()]
     if adapted:  # by timm, in silence: what it would teach is no longer what it learned

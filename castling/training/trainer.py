@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from castling.config import RunConfig
+from castling.config import DEFAULT_TASK, RunConfig
 from castling.data.batches import Batch
 from castling.data.memory import InMemoryBatches
 from castling.errors import DivergedError
 from castling.model.castle import castle
+from castling.model.check import digest
+from castling.model.digest_v1 import digest_v1
 from castling.tasks import Task
 from castling.training.augment import augment
 from castling.training.data import TrainingData
@@ -81,8 +83,12 @@ class Trainer:
         self._validation = InMemoryBatches.of(data.validation, data.statistics, execution.device)
         start = start_training(run, initial, execution.device)
         self.task, self.model = start.task, start.model
-        self.digest = run.digest() + start.weights_digest
+        self.digest = digest(run) + start.weights_digest
         """Identifies the training, with the weights that it begins with and learns from."""
+        self.accepted_digests = [self.digest]
+        """Of the checkpoints to resume from; version 0.1, which had one task, wrote another."""
+        if run.task == DEFAULT_TASK:
+            self.accepted_digests.append(digest_v1(run) + start.weights_digest)
         self._masks = Masks(self.model)
         self._regularisers: list[Regulariser] = [self._masks, GateCost(self.model, run.train)]
         loss_module = LossModule(self.task, self.model)

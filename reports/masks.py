@@ -31,7 +31,7 @@ class TrainingEnd:
         densities = metrics.mask_density
         return cls(
             epochs=metrics.epoch,
-            top1_branch=metrics.top1_branch if densities else None,
+            top1_branch=metrics.metrics.get("top1_branch") if densities else None,
             mask_density=fmean(densities) if densities else None,
         )
 

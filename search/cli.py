@@ -286,10 +286,16 @@ def train(
 
 def _print_epoch(metrics: "EpochMetrics") -> None:
     density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
+    values = metrics.metrics
+    measured = [
+        f"{name} {values[f'{name}_branch']:.2%}, castled {values[name]:.2%}"
+        for name in values
+        if f"{name}_branch" in values
+    ]
     console.print(
-        f"epoch {metrics.epoch}: loss {metrics.loss:.4f}, top1 {metrics.top1_branch:.2%}, castled "
-        f"{metrics.top1:.2%}, mask density {density or '-'}, rate {metrics.learning_rate:.2e}, "
-        f"{metrics.images_per_s:.0f} images/s",
+        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, {', '.join(measured)}, "
+        f"mask density {density or '-'}, rate {values['learning_rate']:.2e}, "
+        f"{values['images_per_s']:.0f} images/s",
         soft_wrap=True,
         highlight=False,
     )

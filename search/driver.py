@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from castling.data.folder import folder_settings
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import Dataset, folder_settings, load_data
+from castling.training.data import TrainingData, load_data
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.records import (
@@ -139,7 +140,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     table = config.latency_table(folder / LATENCY_FILE if resume else None)
     setting = _checked_setting(config, space, table)
     check_operators(space)
-    data = load_data(space.base.data, space.base.model)
+    data = load_data(space.base.data, space.base.model, space.base.task)
     check_weights(space.base)
     url = _database(storage, manifest)
     if manifest is None:
@@ -246,7 +247,7 @@ class _Search:
         study = open_study(store, self._config.objectives)
         return SearchStudy(study, store, self._config, setting, self.on_record)
 
-    def run(self, study: SearchStudy, setting: Setting, data: Dataset) -> SearchSummary:
+    def run(self, study: SearchStudy, setting: Setting, data: TrainingData) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
@@ -309,7 +310,7 @@ class _Search:
             bounds.append(f"{budget.max_latency_ms:g} ms")
         return f"{self._config.space} within {' and '.join(bounds) or 'no budget'}"
 
-    def _tune(self, searcher: StudySearcher, data: Dataset) -> None:
+    def _tune(self, searcher: StudySearcher, data: TrainingData) -> None:
         """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""
         state = tempfile.mkdtemp(prefix="castling-tune-")
         resources = {

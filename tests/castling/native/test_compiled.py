@@ -14,7 +14,7 @@ from castling.operators.spec import LayerShape, TokenGrid
 _COMPILED_AND_EAGER = """
 import torch
 from castling.config import BlockConfig, MaskSchedule
-from castling.operators.linear_angular import LinearAngularAttention
+from castling.operators.modules.linear_angular import LinearAngularAttention
 from castling.operators.spec import LayerShape, TokenGrid
 
 seen = []

@@ -271,7 +271,7 @@ def test_closed_form_is_what_is_counted(name: str) -> None:
 def test_a_model_of_any_precision_is_saved_and_loaded(
     name: str, precision: torch.dtype, tmp_path: Path
 ) -> None:
-    trained = castling.build(model(layer(block(name)))(), seed=0)
+    trained = castling.build(model(layer(block(name))), seed=0)
     castling.set_progress(trained, 0.3)
     assert_saved_and_loaded(trained.to(precision), tmp_path)
 

@@ -33,6 +33,7 @@ import reports
 import search
 from castling.blocks.parts import block_cost
 from castling.config import ModelConfig, RunConfig
+from castling.model.check import digest
 from castling.operators.spec import layer_shapes
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState
@@ -466,7 +467,7 @@ def run_ask_time(arguments: argparse.Namespace) -> None:
         point = problem.sample(rng)
         run = decode(space, problem.point_of(point))
         values = (-judge.top1(run), float(cost(run.model).macs))
-        trials.append(Trial(point=point, values=values, identity=run.digest()))
+        trials.append(Trial(point=point, values=values, identity=digest(run)))
     times = []
     for _ in range(6):
         started = time.perf_counter()

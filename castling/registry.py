@@ -1,21 +1,32 @@
-"""A read-only table of named parts, filled by a decorator: operators, presets, samplers."""
+"""A read-only table of named parts, filled by a decorator and by installed plugins."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from castling.errors import UnknownNameError
+from castling.errors import PluginError, UnknownNameError, one_line
 
 
 T = TypeVar("T")
+LONGEST_REASON = 300
+"""Characters in a sentence of why a plugin cannot be imported."""
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Named entries of one kind; unknown names are answered with the known ones."""
+    """Named entries of one kind; unknown names are answered with the known ones.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        kind: what an entry is, for messages.
+        entry_points: group of the installed distributions' entry points that name modules, which
+            register their entries when they are imported. They are imported when the names are
+            first asked for, or a name that is not registered yet.
+    """
+
+    def __init__(self, kind: str, entry_points: str | None = None) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._group = entry_points
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that files its argument under `name`.
@@ -45,14 +56,46 @@ class Registry(Mapping[str, T], Generic[T]):
         finally:
             del self._entries[name]
 
+    def _load_plugins(self) -> None:
+        """Import the plugins of the group, once.
+
+        Raises:
+            PluginError: when one cannot be imported, or takes a name that is taken; at the next
+                look-up again.
+        """
+        if self._group is None:
+            return
+        group, self._group = self._group, None  # first: a plugin may look names up itself
+        try:
+            for plugin in entry_points(group=group):
+                _load(plugin)
+        except PluginError:
+            self._group = group
+            raise
+
     def __getitem__(self, name: str) -> T:
         try:
+            if name not in self._entries:
+                self._load_plugins()
             return self._entries[name]
         except (KeyError, TypeError):
             raise UnknownNameError(self.kind, name, self) from None
 
     def __iter__(self) -> Iterator[str]:
+        self._load_plugins()
         return iter(sorted(self._entries))
 
     def __len__(self) -> int:
+        self._load_plugins()
         return len(self._entries)
+
+
+def _load(plugin: EntryPoint) -> None:
+    try:
+        plugin.load()
+    except Exception as error:  # whatever a module of others raises as it is imported
+        distribution = plugin.dist.name if plugin.dist else "an unnamed distribution"
+        said = str(error).strip().partition("\n")[0]
+        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        entry = f"{plugin.name} = {plugin.value}"
+        raise PluginError(distribution, entry, one_line(reason, LONGEST_REASON)) from error

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from castling.config import Config, RunConfig
 from castling.errors import ConfigError, InvalidPointError, UnknownNameError
 from castling.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
+from castling.model.check import run_config
 from castling.operators import OPERATORS
 from castling.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
@@ -188,7 +189,7 @@ def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     data = run.to_data()
     for path, value in settings.items():
         _set(data, path.split("."), value, path)
-    return RunConfig.from_data(data, "set")
+    return run_config(data, "set")
 
 
 def _set(data: Any, steps: list[str], value: object, path: str) -> None:

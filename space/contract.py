@@ -6,7 +6,6 @@ from random import Random
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
 from castling.config import OPERATOR_FIELDS, Architecture, BackboneConfig, ModelConfig, RunConfig
 from castling.costs.cost import Cost
@@ -16,13 +15,14 @@ from castling.errors import (
     OperatorError,
     UncountedOperatorError,
 )
+from castling.model.check import canonical
+from castling.model.pieces import Part, block_parts
 from castling.operators import OPERATORS
-from castling.operators.spec import LayerShape, layer_shapes
+from castling.operators.spec import layer_shapes
 from space.cost import cost
 from space.decode import decode, is_used, operators_of
 from space.domain import Value
 from space.feasible import default_point
-from space.latency import block_parts
 from space.measure import measure_cost
 from space.point import BLOCKS, Dimension, Point, Space
 
@@ -160,29 +160,30 @@ def _same_names(models: Models) -> Iterator[tuple[str, str]]:
     for (value, model), (other, changed) in combinations(models.items(), 2):
         if isinstance(model, BackboneConfig) or isinstance(changed, BackboneConfig):
             continue  # the names of its layers hold the whole choice
-        first, second = (block_parts(_first(each)) for each in (model, changed))
+        first, second = (_block_parts(each) for each in (model, changed))
         for name in first.keys() & second.keys():
-            if not _same(first[name](), second[name](), _first(model)):
+            if not _same(first[name], second[name]):
                 problem = f"the latency table times different parts under one name, {name}"
                 yield f" = {value!r} and {other!r}", problem
 
 
-def _first(model: ModelConfig) -> LayerShape:
-    return layer_shapes(model.castled().canonical())[0]
+def _block_parts(model: ModelConfig) -> dict[str, Part]:
+    """Return the parts of a model's first block that are timed, by name."""
+    settled = canonical(model.castled())
+    assert isinstance(settled, ModelConfig)
+    return {part.name: part for part in block_parts(layer_shapes(settled)[0])}
 
 
-def _same(one: nn.Module, other: nn.Module, shape: LayerShape) -> bool:
-    """Return whether modules have the same parameters and, with equal values, compute alike."""
-    tokens = torch.linspace(-1.0, 1.0, shape.grid.num_tokens * shape.embed_width)
-    tokens = tokens.view(1, shape.grid.num_tokens, shape.embed_width)
+def _same(one: Part, other: Part) -> bool:
+    """Return whether parts have the same parameters and, with equal values, compute alike."""
     shapes, outputs = [], []
-    for module in (one, other):
-        module.eval()
-        state = module.state_dict()
+    for part in (one, other):
+        [piece] = part.take_apart(torch.device("cpu")).pieces
+        state = piece.module.eval().state_dict()
         shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
-        for tensor in state.values():
+        for tensor in [*state.values(), *piece.arguments]:
             if tensor.is_floating_point():
                 tensor.copy_(torch.linspace(-0.5, 0.5, tensor.numel()).view(tensor.shape))
         with torch.inference_mode():
-            outputs.append(module(tokens))
+            outputs.append(piece.module(*piece.arguments))
     return shapes[0] == shapes[1] and torch.equal(*outputs)

@@ -3,34 +3,16 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from castling.blocks.parts import vit_cost
-from castling.config import (
-    Architecture,
-    BackboneConfig,
-    LayerChoice,
-    StockBackbone,
-)
+from castling.config import Architecture, LayerChoice, StockBackbone
 from castling.costs.cost import Cost
-from castling.model.hosts.anatomy import anatomy_of
+from castling.model.adapters.sites import sites_of
+from castling.model.architecture import architecture_of
+from castling.model.check import check_layer
 
 
 def cost(model: Architecture) -> Cost:
     """Return the cost of a model, exactly what fvcore counts on it."""
-    return _backbone_cost(model) if isinstance(model, BackboneConfig) else vit_cost(model)
-
-
-def _backbone_cost(model: BackboneConfig) -> Cost:
-    """Return the layers' closed forms and, counted once per backbone, all that never changes."""
-    anatomy = anatomy_of(model)
-    fixed = anatomy.fixed_macs
-    total = Cost(macs=fixed, params=anatomy.fixed_params, training_macs=fixed)
-    for layer, choice in zip(anatomy.layers, model.blocks, strict=True):
-        total = total + Cost(
-            macs=layer.macs(choice),
-            params=layer.params(choice),
-            training_macs=layer.training_macs(choice),
-        )
-    return total
+    return architecture_of(model).cost()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +30,8 @@ class LayerCosts:
 def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCosts]:
     """Return a backbone's attention layers, first to last, as a choice per layer counts them."""
     choices = [LayerChoice(operator=name) for name in operators]
+    for choice in choices:
+        check_layer(choice)
     return [
         LayerCosts(
             path=layer.name,
@@ -56,8 +40,8 @@ def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCos
             macs={
                 choice.operator: layer.macs(choice)
                 for choice in choices
-                if not layer.objection(choice)
+                if not layer.incompatibility(choice)
             },
         )
-        for layer in anatomy_of(model).layers
+        for layer in sites_of(model).layers
     ]

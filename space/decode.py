@@ -3,6 +3,7 @@
 from typing import Any
 
 from castling.config import OPERATOR_FIELDS, RunConfig
+from castling.model.check import checked
 from castling.operators import OPERATORS
 from space.domain import Value
 from space.point import BLOCKS, DEPTH, Point, Space
@@ -32,7 +33,7 @@ def decode(space: Space, point: Point) -> RunConfig:
                     _put(block, dimension.block_field, value)
         elif dimension.target != DEPTH:
             _put(data, dimension.target, point[dimension.target])
-    return RunConfig(**data)
+    return checked(RunConfig(**data))
 
 
 def active(space: Space, point: Point) -> dict[str, Value]:

@@ -13,6 +13,7 @@ from castling.config import RunConfig
 from castling.costs.cost import Cost
 from castling.errors import ConfigError, InfeasibleBudgetError
 from castling.limits import MOST_COMBINATIONS
+from castling.model.check import resolve
 from space.budget import Budget
 from space.cost import cost
 from space.decode import decode
@@ -259,7 +260,7 @@ def _base_values(space: Space, _: int) -> Iterator[tuple[str, Value]]:
 
 def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values in every block a point may have, named as at the given depth."""
-    blocks = [block.complete().to_data() for block in space.base.model.blocks]
+    blocks = [block.to_data() for block in resolve(space.base.model).blocks]
     for dimension in space.dimensions:
         for layer in range(space.max_depth if dimension.is_per_block else 0):
             block = blocks[min(layer, len(blocks) - 1)]

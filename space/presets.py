@@ -20,7 +20,7 @@ from space.domain import Choice, FloatRange, IntRange
 from space.point import BLOCKS, DEPTH, Dimension, Space, Tie
 
 
-SPACES: Registry[Callable[[], Space]] = Registry("space")
+SPACES: Registry[Callable[[], Space]] = Registry("space", entry_points="castling.spaces")
 
 
 def _per_attention(tie: Tie) -> list[Dimension]:

@@ -220,7 +220,7 @@ class OperatorSpec:
         )
 
 
-OPERATORS: Registry[OperatorSpec] = Registry("operator")
+OPERATORS: Registry[OperatorSpec] = Registry("operator", entry_points="castling.operators")
 
 
 def projection_macs(shape: LayerShape) -> int:

@@ -77,7 +77,7 @@ def test_presets_have_the_tokens_that_they_state(name: str, num_patches: int) ->
 
 
 TRACED_SLOWLY = ("deit_tiny", "deit_small", "levit_256", "mvitv2_tiny", "swin_tiny")
-"""Their kinds of attention are traced in tests/castling/model/hosts, in small models."""
+"""Their kinds of attention are traced in tests/castling/model/adapters, in small models."""
 
 
 @pytest.mark.parametrize(

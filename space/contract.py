@@ -16,9 +16,8 @@ from castling.errors import (
     UncountedOperatorError,
 )
 from castling.model.check import canonical
-from castling.model.pieces import Part, block_parts
+from castling.model.pieces import Part, vit_parts
 from castling.operators import OPERATORS
-from castling.operators.spec import layer_shapes
 from space.cost import cost
 from space.decode import decode, is_used, operators_of
 from space.domain import Value
@@ -160,18 +159,18 @@ def _same_names(models: Models) -> Iterator[tuple[str, str]]:
     for (value, model), (other, changed) in combinations(models.items(), 2):
         if isinstance(model, BackboneConfig) or isinstance(changed, BackboneConfig):
             continue  # the names of its layers hold the whole choice
-        first, second = (_block_parts(each) for each in (model, changed))
+        first, second = _parts(model), _parts(changed)
         for name in first.keys() & second.keys():
             if not _same(first[name], second[name]):
                 problem = f"the latency table times different parts under one name, {name}"
                 yield f" = {value!r} and {other!r}", problem
 
 
-def _block_parts(model: ModelConfig) -> dict[str, Part]:
-    """Return the parts of a model's first block that are timed, by name."""
-    settled = canonical(model.castled())
-    assert isinstance(settled, ModelConfig)
-    return {part.name: part for part in block_parts(layer_shapes(settled)[0])}
+def _parts(model: ModelConfig) -> dict[str, Part]:
+    """Return the timed parts of a model's stem and first block, by name."""
+    alone = canonical(model.replace(blocks=model.blocks[:1]).castled())
+    assert isinstance(alone, ModelConfig)
+    return {part.name: part for part in vit_parts(alone)}
 
 
 def _same(one: Part, other: Part) -> bool:
@@ -179,11 +178,12 @@ def _same(one: Part, other: Part) -> bool:
     shapes, outputs = [], []
     for part in (one, other):
         [piece] = part.take_apart(torch.device("cpu")).pieces
+        given = torch.linspace(-1.0, 1.0, piece.arguments[0].numel())
         state = piece.module.eval().state_dict()
         shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
         for tensor in [*state.values(), *piece.arguments]:
             if tensor.is_floating_point():
                 tensor.copy_(torch.linspace(-0.5, 0.5, tensor.numel()).view(tensor.shape))
         with torch.inference_mode():
-            outputs.append(piece.module(*piece.arguments))
+            outputs.append(piece.module(given.view(piece.arguments[0].shape)))
     return shapes[0] == shapes[1] and torch.equal(*outputs)

@@ -181,7 +181,7 @@ def _same(one: Part, other: Part) -> bool:
         given = torch.linspace(-1.0, 1.0, piece.arguments[0].numel())
         state = piece.module.eval().state_dict()
         shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
-        for tensor in [*state.values(), *piece.arguments]:
+        for tensor in state.values():
             if tensor.is_floating_point():
                 tensor.copy_(torch.linspace(-0.5, 0.5, tensor.numel()).view(tensor.shape))
         with torch.inference_mode():

@@ -31,11 +31,6 @@ UNTIMED = frozenset({"drop_path"})
 PERIOD = 2
 """After how many layers an operator repeats that depends on its place: Swin shifts every other."""
 
-OPERATOR_PART = OPERATOR_FIELDS | {"operator", "options"}
-MLP_PART = frozenset({"mlp", "mlp_ratio"})
-UNTIMED = frozenset({"drop_path"})
-"""Fields of a block by the only part that they change; a rate of training costs no time."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:

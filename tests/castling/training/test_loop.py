@@ -21,7 +21,7 @@ from castling.data.statistics import Statistics
 from castling.errors import CheckpointError, ConfigError, DivergedError
 from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.check import digest
+from castling.model.check import digest, run_config
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, branches
@@ -610,7 +610,7 @@ def test_levit_trains_on_images_of_which_one_is_left() -> None:
         "num_classes": 2,
         "blocks": "linear_angular",
     }
-    run = RunConfig.from_data({"model": model, "train": {"epochs": 2, "batch_size": 4}})
+    run = run_config({"model": model, "train": {"epochs": 2, "batch_size": 4}})
     images = np.random.default_rng(0).integers(0, 255, (9, 1, 32, 32), np.uint8)
     split = Split(images=images, labels=np.arange(9) % 2)
     statistics = Statistics(mean=(0.5,), std=(0.3,))

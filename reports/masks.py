@@ -10,7 +10,7 @@ import torch
 from castling.config import RunConfig
 from castling.model.build import build
 from castling.model.castle import set_progress
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.training.metrics import EpochMetrics
 
 

@@ -346,7 +346,7 @@ def operators(
     heads: Annotated[int, typer.Option(help="Heads; must divide the width.", min=1)] = 3,
 ) -> None:
     """List the operators with the cost of a layer."""
-    from space.cost import operator_costs
+    from space.operator_table import operator_costs
 
     table = Table(box=None, pad_edge=False, title=f"{tokens} tokens, width {width}, {heads} heads")
     for column in ("operator", "MACs", "training MACs", "params", "summary"):

@@ -49,6 +49,7 @@ from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import format_size, parse_size
+from space.contract import check_operators
 from space.point import Point, Space
 
 
@@ -138,6 +139,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     space = config.build_space()
     table = config.latency_table(folder / LATENCY_FILE if resume else None)
     setting = _checked_setting(config, space, table)
+    check_operators(space)
     data = load_data(space.base.data, space.base.model, space.base.task)
     check_weights(space.base)
     url = _database(storage, manifest)

@@ -18,6 +18,7 @@ from castling.training.start import check_start
 from reports.export import METRICS_FILE, ModelMetrics, write_model
 from reports.masks import TrainingEnd
 from search.config import with_settings
+from space.contract import check_model
 
 
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
@@ -49,6 +50,7 @@ def train_config(
     config, out = Path(config), Path(out)
     begun = {} if initial is None else {"train.initial": str(initial)}
     run = with_settings(read_run_config(config), {**(settings or {}), **begun})
+    check_model(run.model)
     data = load_data(run.data, run.model, run.task)
     check_start(run)
     _claim(out, run, resume=resume)

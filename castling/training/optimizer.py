@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from castling.config import TrainConfig
 from castling.errors import ConfigError
-from castling.operators.gates import Gates
+from castling.operators.modules.gates import Gates
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from castling.config import TrainConfig
 from castling.data.batches import Batch
-from castling.operators.auxiliary import AuxiliaryBranch, branches
-from castling.operators.gates import cost_penalty, gated
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.gates import cost_penalty, gated
 
 
 class Regulariser(Protocol):

@@ -7,7 +7,7 @@ from torch import library
 
 from castling.config import BlockConfig
 from castling.native import linear_angular as native
-from castling.operators.linear_angular import LinearAngularAttention
+from castling.operators.modules.linear_angular import LinearAngularAttention
 from castling.operators.spec import LayerShape, TokenGrid
 
 

@@ -17,7 +17,7 @@ from castling.model.build import build
 from castling.model.castle import set_progress
 from castling.model.storage import read_tensors, write_tensors
 from castling.model.vit import CastlingViT
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.training.checkpoint import load_checkpoint, save_checkpoint
 from castling.training.metrics import EpochMetrics
 

@@ -24,7 +24,7 @@ from castling.model.castle import castle
 from castling.model.check import digest, run_config
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
 from castling.tasks import TASKS
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import TrainingData, load_data, load_test

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, MaskSchedule, RunConfig
 from castling.model.build import build
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.training.callbacks import Checkpoints, Curve, Report
 from castling.training.data import TrainingData
 from castling.training.execution import SingleProcess

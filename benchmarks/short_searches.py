@@ -25,7 +25,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from castling.config import RunConfig
-from castling.training.data import Dataset, folder_settings, load_data
+from castling.data.folder import folder_settings
+from castling.training.data import TrainingData, load_data
 from castling.training.loop import train
 from reports.pareto import hypervolume
 from reports.records import TrialState
@@ -82,9 +83,9 @@ def search(config: SearchConfig, judge: Callable[[RunConfig], float]) -> list[Tr
     return tried
 
 
-def accuracy(data: Dataset, run: RunConfig) -> float:
+def accuracy(data: TrainingData, run: RunConfig) -> float:
     """Return the validation accuracy of a training."""
-    return train(run, data, device="cpu").metrics.top1
+    return train(run, data, device="cpu").metrics.metrics["top1"]
 
 
 def summary(tried: list[Tried]) -> list[float]:

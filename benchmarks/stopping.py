@@ -111,8 +111,8 @@ def shown(curve: Sequence[EpochMetrics], judge: str) -> Sequence[EpochMetrics]:
     """Return what a stopper is shown of a curve so far."""
     if judge == "branch":
         return [
-            replace(metrics, metrics={**metrics.metrics, "top1": metrics.metrics["top1_branch"]})
-            for metrics in curve
+            replace(epoch, metrics={**epoch.metrics, "top1": epoch.metrics["top1_branch"]})
+            for epoch in curve
         ]
     return curve[-1:] if judge == "last" else curve
 
@@ -135,8 +135,8 @@ def replay(
         stations = [*rungs.epochs(record.epochs_planned), record.epochs_planned]
         epoch = next(epoch for epoch in stations if epoch > done)
         curve = recording.curves[record.trial]
-        before = curve[done - 1].metrics["train_seconds"] if done else 0.0
-        spent = curve[epoch - 1].metrics["train_seconds"] - before
+        seconds = [0.0, *(metrics.metrics["train_seconds"] for metrics in curve)]
+        spent = seconds[epoch] - seconds[done]
         heapq.heappush(events, (now + spent, record.trial, epoch, record))
 
     for _ in range(workers):
@@ -250,15 +250,13 @@ def predict(args: argparse.Namespace) -> None:
             now = [curve[: math.ceil(share * len(curve))] for curve in curves]
             last = [curve[-1] for curve in now]
             measured = {
-                "castled": [metrics.metrics["top1"] for metrics in last],
-                "branch": [metrics.metrics["top1_branch"] for metrics in last],
-                "best": [max(metrics.metrics["top1"] for metrics in curve) for curve in now],
-                "loss": [-metrics.metrics["loss"] for metrics in last],
+                "castled": [epoch.metrics["top1"] for epoch in last],
+                "branch": [epoch.metrics["top1_branch"] for epoch in last],
+                "best": [max(epoch.metrics["top1"] for epoch in curve) for curve in now],
+                "loss": [-epoch.metrics["loss"] for epoch in last],
             }
             ranks = [f"{spearmanr(values, final)[0]:.3f}" for values in measured.values()]
-            gap = np.mean(
-                [metrics.metrics["top1_branch"] - metrics.metrics["top1"] for metrics in last]
-            )
+            gap = np.subtract(measured["branch"], measured["castled"]).mean()
             print(f"| {share:.3f} | {' | '.join(ranks)} | {gap:+.2%} |")
 
 
@@ -289,7 +287,7 @@ def forecasts(args: argparse.Namespace) -> None:
 
 def best(recording: Recording, trial: int, epochs: int) -> float:
     """Return a trial's best accuracy of its first epochs."""
-    return max(metrics.metrics["top1"] for metrics in recording.curves[trial][:epochs])
+    return max(epoch.metrics["top1"] for epoch in recording.curves[trial][:epochs])
 
 
 def rms(numbers: Sequence[float]) -> float:

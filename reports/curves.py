@@ -97,8 +97,8 @@ def load_curves(run: str | Path) -> pd.DataFrame:
 def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
     """Return the metrics of a trial's epochs, from the first up to the first that is missing.
 
-    What `load_curves` says of repeated and torn lines holds here too; a trial that has ended no
-    epoch has no metrics.
+    Repeated and incomplete lines are treated as by `load_curves`; a trial that has ended no epoch
+    has no metrics.
     """
     path = curve_path(run, trial)
     found = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from castling.config import Config, RunConfig
+from castling.data.memory import InMemoryBatches
 from castling.errors import (
     CheckpointError,
     ConfigError,
@@ -27,9 +28,9 @@ from castling.model.castle import castle
 from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
-from castling.training.data import Dataset, load_data, load_test
+from castling.training.data import TrainingData, load_data, load_test
+from castling.training.evaluation import evaluate
 from castling.training.hooks import hooked_metrics
-from castling.training.loop import Pixels, evaluate
 from reports.frame import load as load_trials, load_config
 from reports.masks import TrainingEnd, alive_masks, last_threshold
 from reports.records import weights_path
@@ -176,7 +177,7 @@ def export(  # noqa: PLR0913 - the options of `castling export`
     end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
     if onnx:
         check_onnx()
-    data = load_data(config.data, config.model)
+    data = load_data(config.data, config.model, config.task)
     try:
         metrics = write_model(
             model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
@@ -198,7 +199,7 @@ def _check_empty(out: Path) -> None:
 def write_model(
     model: nn.Module,
     config: RunConfig,
-    data: Dataset,
+    data: TrainingData,
     out: Path,
     *,
     trained_by: str,
@@ -212,12 +213,13 @@ def write_model(
     threshold = last_threshold(config, end.epochs)
     config = config.replace(model=settled_config(config.model, model))
     castled = castle(settle(model))
-    top1 = evaluate(castled, data.validation, data)
+    top1 = evaluate(config, castled, data.validation, data)["top1"]
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
+    test = load_test(config.data, config.model, config.task)
     metrics = ModelMetrics(
         top1_validation=top1,
-        top1_test=evaluate(castled, load_test(config.data, config.model), data),
+        top1_test=evaluate(config, castled, test, data)["top1"],
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
@@ -248,12 +250,13 @@ def write_model(
     return metrics
 
 
-def _other_metrics(config: RunConfig, castled: nn.Module, data: Dataset) -> dict[str, float]:
+def _other_metrics(config: RunConfig, castled: nn.Module, data: TrainingData) -> dict[str, float]:
     """Return the metrics of other packages, as far as they are defined for a model."""
-    pixels = Pixels.of(data.validation, data, next(castled.parameters()).device)
+    device = next(castled.parameters()).device
+    batches = InMemoryBatches.of(data.validation, data.statistics, device)
     costs = Costs(config.model)
     found = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
-    found |= hooked_metrics(lambda: castled, pixels.in_order)
+    found |= hooked_metrics(lambda: castled, batches.in_order)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
@@ -267,8 +270,9 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
     model = load(folder)
-    data = load_data(config.data, config.model)
-    top1 = evaluate(model, data.validation, data)
+    data = load_data(config.data, config.model, config.task)
+    test = load_test(config.data, config.model, config.task)
+    top1 = evaluate(config, model, data.validation, data)["top1"]
     end = TrainingEnd(
         epochs=recorded.epochs,
         top1_branch=recorded.top1_validation_branch,
@@ -279,7 +283,7 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
         threshold = last_threshold(config, recorded.epochs)
     return Evaluation(
         top1_validation=top1,
-        top1_test=evaluate(model, load_test(config.data, config.model), data),
+        top1_test=evaluate(config, model, test, data)["top1"],
         recorded=recorded,
         masks=alive_masks(threshold, end, top1),
     )

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from castling.data.folder import folder_settings
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import Dataset, folder_settings, load_data
+from castling.training.data import TrainingData, load_data
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.front import front_of
@@ -49,6 +50,7 @@ from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import Budget
+from space.contract import check_operators
 from space.point import Point, Space
 
 
@@ -144,7 +146,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     space = config.build_space()
     table = config.latency_table(folder / LATENCY_FILE if resume else None)
     setting = _checked_setting(config, space, table)
-    data = load_data(space.base.data, space.base.model)
+    check_operators(space)
+    data = load_data(space.base.data, space.base.model, space.base.task)
     check_weights(space.base)
     url = _database(storage, manifest)
     if manifest is None:
@@ -246,7 +249,7 @@ class _Search:
         study = open_study(store, self._config.objectives)
         return SearchStudy(study, store, self._config, setting, self.on_record)
 
-    def run(self, study: SearchStudy, setting: Setting, data: Dataset) -> SearchSummary:
+    def run(self, study: SearchStudy, setting: Setting, data: TrainingData) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
@@ -299,7 +302,7 @@ class _Search:
                 if other.trial not in kept:
                     weights_path(self._folder, other.trial).unlink(missing_ok=True)
 
-    def _tune(self, searcher: StudySearcher, data: Dataset) -> None:
+    def _tune(self, searcher: StudySearcher, data: TrainingData) -> None:
         """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""
         state = tempfile.mkdtemp(prefix="castling-tune-")
         resources = {

@@ -16,7 +16,7 @@ from reports.records import TrialState
 from search.cluster import Resources
 from search.rungs import Rungs
 from search.study import Outcome, SearchStudy
-from search.worker import CURVE, OUTCOME, PROGRESS, STORAGE_PROBLEM
+from search.worker import CURVE, OUTCOME, SCORE, STORAGE_PROBLEM
 
 
 class StudySearcher(Searcher):
@@ -94,8 +94,8 @@ class StudySearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on how far a running trial has come."""
         if "epoch" in result:
-            metrics = json.loads(result[PROGRESS])
-            self._on_progress(self._trials[trial_id], result["epoch"], metrics)
+            score = json.loads(result[SCORE])
+            self._on_progress(self._trials[trial_id], result["epoch"], score)
 
     def on_trial_complete(
         self,

@@ -43,16 +43,25 @@ class EpochMetrics:
         """Build the metrics from plain values, also those of version 1.
 
         Raises:
-            KeyError, TypeError: when they are not metrics.
+            KeyError, TypeError, OverflowError: when they are not metrics.
         """
         values = dict(data)
         if "metrics" not in values:
             values["metrics"] = {name: values.pop(name) for name in VERSION_1}
-        metrics = cls(**{**values, "mask_density": tuple(values["mask_density"])})
-        numbers = [metrics.metrics[name] for name in {*LOOP_METRICS, *metrics.metrics}]
-        for number in (*numbers, *metrics.mask_density):
-            if type(number) not in (int, float):
-                raise TypeError(f"{number!r} is no number")
+        if not isinstance(values["metrics"], Mapping):
+            raise TypeError(f"{values['metrics']!r} are no metrics")
+        values["metrics"] = {name: _number(number) for name, number in values["metrics"].items()}
+        values["mask_density"] = tuple(map(_number, values["mask_density"]))
+        metrics = cls(**values)
+        if missing := [name for name in LOOP_METRICS if name not in metrics.metrics]:
+            raise KeyError(*missing)
         if type(metrics.epoch) is not int or metrics.epoch < 1:
             raise TypeError(f"{metrics.epoch!r} is no epoch")
         return metrics
+
+
+def _number(value: object) -> float:
+    """Return a number as a float; TypeError when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

@@ -36,8 +36,9 @@ MOST_DRAWS = 8
 """Draws over budget before one is brought within it."""
 LEANING = 0.5
 """The part of the draws that lean on the base config: they have some share of its values."""
-STEP = 0.2
-"""Standard deviation of a real number's change, as a part of its range."""
+REDRAWN, STEP = 0.5, 0.05
+"""How often a candidate's real number is drawn anew, and the standard deviation, as a part of its
+range, by which it is moved otherwise."""
 REMEMBERED = 8192
 """Points whose features and costs are kept."""
 
@@ -164,13 +165,14 @@ class SpaceProblem:
         drawn = self.values_of(self._space.sample(rng))
         if not share:
             return drawn
-        pairs = zip(drawn, self._default, strict=True)
+        near = self._nudged(self._default, rng)
+        pairs = zip(drawn, near, strict=True)
         return tuple(known if rng.random() < share else value for value, known in pairs)
 
     def mutate(self, point: Values, rng: Random) -> Values:
-        """Return a point of which one or a few values are others."""
+        """Return a point of which one or a few values are others, and all real ones."""
         mutable = [place for place, domain in enumerate(self._domains) if _size(domain) > 1]
-        changed = list(point)
+        changed = list(self._nudged(point, rng))
         rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
         chosen = [place for place in mutable if rng.random() < rate]
         for place in chosen or rng.sample(mutable, min(1, len(mutable))):
@@ -178,9 +180,22 @@ class SpaceProblem:
         return self._repaired(tuple(changed), point, rng)
 
     def cross(self, one: Values, other: Values, rng: Random) -> Values:
-        """Return a point that has each value from one of two."""
+        """Return a point that has each value from one of two, real ones moved."""
         mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
-        return self._repaired(mixed, one, rng)
+        return self._repaired(self._nudged(mixed, rng), one, rng)
+
+    def _nudged(self, values: Values, rng: Random) -> Values:
+        """Return values of which the real ones are moved a little or drawn anew.
+
+        Copied, or only moved, a learning rate that an early front shares would be tried again and
+        again; the surrogate is to choose among all there are.
+        """
+        return tuple(
+            _moved(domain, value, rng)
+            if isinstance(domain, FloatRange) and isinstance(value, float)
+            else value
+            for domain, value in zip(self._domains, values, strict=True)
+        )
 
     def _fits(self, run: RunConfig) -> bool:
         return self._pricing(run.model).within(self._budget)
@@ -229,8 +244,7 @@ def _all_values(domain: Domain) -> Sequence[Value]:
 def _another(domain: Domain, value: Value, rng: Random) -> Value:
     """Return another value: of an ordered domain a near one as often as any."""
     if isinstance(domain, FloatRange):
-        assert isinstance(value, float)
-        return _moved(domain, value, rng) if rng.random() < 0.5 else domain.sample(rng)
+        return domain.sample(rng)
     values = list(_all_values(domain))
     place = next(index for index, known in enumerate(values) if known == value)
     if not isinstance(domain, Choice) and rng.random() < 0.5:
@@ -240,9 +254,14 @@ def _another(domain: Domain, value: Value, rng: Random) -> Value:
 
 
 def _moved(domain: FloatRange, value: float, rng: Random) -> float:
+    """Return a value near another, reflected at the ends so that these collect none, or any."""
+    if rng.random() < REDRAWN:
+        return domain.sample(rng)
     low, high, here = domain.low, domain.high, value
     if domain.log:
         low, high, here = log(low), log(high), log(value)
     moved = here + rng.gauss(0.0, STEP) * (high - low)
+    moved = low + abs(moved - low)
+    moved = high - abs(high - moved)
     moved = exp(moved) if domain.log else moved
     return float(min(max(moved, domain.low), domain.high))

@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from epochs import epoch_metrics
 
 import reports
 from castling.errors import RunFolderError
@@ -13,15 +15,7 @@ from reports.records import curve_path
 
 
 def epoch(number: int, loss: float = 1.0) -> EpochMetrics:
-    metrics = {
-        "loss": loss,
-        "top1": 0.5,
-        "top1_branch": 0.6,
-        "learning_rate": 1e-3,
-        "images_per_s": 100.0,
-        "train_seconds": float(number),
-    }
-    return EpochMetrics(epoch=number, metrics=metrics, mask_density=(0.1, 0.2))
+    return epoch_metrics(number, mask_density=(0.1, 0.2), loss=loss)
 
 
 def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
@@ -68,6 +62,16 @@ def test_torn_line_is_left_out_and_the_next_one_is_whole(torn: str, run: Path) -
     append_line(path, epoch(2).to_line())
     assert list(reports.load_curves(run).epoch) == [1, 2]
     assert json.loads(path.read_text().splitlines()[-1])["epoch"] == 2
+
+
+def test_metrics_of_other_tasks_are_columns_too(run: Path) -> None:
+    own = {"loss": 1.0, "learning_rate": 1e-3, "images_per_s": 1.0, "train_seconds": 1.0}
+    other = replace(epoch(1), metrics=own | {"mean_error": 2.5})
+    append_line(curve_path(run, 0), other.to_line())
+    append_line(curve_path(run, 1), epoch(1).to_line())
+    curves = reports.load_curves(run)
+    assert curves.mean_error.isna().tolist() == [False, True]
+    assert curves.top1.isna().tolist() == [True, False]
 
 
 def test_files_that_are_no_curves_are_left_out(run: Path) -> None:

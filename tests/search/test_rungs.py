@@ -2,6 +2,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from epochs import epoch_metrics
 from hypothesis import given, strategies as st
 
 from castling.files import append_line
@@ -32,18 +33,7 @@ def record(trial: int, macs: int = 50, planned: int = 16, **metrics: float) -> R
 def curve(*top1: float, loss: float = 1.0) -> list[EpochMetrics]:
     """Return the metrics of epochs of these accuracies."""
     return [
-        EpochMetrics(
-            epoch=number,
-            mask_density=(),
-            metrics={
-                "loss": loss / number,
-                "top1": accuracy,
-                "top1_branch": accuracy,
-                "learning_rate": 1e-3,
-                "images_per_s": 1.0,
-                "train_seconds": float(number),
-            },
-        )
+        epoch_metrics(number, loss=loss / number, top1=accuracy, top1_branch=accuracy)
         for number, accuracy in enumerate(top1, start=1)
     ]
 

@@ -95,9 +95,9 @@ def test_known_objectives_need_no_results() -> None:
 
 
 def test_what_is_likely_over_a_learnt_bound_gains_less_and_beats_nothing() -> None:
-    places = [-2.0, -1.0, 0.0, 1.0, 2.0]
-    free = history(line(*places), [-0.3, -0.4, -0.5, -0.6, -0.7])
-    over = np.array([[-0.4], [-0.2], [-0.1], [0.3], [0.5]])
+    places = [-2.0, -1.5, -1.0, 0.0, 1.0, 2.0]
+    free = history(line(*places), [-0.3, -0.35, -0.4, -0.5, -0.6, -0.7])
+    over = np.array([[-0.4], [-0.3], [-0.2], [-0.1], [0.3], [0.5]])
     bounded = replace(free, excess=over)
     within, beyond = acquisition(GOAL, bounded)(candidates(0.4, 2.2))
     assert acquisition(GOAL, free)(candidates(0.4))[0] < within

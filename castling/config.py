@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -38,6 +39,13 @@ from castling.plain_yaml import read_yaml
 
 C = TypeVar("C", bound="Config")
 """In place of typing.Self, which run-time type checking does not take on single methods."""
+
+
+class Mark(Enum):
+    """What a search must know of a field, as metadata of its annotation: Annotated[T, mark]."""
+
+    COSTS_NOTHING = "changes neither MACs nor parameters of the castled model"
+    SET_BY_DATA = "follows from the dataset, so that all trials of a search share it"
 
 
 class Config(BaseModel):
@@ -186,7 +194,7 @@ class LayerChoice(Config):
     """tokens: 1-D along the flattened tokens (as released); grid: 2-D, class token bypasses."""
     conv_filters: Literal["head", "channel"] = "head"
     """One filter per head (as released) or per channel."""
-    mask: MaskSchedule | None = MaskSchedule()
+    mask: Annotated[MaskSchedule | None, Mark.COSTS_NOTHING] = MaskSchedule()
     """Schedule of the auxiliary branch; null trains without one."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """What only this operator has: window size, features, ...; `castling operators` lists them."""
@@ -234,7 +242,7 @@ class BlockConfig(LayerChoice):
     """bidimensional has LightViT's channel and spatial gates, shrinking SPViT's hidden gates."""
     mlp_ratio: float = Field(default=4.0, gt=0.0, le=LARGEST_RATIO)
     """Hidden width of the MLP as a multiple of the embed width."""
-    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    drop_path: Annotated[float, Mark.COSTS_NOTHING] = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of skipping the block's residual branches for a sample in training."""
 
     @property
@@ -256,11 +264,11 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 class ModelConfig(Config):
     """A CastlingViT: everything needed to build it."""
 
-    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair)] = (8, 8)
+    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair), Mark.SET_BY_DATA] = (8, 8)
     """Height and width in pixels; one number means a square."""
-    channels: int = Field(default=1, ge=1, le=MOST_CHANNELS)
+    channels: Annotated[int, Mark.SET_BY_DATA] = Field(default=1, ge=1, le=MOST_CHANNELS)
     """Image channels."""
-    num_classes: int = Field(default=10, ge=1, le=MOST_CLASSES)
+    num_classes: Annotated[int, Mark.SET_BY_DATA] = Field(default=10, ge=1, le=MOST_CLASSES)
     """Classes."""
     patch_size: Side = 2
     """Side of the square patches in pixels; must divide the image."""
@@ -369,11 +377,11 @@ class StockBackbone(Config):
 
     backbone: str
     """timm's name of the architecture: deit_tiny_patch16_224, levit_128, mvitv2_tiny..."""
-    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair)] = (224, 224)
+    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair), Mark.SET_BY_DATA] = (224, 224)
     """Height and width in pixels; one number means a square."""
-    channels: int = Field(default=3, ge=1, le=MOST_CHANNELS)
+    channels: Annotated[int, Mark.SET_BY_DATA] = Field(default=3, ge=1, le=MOST_CHANNELS)
     """Image channels."""
-    num_classes: int = Field(default=1000, ge=0, le=MOST_CLASSES)
+    num_classes: Annotated[int, Mark.SET_BY_DATA] = Field(default=1000, ge=0, le=MOST_CLASSES)
     """Classes; 0 leaves out the classifier, as in timm."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
@@ -555,8 +563,8 @@ class RunConfig(Config):
         default_factory=ModelConfig
     )
     """A CastlingViT, or with the field `backbone` a model of timm."""
-    train: TrainConfig = TrainConfig()
-    data: DataConfig = DataConfig()
+    train: Annotated[TrainConfig, Mark.COSTS_NOTHING] = TrainConfig()
+    data: Annotated[DataConfig, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = DataConfig()
 
     def canonical(self) -> "RunConfig":
         """Return the config with every ignored field at its default."""

@@ -8,7 +8,7 @@ from optuna.study import StudyDirection
 from castling.errors import ConfigError
 from reports.records import Direction, Objective, Record
 from space.budget import Budget
-from space.feasible import Quantity, dearest, point_cost
+from space.feasible import Quantity, max_cost_point, point_cost
 from space.known import KNOWN
 from space.point import Space
 
@@ -90,6 +90,6 @@ def reference_point(
             found[goal.metric] = float(bound)
         elif goal.metric in {"macs", "params"}:
             quantity: Quantity = "macs" if goal.metric == "macs" else "params"
-            spent = point_cost(space, dearest(space, quantity))
+            spent = point_cost(space, max_cost_point(space, quantity))
             found[goal.metric] = float(getattr(spent, quantity))
     return found

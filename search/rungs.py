@@ -12,7 +12,7 @@ from reports.records import Objective, Record
 from search.samplers import Setting
 from search.stoppers import STOPPERS, Standing, StopperSpec
 from space.decode import decode
-from space.feasible import cheapest, dearest
+from space.feasible import max_cost_point, min_cost_point
 from space.known import KNOWN
 
 
@@ -64,7 +64,7 @@ def cost_ranges(setting: Setting) -> CostRanges:
     if not metrics:
         return CostRanges(None)
     [metric, *_] = metrics
-    ends = [find(setting.space, "macs") for find in (cheapest, dearest)]
+    ends = [find(setting.space, "macs") for find in (min_cost_point, max_cost_point)]
     costs = [setting.pricing(decode(setting.space, point).model) for point in ends]
     low, high = (float(getattr(spent, metric)) for spent in costs)
     bound = getattr(setting.budget, f"max_{metric}", None)

@@ -1,8 +1,9 @@
-"""What a budget leaves of a space: the cheapest point, and points brought back within bounds."""
+"""What a budget leaves of a space: points of least and most cost, points that a budget admits."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, product
 from math import prod
 from operator import itemgetter
@@ -17,7 +18,7 @@ from space.cost import Cost, cost
 from space.decode import decode
 from space.domain import Value
 from space.known import Pricing
-from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
+from space.point import Dimension, Point, Space, Tie
 
 
 Quantity: TypeAlias = Literal["macs", "params"]
@@ -26,22 +27,19 @@ Price: TypeAlias = tuple[int, ...]
 Option: TypeAlias = tuple[Price, dict[str, Value]]
 """The price of a model, and the values that make it."""
 
-FREE_TARGETS = ("train.", "data.", f"{BLOCKS}mask.", f"{BLOCKS}drop_path")
-"""Where a dimension's target begins when it changes no cost."""
-
 
 def point_cost(space: Space, point: Point) -> Cost:
     """Return the closed-form cost of a point's model."""
     return cost(decode(space, point).model)
 
 
-def cheapest(space: Space, quantity: Quantity) -> dict[str, Value]:
-    """Return the point of least `macs` or `params`."""
+def min_cost_point(space: Space, quantity: Quantity) -> dict[str, Value]:
+    """Return the point of fewest `macs` or `params`."""
     [(_, point)] = _Enumeration(space, lambda spent: (_count(spent, quantity),), min).optima()
     return point
 
 
-def dearest(space: Space, quantity: Quantity) -> dict[str, Value]:
+def max_cost_point(space: Space, quantity: Quantity) -> dict[str, Value]:
     """Return the point of most `macs` or `params`."""
     [(_, point)] = _Enumeration(space, lambda spent: (-_count(spent, quantity),), max).optima()
     return point
@@ -59,24 +57,25 @@ class _Group:
     parts: tuple["_Group", ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Enumeration:
-    """Finds the points of a space that no other undercuts, without visiting all of them.
+    """Finds the points of least price without visiting all points.
 
-    Exact, because layers add up once the values that they share are chosen, and because a
-    block's cost grows with each of its numbers, so that only one end of those domains counts.
+    With two counts in a price these are the points of which no other has less of both. Exact: for
+    fixed values of what layers share, the cost is a sum over layers, and it is monotone in every
+    number of a block, so that one end of each range is enough.
     """
 
     space: Space
     price: Callable[[Cost], Price]
     end: Callable[[Sequence[Any]], Any]
-    """min or max: the end of the blocks' numbers that has the lower price."""
+    """min or max: at which end of a block's range the price is lower."""
 
     def optima(self) -> list[Option]:
-        """Return prices and points, the lowest first count first."""
+        """Return prices and points, in the order of the first count."""
         dimensions = self._costly()
-        shared = [dim for dim in dimensions if dim.tie == "all" or not dim.is_per_block]
-        start = {name: self._values(name)[0] for name in self.space.domains}
+        shared = [dim for dim in dimensions if dim.tie == "all" or not dim.target.is_per_block]
+        start = {name: values[0] for name, values in self._values.items()}
         found: list[Option] = []
         for chosen in self._choices([name for dim in shared for name in self.space.names(dim)]):
             point = start | chosen
@@ -85,7 +84,7 @@ class _Enumeration:
         return _front(found)
 
     def _costly(self) -> list[Dimension]:
-        return [dim for dim in self.space.dimensions if not dim.target.startswith(FREE_TARGETS)]
+        return [dim for dim in self.space.dimensions if dim.target.affects_cost]
 
     def _stages(self, depth: int) -> tuple[_Group, ...]:
         """Return the layers in runs that share the values of their stage."""
@@ -94,7 +93,7 @@ class _Enumeration:
             return tuple(
                 self.space.name_at(dim, layer, depth)
                 for dim in self._costly()
-                if dim.is_per_block and dim.tie == tie
+                if dim.target.is_per_block and dim.tie == tie
             )
 
         runs = groupby(range(depth), key=lambda layer: names("stage", layer))
@@ -122,22 +121,23 @@ class _Enumeration:
         return _front(found)
 
     def _choices(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
-        domains = [self._values(name) for name in names]
+        domains = [self._values[name] for name in names]
         if prod(map(len, domains)) > MOST_COMBINATIONS:
             rule = f"must have at most {MOST_COMBINATIONS:,} combinations of what layers share"
             raise ConfigError("dimensions", rule, fix="choose among fewer values")
         for values in product(*domains):
             yield dict(zip(names, values, strict=True))
 
-    def _values(self, name: str) -> Sequence[Value]:
-        values = self.space.domains[name].extremes()
-        if name.startswith("model.blocks.") and all(_is_number(value) for value in values):
-            return [self.end(values)]
-        return values
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    @cached_property
+    def _values(self) -> Mapping[str, Sequence[Value]]:
+        """The values to try of every name: of a block's numbers one end is enough."""
+        found: dict[str, Sequence[Value]] = {}
+        for dimension in self.space.dimensions:
+            values, domain = dimension.domain.extremes(), dimension.domain
+            if dimension.target.is_per_block and domain.is_ordered:
+                values = [self.end(values)]
+            found |= dict.fromkeys(self.space.names(dimension), values)
+        return found
 
 
 def _sum(price: Price, other: Price, base: Price) -> Price:
@@ -155,11 +155,11 @@ def _front(options: Iterable[Option]) -> list[Option]:
 
 
 def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
-    """Return a point within the bounds on counts, of those the one of fewest MACs.
+    """Return the point of fewest MACs among those within the bounds on MACs and parameters.
 
     Raises:
-        InfeasibleBudgetError: when a bound is below the cheapest point's cost.
-        ConfigError: when each bound has points within it, but no point is within both.
+        InfeasibleBudgetError: when a bound is below the least cost of any point.
+        ConfigError: when each bound admits points, but no point is within both.
     """
     counts = budget.replace(max_latency_ms=None)
     optima = _Enumeration(space, lambda spent: (spent.macs, spent.params), min).optima()
@@ -180,14 +180,14 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
     )
 
 
-def anchor_of(space: Space, budget: Budget, pricing: Pricing) -> dict[str, Value]:
-    """Return a point within the budget: the cheapest, or where that is too slow a fast one.
+def feasible_point(space: Space, budget: Budget, pricing: Pricing) -> dict[str, Value]:
+    """Return a point within the budget: of fewest MACs, unless that one is too slow.
 
-    Latencies are measured, not derived, so the fast point is found by descent: one dimension after
-    another takes the value at which the model is fastest.
+    Latency is measured and has no closed form. A fast point is found by coordinate descent: each
+    dimension in turn takes the value at which the model is fastest.
 
     Raises:
-        InfeasibleBudgetError: when a bound on a count is below the cheapest point's.
+        InfeasibleBudgetError: when a bound on a count is below the least cost of any point.
         ConfigError: when no point was found that is within all bounds.
     """
     point = check_feasible(space, budget)
@@ -210,28 +210,28 @@ def anchor_of(space: Space, budget: Budget, pricing: Pricing) -> dict[str, Value
     raise ConfigError("budget.max_latency_ms", rule, budget.max_latency_ms)
 
 
-def repaired(
+def projected(
     space: Space,
     point: Point,
     fits: Callable[[RunConfig], bool],
-    anchor: Point,
+    feasible: Point,
     rng: Random,
 ) -> tuple[dict[str, Value], RunConfig]:
-    """Return a point within the budget, near the given one, and its config.
+    """Return a point within the budget near another one, and its config.
 
-    Dimensions take the value of `anchor`, a point that fits, one after another in random order
-    until the whole does.
+    Dimensions take the value of `feasible`, a point within the budget, one after another in random
+    order until the whole point fits.
     """
-    mended = dict(point)
+    near = dict(point)
     names = list(space.domains)
     rng.shuffle(names)
     for name in names:
         with suppress(ConfigError):  # values may contradict one another
-            run = decode(space, mended)
+            run = decode(space, near)
             if fits(run):
-                return mended, run
-        mended[name] = anchor[name]
-    return mended, decode(space, mended)
+                return near, run
+        near[name] = feasible[name]
+    return near, decode(space, near)
 
 
 def default_point(space: Space) -> dict[str, Value]:
@@ -250,24 +250,13 @@ def _base_values(space: Space, _: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values of the dimensions outside the blocks."""
     data = space.base.to_data()
     for dimension in space.dimensions:
-        if dimension.target == DEPTH:
-            yield DEPTH, len(space.base.model.blocks)
-        elif not dimension.is_per_block:
-            yield dimension.target, _get(data, dimension.target)
+        if not dimension.target.is_per_block:
+            yield dimension.target.path, dimension.target.get(data)
 
 
 def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values in every block a point may have, named as at the given depth."""
-    blocks = [block.complete().to_data() for block in space.base.model.blocks]
+    data = {"model": {"blocks": [block.complete().to_data() for block in space.base.model.blocks]}}
     for dimension in space.dimensions:
-        for layer in range(space.max_depth if dimension.is_per_block else 0):
-            block = blocks[min(layer, len(blocks) - 1)]
-            yield space.name_at(dimension, layer, depth), _get(block, dimension.block_field)
-
-
-def _get(data: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a dotted path; None where the path ends early, as in an absent mask."""
-    value: Any = data
-    for step in path.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
+        for layer in range(space.max_depth if dimension.target.is_per_block else 0):
+            yield space.name_at(dimension, layer, depth), dimension.target.get(data, layer)

@@ -448,7 +448,7 @@ def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Pa
 @pytest.mark.parametrize("listing", ["operators", "spaces", "recipes", "samplers", "stoppers"])
 def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     from castling.operators import OPERATORS
-    from search.config import recipe_names
+    from search.recipes import RECIPES
     from search.samplers import SAMPLERS
     from search.stoppers import STOPPERS
     from space.presets import SPACES
@@ -456,11 +456,12 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     entries = {
         "operators": OPERATORS,
         "spaces": SPACES,
+        "recipes": RECIPES,
         "samplers": SAMPLERS,
         "stoppers": STOPPERS,
     }
     out = castling(listing)[1]
-    assert all(name in out for name in entries.get(listing, recipe_names()))
+    assert all(name in out for name in entries[listing])
 
 
 def test_layers_of_a_backbone_are_listed_with_their_costs(castling: Command) -> None:

@@ -13,7 +13,7 @@ from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
 from space.cost import Cost, block_cost, cost, operator_costs
 from space.decode import decode
-from space.feasible import Quantity, cheapest, dearest
+from space.feasible import Quantity, min_cost_point, max_cost_point
 from space.measure import measure_macs, measure_params
 from space.point import Point, Space
 from space.presets import SPACES
@@ -115,7 +115,7 @@ def test_points_of_the_presets_cost_what_is_measured(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("find", [cheapest, dearest])
+@pytest.mark.parametrize("find", [min_cost_point, max_cost_point])
 @pytest.mark.parametrize("name", ["digits"])
 def test_the_ends_of_the_small_presets_cost_what_is_measured(
     name: str, find: Callable[[Space, Quantity], Point]

@@ -10,15 +10,15 @@ from hypothesis import given, strategies as st
 from castling.config import BlockConfig, ModelConfig, RunConfig, TrainConfig
 from castling.errors import ConfigError, InvalidPointError
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
-from space.point import BLOCKS, DEPTH, Dimension, Space, Tie
+from space.point import Dimension, Space, Tie
 from space.presets import SPACES
 
 
-KERNEL = Dimension(target=f"{BLOCKS}conv_kernel", domain=IntRange(3, 9, 2), tie="each")
-FORM = Dimension(target=f"{BLOCKS}conv_form", domain=Choice(("tokens", "grid")), tie="stage")
-FADE = Dimension(target=f"{BLOCKS}mask.end", domain=FloatRange(0.25, 0.75), tie="all")
+KERNEL = Dimension(target="model.blocks.*.conv_kernel", domain=IntRange(3, 9, 2), tie="each")
+FORM = Dimension(target="model.blocks.*.conv_form", domain=Choice(("tokens", "grid")), tie="stage")
+FADE = Dimension(target="model.blocks.*.mask.end", domain=FloatRange(0.25, 0.75), tie="all")
 WIDTH = Dimension(target="model.embed_width", domain=IntRange(16, 32, 8), tie="each")
-LENGTH = Dimension(target=DEPTH, domain=IntRange(2, 3))
+LENGTH = Dimension(target="model.depth", domain=IntRange(2, 3))
 SMALL = Space(
     name="small", base=RunConfig(), dimensions=(KERNEL, FORM, FADE, WIDTH, LENGTH), num_stages=2
 )
@@ -47,10 +47,10 @@ def test_names_expand_by_tie_in_the_order_of_the_dimensions() -> None:
 def test_names_of_each_block_reach_the_largest_depth(
     domain: Domain | None, max_depth: int
 ) -> None:
-    depth = () if domain is None else (Dimension(target=DEPTH, domain=domain),)
+    depth = () if domain is None else (Dimension(target="model.depth", domain=domain),)
     base = RunConfig(model=ModelConfig(blocks=(BlockConfig(),) * 3))
     space = Space(name="s", base=base, dimensions=(KERNEL, *depth))
-    names = [name for name in space.domains if name != DEPTH]
+    names = [name for name in space.domains if name != "model.depth"]
     assert space.max_depth == max_depth
     assert names == [f"model.blocks.{layer}.conv_kernel" for layer in range(max_depth)]
 
@@ -152,7 +152,8 @@ CHANGED = {
     ),
     "tie": replace(SMALL, dimensions=_dimensions(replace(KERNEL, tie="all"))),
     "target": replace(
-        SMALL, dimensions=(*SMALL.dimensions[1:], replace(KERNEL, target=f"{BLOCKS}num_heads"))
+        SMALL,
+        dimensions=(*SMALL.dimensions[1:], replace(KERNEL, target="model.blocks.*.num_heads")),
     ),
     "missing dimension": replace(SMALL, dimensions=SMALL.dimensions[1:]),
     "model": replace(SMALL, base=RunConfig(model=ModelConfig(num_classes=11))),

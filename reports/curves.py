@@ -12,7 +12,8 @@ import pandas as pd
 from castling.memory import check_fits
 from castling.plain_yaml import LARGEST_NUMBER
 from castling.training.metrics import EpochMetrics
-from reports.records import CURVES_FOLDER, Manifest, curve_path
+from reports.manifest import Manifest
+from reports.records import CURVES_FOLDER, curve_path
 
 
 METRICS = ("loss", "top1", "top1_branch", "learning_rate", "images_per_s", "train_seconds")

@@ -23,7 +23,8 @@ from reports.figures import (
     to_png,
 )
 from reports.frame import COLUMNS, load
-from reports.records import REPORT_FOLDER, Manifest, TrialState
+from reports.manifest import Manifest
+from reports.records import REPORT_FOLDER, TrialState
 
 
 PROGRESS = "hypervolume.png"

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial
 
 from castling.errors import RecordError, RunFolderError
 from castling.memory import check_fits
-from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME, Manifest
+from reports.manifest import Manifest
+from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME
 
 
 if TYPE_CHECKING:

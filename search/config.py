@@ -85,8 +85,6 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        if self.space not in SPACES:
-            raise ConfigError("space", f"must be one of {', '.join(SPACES)}", self.space)
         try:
             sampler_named(self.sampler)
         except UnknownNameError as error:
@@ -131,8 +129,11 @@ class SearchConfig(Config):
         """Return the preset with its settings and dimensions changed.
 
         Raises:
-            ConfigError: when a setting or target is no field of RunConfig or does not fit.
+            ConfigError: when there is no such preset, or when a setting or target is no field of
+                RunConfig or does not fit.
         """
+        if self.space not in SPACES:
+            raise ConfigError("space", f"must be one of {', '.join(SPACES)}", self.space)
         preset = SPACES[self.space]()
         base = with_settings(preset.base, self.set)
         declared = {Target(config.target): config.dimension() for config in self.dimensions}

@@ -17,10 +17,10 @@ from castling.errors import RunFolderError
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import Dataset, folder_settings, load_data
 from castling.training.teacher import check_weights
+from reports.manifest import Manifest
 from reports.records import (
     LATENCY_FILE,
     MANIFEST_FILE,
-    Manifest,
     Record,
     TrialState,
     training_path,
@@ -29,9 +29,9 @@ from reports.records import (
 from search.cluster import Resources, joined, share
 from search.config import SearchConfig, read_points, read_recipe
 from search.display import Display, front_of
+from search.resume import resumed_space
 from search.run_folder import (
     check_not_lost,
-    check_resumable,
     check_unused,
     locked,
     make_run_folder,
@@ -132,7 +132,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         "points": _points(points),
     }
     config = _overridden(config, limits, fields, _settings(images, settings))
-    space = config.build_space()
+    space = config.build_space() if manifest is None else resumed_space(folder, manifest, config)
     table = config.latency_table(folder / LATENCY_FILE if resume else None)
     setting = _checked_setting(config, space, table)
     data = load_data(space.base.data, space.base.model)
@@ -141,8 +141,6 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         check_unused(open_storage(folder, storage))
     if manifest is None:
         make_run_folder(folder)
-    else:
-        check_resumable(folder, manifest, config, space)
     with storage_checked(folder), locked(folder):
         if manifest is None:
             make_run_folder(folder)  # checked again: another driver may have been faster

@@ -10,12 +10,12 @@ import pytest
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from reports.manifest import Manifest
 from reports.records import (
     CONFIG_ATTRIBUTE,
     RECORD_ATTRIBUTE,
     STUDY_FILE,
     STUDY_NAME,
-    Manifest,
     Objective,
     Record,
     TrialState,

@@ -16,7 +16,8 @@ from optuna.storages.journal import JournalFileBackend
 import reports
 from castling.errors import ConfigError, RecordError, RunFolderError
 from reports.frame import INSTANT, STATES, dimension_column, natural_order, tabulate
-from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Manifest, Record, TrialState
+from reports.manifest import Manifest
+from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Record, TrialState
 
 
 MakeRun = Callable[..., Path]

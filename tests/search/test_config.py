@@ -16,10 +16,10 @@ from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
 from space.feasible import (
-    min_cost_point,
     check_feasible,
-    max_cost_point,
     default_point,
+    max_cost_point,
+    min_cost_point,
     point_cost,
 )
 
@@ -111,7 +111,7 @@ def test_settings_reach_one_block_or_all() -> None:
 )
 def test_bad_recipe_names_its_field(data: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
-        SearchConfig.from_data(data, "recipe.yaml")
+        SearchConfig.from_data(data, "recipe.yaml").build_space()
     assert "\n" not in str(caught.value)
 
 

@@ -11,7 +11,7 @@ from reports.records import Objective, Record, TrialState, curve_path
 from search.config import SearchConfig
 from search.rungs import NUM_RANGES, CostRanges, Rungs, cost_ranges, rung_epochs
 from search.stoppers import CLOSER, DOUBLING, STOPPERS, ParetoHalving, Standing, StopperSpec
-from space.feasible import min_cost_point, max_cost_point, point_cost
+from space.feasible import max_cost_point, min_cost_point, point_cost
 
 
 TOP1_MACS = (

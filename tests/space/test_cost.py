@@ -13,7 +13,7 @@ from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
 from space.cost import Cost, block_cost, cost, operator_costs
 from space.decode import decode
-from space.feasible import Quantity, min_cost_point, max_cost_point
+from space.feasible import Quantity, max_cost_point, min_cost_point
 from space.measure import measure_macs, measure_params
 from space.point import Point, Space
 from space.presets import SPACES

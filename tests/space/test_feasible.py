@@ -17,10 +17,10 @@ from space.decode import decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import (
     Quantity,
-    min_cost_point,
     check_feasible,
-    max_cost_point,
     default_point,
+    max_cost_point,
+    min_cost_point,
     point_cost,
     projected,
 )

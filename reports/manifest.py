@@ -26,7 +26,7 @@ class Manifest(Config):
     """The whole space, every default and choice written out; None in version 1, where the recipe
     says what it is."""
     space_fingerprint: str | None = None
-    """Of version 1: hash of the space's dimensions, rules and base config."""
+    """Of version 1: a hash of the space."""
     budget: Budget
     objectives: tuple[Objective, ...]
     """What the front trades off."""

@@ -50,14 +50,12 @@ def resumed_space(run: Path, manifest: Manifest, config: SearchConfig) -> Space:
 
 
 def _of_first_version(run: Path, manifest: Manifest, started: SearchConfig) -> Space:
-    """Return the space of a run whose manifest holds only the recipe and a hash of the space.
+    """Return the space of a run whose manifest holds no space but the recipe.
 
-    Where the recipe leaves values to the catalogue and the catalogue has others by now, the study
-    knows them: Optuna stores the distribution of every value.
+    The values of a dimension are those in the study, since Optuna stores the distribution of every
+    value: a recipe may leave them to the catalogue, which may have others by now.
     """
     space = started.build_space()
-    if space.fingerprint == manifest.space_fingerprint:
-        return space
     searched, is_whole = _searched_domains(run, manifest)
 
     def as_searched(dimension: Dimension) -> Dimension:

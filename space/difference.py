@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from space.point import Dimension, Space
+from space.point import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +27,34 @@ def difference(first: Space, second: Space) -> Difference | None:
 
 
 def _differences(first: Space, second: Space) -> Iterator[Difference]:
-    ours, theirs = (
-        {dim.target.path: dim for dim in space.dimensions} for space in (first, second)
-    )
-    for path in ours | theirs:
-        words = [_words(dimensions.get(path)) for dimensions in (ours, theirs)]
-        if words[0] != words[1]:
-            yield Difference(f"the dimension {path}", *words)
-    ours, theirs = (_leaves(space.to_data()["base"]) for space in (first, second))
-    for path in ours | theirs:
-        values = [json.dumps(leaves.get(path)) for leaves in (ours, theirs)]
-        if values[0] != values[1]:
-            yield Difference(path, *values)
-    if first.num_stages != second.num_stages:
-        yield Difference("num_stages", str(first.num_stages), str(second.num_stages))
+    for what, described in (
+        ("the dimension ", _dimensions),
+        ("", _fields),
+    ):
+        ours, theirs = described(first), described(second)
+        for path in ours | theirs:
+            pair = ours.get(path, "none"), theirs.get(path, "none")
+            if pair[0] != pair[1]:
+                yield Difference(f"{what}{path}", *pair)
 
 
-def _words(dimension: Dimension | None) -> str:
-    if dimension is None:
-        return "none"
-    values = " ".join(
-        f"{name}={json.dumps(value)}" for name, value in dimension.domain.to_data().items()
-    )
-    return f"({values}, tie={dimension.tie})"
+def _dimensions(space: Space) -> dict[str, str]:
+    """Return the values and the tie of every dimension in words, by its target's path."""
+    return {
+        dimension.target.path: f"({_words(dimension.domain.to_data())}, tie={dimension.tie})"
+        for dimension in space.dimensions
+    }
+
+
+def _words(data: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in data.items())
+
+
+def _fields(space: Space) -> dict[str, str]:
+    """Return the other numbers of a space as JSON, by their dotted paths."""
+    data = space.to_data()
+    numbers = _leaves(data["base"]) | {"num_stages": data["num_stages"]}
+    return {path: json.dumps(value) for path, value in numbers.items()}
 
 
 def _leaves(data: object, path: str = "") -> dict[str, Any]:

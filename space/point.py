@@ -1,7 +1,5 @@
 """Points and spaces: dimensions, tied across layers, whose values make a RunConfig."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -190,28 +188,6 @@ class Space:
             dimensions=tuple(dimension.dimension() for dimension in read.dimensions),
             num_stages=read.num_stages,
         )
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash by which manifests of version 1 recognise a space."""
-        described = {
-            "base": self.base.to_data(),
-            "dimensions": [
-                {
-                    "target": dim.target.path,
-                    "tie": dim.tie,
-                    "kind": type(dim.domain).__name__,
-                    "domain": {
-                        name: value
-                        for name, value in dim.domain.to_data().items()
-                        if name != "kind"
-                    },
-                }
-                for dim in self.dimensions
-            ],
-            "num_stages": self.num_stages,
-        }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=4096)

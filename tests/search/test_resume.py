@@ -13,7 +13,7 @@ from reports.manifest import Manifest
 from search.config import SearchConfig
 from search.resume import resumed_space
 from search.run_folder import new_manifest
-from space.domain import Choice, IntRange
+from space.domain import Choice
 from space.point import Space
 
 
@@ -151,10 +151,3 @@ def test_a_first_versions_study_that_is_another_searchs_is_refused(first_version
     manifest = Manifest.from_data(data)
     with pytest.raises(SpaceMismatchError, match=r"the dimension train\.warmup None"):
         resumed_space(first_version, manifest, SearchConfig.from_data(manifest.recipe))
-
-
-def test_a_kind_of_domain_is_stored_with_its_values() -> None:
-    space = SearchConfig(space="digits").build_space()
-    [width] = [dim for dim in space.to_data()["dimensions"] if "embed_width" in dim["target"]]
-    assert width["domain"] == {"kind": "int", "low": 16, "high": 64, "step": 8}
-    assert Space.from_data(space.to_data()).domains["model.embed_width"] == IntRange(16, 64, 8)

@@ -80,7 +80,15 @@ class Preset:
             ConfigError: when its file is malformed, or its parts do not fit together.
         """
         source = self._loaded
-        return self._read(source).space(self.name) if isinstance(source, Path) else source()
+        if not isinstance(source, Path):
+            return source()
+        file = self._read(source)
+        try:
+            return file.space(self.name)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{source}: {error.field}", error.rule, error.value, error.fix
+            ) from None
 
     @property
     def summary(self) -> str:

@@ -112,10 +112,10 @@ def test_a_space_of_a_function_is_counted_when_it_is_listed() -> None:
     ("text", "sentence"),
     [
         ("dimension: []", "dimension: is not a field of SpaceFile"),
-        ("base: {train: {epoch: 3}}", "base.train.epoch: is not a field of TrainConfig"),
+        ("base: {train: {epoch: 3}}", "base: train.epoch: is not a field of TrainConfig"),
         ("depth: 0", "depth: must be greater than or equal to 1"),
         ("dimensions: [{target: model.pooling}]", "model.pooling: needs choices, or low and high"),
-        ("- 3", "must be a mapping"),
+        ("- 3", "must be a mapping of SpaceFile fields"),
     ],
 )
 def test_a_bad_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
@@ -123,6 +123,7 @@ def test_a_bad_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) ->
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         Preset("bad", file)()
+    assert str(caught.value).startswith(f"{file}: ")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -133,6 +134,15 @@ def test_what_is_no_file_is_one_sentence(source: object) -> None:
         Preset("bad", source).summary  # type: ignore[arg-type] # noqa: B018
     with pytest.raises(ConfigError, match="must be"):
         Recipe("bad", source).summary  # type: ignore[arg-type] # noqa: B018
+
+
+def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
+    file = tmp_path / "space.yaml"
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    with SPACES.temporarily("page", Preset("page", file)):
+        space = read_recipe("page").build_space()
+    assert len(space.domains) == Preset("page", file).listing().dimensions
 
 
 def test_a_recipe_of_another_package_is_read_by_its_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from search.config import SearchConfig, check_dimensions
 from space.difference import difference
 from space.domain import Domain
 from space.point import Dimension, Space
+from space.target import Target
 
 
 FREE_TO_CHANGE = (
@@ -40,13 +41,26 @@ def resumed_space(run: Path, manifest: Manifest, config: SearchConfig) -> Space:
     check_dimensions(space)
     ours, theirs = started.to_data(), config.to_data()
     if any(ours[name] != theirs[name] for name in OF_THE_SPACE):
-        found = difference(space, config.build_space())
+        found = difference(space, _searching(space, config))
         if found is not None:
             raise SpaceMismatchError(str(run), found.what, found.first, found.second)
     for name in ours:
         if name not in (*FREE_TO_CHANGE, *OF_THE_SPACE) and ours[name] != theirs[name]:
             raise SpaceMismatchError(str(run), name, str(ours[name]), str(theirs[name]))
     return space
+
+
+def _searching(space: Space, config: SearchConfig) -> Space:
+    """Return the space of a config; values that it leaves open are those of another space."""
+    stored = {dimension.target: dimension.domain for dimension in space.dimensions}
+    left_open = [Target(dimension.target) for dimension in config.dimensions if dimension.is_open]
+
+    def closed(dimension: Dimension) -> Dimension:
+        domain = stored.get(dimension.target) if dimension.target in left_open else None
+        return dataclasses.replace(dimension, domain=domain or dimension.domain)
+
+    built = config.build_space()
+    return dataclasses.replace(built, dimensions=tuple(map(closed, built.dimensions)))
 
 
 def _of_first_version(run: Path, manifest: Manifest, started: SearchConfig) -> Space:

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from castling.config import Config, Positive
 from castling.errors import ConfigError
 from castling.limits import MOST_DIMENSIONS
-from space.domain import Choice, Domain, FloatRange, IntRange, domain_from_data
+from space.domain import Choice, Domain, FloatRange, IntRange
+from space.kinds import domain_from_data
 from space.point import Dimension, Tie
 
 
@@ -148,12 +149,17 @@ class DimensionConfig(Config):
             raise ConfigError("choices", "must not stand beside low and high", list(self.choices))
         if is_range and (self.low is None or self.high is None):
             raise ConfigError("low", "must stand beside high")
-        domain = self._domain()
-        if self.log and not (is_range and isinstance(domain, FloatRange)):
+        self._domain()  # raises what is wrong with the values
+        if self.log and not is_range:
             raise ConfigError("log", "must stand beside low and high")
-        if self.step is not None and not (is_range and isinstance(domain, IntRange)):
+        if self.step is not None and not self._is_whole:
             raise ConfigError("step", "must stand beside whole low and high, without log")
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the values are left to the catalogue."""
+        return self._domain() is None
 
     def dimension(self) -> Dimension:
         """Return the dimension; ConfigError when neither it nor the catalogue has a domain."""
@@ -173,6 +179,10 @@ class DimensionConfig(Config):
             return Choice(self.choices)
         if self.low is None or self.high is None:
             return None
-        if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
-            return IntRange(self.low, self.high, self.step or 1)
+        if self._is_whole:
+            return IntRange(int(self.low), int(self.high), self.step or 1)
         return FloatRange(float(self.low), float(self.high), self.log)
+
+    @property
+    def _is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int) and not self.log

@@ -2,15 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from castling.errors import ConfigError
-from castling.registry import Registry
 
 
 Value: TypeAlias = bool | int | float | str | None
@@ -40,7 +37,7 @@ class Forms(Protocol[D_co]):
 class Domain(ABC):
     """The values that a dimension may take; a subclass is a frozen dataclass of plain values.
 
-    A new kind of domain is one class, added to DOMAINS under its `kind`.
+    A new kind of domain is one class, added to `space.kinds.DOMAINS` under its `kind`.
     """
 
     __slots__ = ()
@@ -129,30 +126,6 @@ class Domain(ABC):
             for name, value in asdict(written).items()
         }
         return {"kind": self.kind, **plain}
-
-
-def domain_from_data(data: Mapping[str, Any]) -> Domain:
-    """Return the domain of plain data; ConfigError where it is none."""
-    kind: Any = data.get("kind")
-    if kind not in DOMAINS:
-        raise ConfigError("domain.kind", f"must be one of {', '.join(DOMAINS)}", kind)
-    made: Any = DOMAINS[kind]
-    given = {name: value for name, value in data.items() if name != "kind"}
-    names = [item.name for item in fields(made)]
-    for name in given:
-        if name not in names:
-            rule = f"is not a field of a domain of kind {kind} ({', '.join(names)})"
-            raise ConfigError(f"domain.{name}", rule, fix=f"remove {name!r}")
-    try:
-        domain: Domain = TypeAdapter(made).validate_python(given)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        cause = problem.get("ctx", {}).get("error")
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        field = ".".join(map(str, ("domain", *problem["loc"])))
-        raise ConfigError(field, problem["msg"], problem["input"]) from None
-    return domain
 
 
 def is_same(one: object, other: object) -> bool:
@@ -357,9 +330,3 @@ class FloatRange(Domain):
 
     def _within(self, value: float) -> float:
         return float(min(max(value, self.low), self.high))  # rounding may lead beyond an end
-
-
-DOMAINS: Registry[type[Domain]] = Registry("kind of domain")
-"""The kinds of domains that files may name."""
-for _kind in (Choice, IntRange, FloatRange):
-    DOMAINS.add(_kind.kind, _kind)

@@ -12,7 +12,8 @@ from pydantic import Field
 from castling.config import Config, RunConfig
 from castling.errors import ConfigError, InvalidPointError
 from castling.limits import MOST_BLOCKS
-from space.domain import Domain, Value, domain_from_data
+from space.domain import Domain, Value
+from space.kinds import domain_from_data
 from space.target import DEPTH, EVERY, Target
 
 

@@ -15,7 +15,8 @@ from search.config import SearchConfig
 from search.run_folder import open_storage, open_study
 from search.samplers import SAMPLERS
 from search.study import Outcome
-from space.domain import DOMAINS, Domain, Forms, Value
+from space.domain import Domain, Forms, Value
+from space.kinds import DOMAINS
 from space.point import Space
 
 

@@ -51,6 +51,16 @@ def test_a_new_operator_is_none_of_an_older_runs_choices(
         assert operators_of(resumed_space(tmp_path, manifest, config)) == choices
 
 
+def test_a_recipe_that_leaves_choices_open_agrees_with_a_runs_own(tmp_path: Path) -> None:
+    manifest = begun(tmp_path)
+    same = OPEN.replace(set={"train.epochs": 2, "train.batch_size": 64})  # 64 is the default
+    other = OPEN.replace(set={"train.epochs": 3})
+    with OPERATORS.temporarily("average", OPERATORS["softmax"]):
+        resumed_space(tmp_path, manifest, same)
+        with pytest.raises(SpaceMismatchError, match=r"with train\.epochs 2, this search has 3"):
+            resumed_space(tmp_path, manifest, other)
+
+
 def test_an_operator_that_is_gone_is_named(tmp_path: Path) -> None:
     with OPERATORS.temporarily("average", OPERATORS["softmax"]):
         manifest = begun(tmp_path)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import assume, given, strategies as st
 
 from castling.errors import ConfigError
-from space.domain import Choice, Domain, FloatRange, IntRange, domain_from_data, is_same
+from space.domain import Choice, Domain, FloatRange, IntRange, is_same
+from space.kinds import domain_from_data
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)

@@ -1,9 +1,10 @@
 """Files that are either whole or absent: written beside their place, flushed, renamed."""
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,35 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file atomically; a crash or a full disk leaves the old file, never half of one."""
+    """Replace a file atomically; a crash or a full disk leaves the old file, never half of one.
+
+    A new file has the permissions that the umask leaves, one that is replaced keeps its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = _made(temporary, path)
     try:
         with _named(path), os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _made(path: Path, replaced: Path) -> int:
+    """Make a file and return its descriptor; its permissions are those of the one it replaces."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        mode = stat.S_IMODE(replaced.stat().st_mode)
+    except OSError:  # there is none
+        return os.open(path, flags, 0o666)
+    handle = os.open(path, flags, mode)
+    with suppress(OSError):  # some disks have no permissions
+        os.fchmod(handle, mode)  # the umask may have taken some
+    return handle
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 import pandas as pd
@@ -26,6 +27,7 @@ from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights
 from castling.training.data import Dataset, load_data, load_test
 from castling.training.loop import evaluate
 from reports.frame import load as load_trials, load_config
+from reports.masks import TrainingEnd, alive_masks, last_threshold
 from reports.records import weights_path
 from space.cost import cost
 from space.measure import measure_macs, measure_params
@@ -37,8 +39,13 @@ ONNX_TOLERANCE = 1e-4
 
 
 LARGEST_METRICS = 2**16
-"""Bytes of metrics.json that are read; it has some 400."""
-_STORED_AS: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), str: (str,)}
+"""Bytes of metrics.json that are read; it has some 700."""
+_STORED_AS: dict[Any, tuple[type, ...]] = {
+    float: (int, float),
+    float | None: (int, float, NoneType),
+    int: (int,),
+    str: (str,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,14 @@ class ModelMetrics:
     """Version of castling-nas that wrote the folder."""
     exported_at: str
     """ISO 8601, UTC."""
+    top1_validation_branch: float | None = None
+    """Accuracy on the validation images with the auxiliary branch, 0 to 1; null without one."""
+    mask_density: float | None = None
+    """Mean fraction of the masks' entries that survived at the end; null without masks."""
+    mask_threshold: float | None = None
+    """Lowest threshold of the masks at the end, empty at 1; null without masks."""
+    masks: str = ""
+    """One sentence where masks were alive at the end, so that castling changed the model."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -99,6 +114,8 @@ class Evaluation:
     top1_validation: float
     top1_test: float
     recorded: ModelMetrics
+    masks: str
+    """One sentence where masks were alive at the end of the training; else nothing."""
 
     @property
     def is_reproduced(self) -> bool:
@@ -145,13 +162,14 @@ def export(
         )
     _check_empty(out)
     model = load_weights(config.model, weights)
-    epochs = int(trials.loc[trials.trial == number, "epochs"].iloc[0])
+    row = trials.loc[trials.trial == number].iloc[0]
+    end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
     if onnx:
         check_onnx()
     data = load_data(config.data, config.model)
     try:
         metrics = write_model(
-            model, config, data, out, trained_by=f"{run.name}, trial {number}", epochs=epochs
+            model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
         )
         if onnx:
             write_onnx(load(out), out)
@@ -178,27 +196,33 @@ def write_model(
     out: Path,
     *,
     trained_by: str,
-    epochs: int,
+    end: TrainingEnd,
 ) -> ModelMetrics:
     """Settle and castle a model, test it, and write it with its config and metrics.
 
     Raises:
         CostMismatchError: when fvcore's count of the model is not the closed form's.
     """
+    threshold = last_threshold(config, end.epochs)
     config = config.replace(model=settled_config(config.model, model))
     castled = castle(settle(model))
+    top1 = evaluate(castled, data.validation, data)
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
     metrics = ModelMetrics(
-        top1_validation=evaluate(castled, data.validation, data),
+        top1_validation=top1,
         top1_test=evaluate(castled, load_test(config.data, config.model), data),
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
         trained_by=trained_by,
-        epochs=epochs,
+        epochs=end.epochs,
         castling_version=version("castling-nas"),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        top1_validation_branch=end.top1_branch,
+        mask_density=end.mask_density,
+        mask_threshold=threshold,
+        masks=alive_masks(threshold, end, top1),
     )
     for quantity, closed, measured in (
         ("MACs", spent.macs, metrics.macs),
@@ -228,10 +252,20 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
     recorded = ModelMetrics.read(folder)
     model = load(folder)
     data = load_data(config.data, config.model)
+    top1 = evaluate(model, data.validation, data)
+    end = TrainingEnd(
+        epochs=recorded.epochs,
+        top1_branch=recorded.top1_validation_branch,
+        mask_density=recorded.mask_density,
+    )
+    threshold = recorded.mask_threshold
+    if threshold is None:  # castling 0.1.0 did not record it
+        threshold = last_threshold(config, recorded.epochs)
     return Evaluation(
-        top1_validation=evaluate(model, data.validation, data),
+        top1_validation=top1,
         top1_test=evaluate(model, load_test(config.data, config.model), data),
         recorded=recorded,
+        masks=alive_masks(threshold, end, top1),
     )
 
 

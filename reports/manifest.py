@@ -33,7 +33,7 @@ class Manifest(Config):
     reference: dict[str, float]
     """Reference point of the hypervolume, per objective; fixed for the life of the run."""
     storage: str | None = None
-    """Optuna storage URL; null is study.journal in the run folder."""
+    """Optuna storage URL, without password; null is study.journal in the run folder."""
     versions: dict[str, str]
     """Versions of castling-nas and of the libraries that decide results."""
     git_commit: str | None = None

@@ -1,7 +1,6 @@
 """The trials of a run's Optuna study, opened without ever writing: live, read-only or torn."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from optuna.exceptions import OptunaError
@@ -9,14 +8,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from castling.errors import RecordError, RunFolderError
+from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.memory import check_fits
+from reports.database import complete_url, parse_url, password_hint, public_url, scrubbed
 from reports.manifest import Manifest
 from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME
-
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
 
 
 MALFORMED = (LookupError, TypeError, ValueError, AssertionError, AttributeError, RecursionError)
@@ -27,7 +23,8 @@ def study_place(run: Path, manifest: Manifest) -> str:
     """Return the journal file or the storage URL, without its password, for use in messages."""
     if manifest.storage is None:
         return str(run / STUDY_FILE)
-    return _url(run, manifest).render_as_string(hide_password=True)
+    _check_url(run, manifest.storage)
+    return public_url(manifest.storage)
 
 
 def read_trials(run: Path, manifest: Manifest) -> list[FrozenTrial]:
@@ -60,40 +57,45 @@ def _journal_trials(run: Path) -> list[FrozenTrial]:
 def _database_trials(run: Path, manifest: Manifest) -> list[FrozenTrial]:
     from sqlalchemy.exc import SQLAlchemyError
 
-    place = study_place(run, manifest)
+    stored, place = manifest.storage or "", study_place(run, manifest)
+    url = complete_url(stored)
     try:
-        storage = RDBStorage(_read_only_url(run, manifest), skip_table_creation=True)
+        storage = RDBStorage(_read_only(run, url), skip_table_creation=True)
     except ImportError as error:
         raise RecordError(place, f"{error} pip install 'castling-nas[postgres]'") from None
     except (SQLAlchemyError, OptunaError) as error:
-        raise RecordError(place, _first_line(error)) from None
+        raise _unreadable(place, error, url) from None
     try:
         return _all_trials(storage, place)
     except (SQLAlchemyError, OptunaError) as error:
-        raise RecordError(place, _first_line(error)) from None
+        raise _unreadable(place, error, url) from None
     finally:
         storage.engine.dispose()
 
 
-def _read_only_url(run: Path, manifest: Manifest) -> str:
+def _unreadable(place: str, error: Exception, url: str) -> RecordError:
+    hint = password_hint(url)
+    reason = scrubbed(str(error.__cause__ or error), url)
+    return RecordError(place, f"{reason}; {hint}" if hint else reason)
+
+
+def _read_only(run: Path, text: str) -> str:
     """Return the URL as it is, except that SQLite must neither create nor write its file."""
-    url = _url(run, manifest)
-    if url.get_backend_name() == "sqlite":
-        path = Path(url.database or "")
-        if not path.is_file():
-            raise _missing(run, f"{path} (its storage)")
-        url = url.set(database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+    url = parse_url(text)
+    if url.get_backend_name() != "sqlite":
+        return text
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise _missing(run, f"{path} (its storage)")
+    url = url.set(database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
     return url.render_as_string(hide_password=False)
 
 
-def _url(run: Path, manifest: Manifest) -> "URL":
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
+def _check_url(run: Path, text: str) -> None:
     try:
-        return make_url(manifest.storage or "")
-    except ArgumentError:  # its message would repeat the URL, which may hold a password
-        rule = f"has a {MANIFEST_FILE} whose storage is no database URL"
+        parse_url(text)
+    except ConfigError as error:  # it does not repeat the URL, which may hold a password
+        rule = f"has a {MANIFEST_FILE} whose storage is no database URL ({error.rule})"
         raise RunFolderError(str(run), rule, "restore it from a copy") from None
 
 
@@ -109,7 +111,3 @@ def _missing(run: Path, name: str) -> RunFolderError:
     return RunFolderError(
         str(run), f"has no {name}", "wait for the search to start, or restore the file from a copy"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -1,5 +1,6 @@
 """The command line `castling`: every command parses, calls one function and prints."""
 
+import os
 import shlex
 import signal
 import sys
@@ -79,7 +80,9 @@ def search(
     settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default this machine.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Database URL for the study.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL for the study; no password is stored.")
+    ] = None,
 ) -> None:
     """Search a space for the front of accuracy against cost."""
     if recipe is None and (out is None or not resume):
@@ -235,6 +238,12 @@ def export(
         soft_wrap=True,
         highlight=False,
     )
+    _print_masks(metrics.masks)
+
+
+def _print_masks(sentence: str) -> None:
+    if sentence:
+        console.print(sentence, soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -272,6 +281,7 @@ def train(
         soft_wrap=True,
         highlight=False,
     )
+    _print_masks(metrics.masks)
 
 
 def _print_epoch(metrics: "EpochMetrics") -> None:
@@ -299,6 +309,7 @@ def evaluate(
     ):
         verdict = "as recorded" if now == recorded else f"but {recorded:.4%} was recorded"
         console.print(f"{split}: top1 {now:.4%}, {verdict}", highlight=False)
+    _print_masks(result.masks)
     if not result.is_reproduced:
         raise typer.Exit(1)
 
@@ -429,8 +440,24 @@ def stoppers() -> None:
     console.print(table)
 
 
+def _hide_password() -> None:
+    """Begin anew without the password of `--storage`: a command line is for all to read.
+
+    Those who list processes see it, and Ray shows it to all users of a cluster.
+    """
+    if not any(argument.startswith("--storage") for argument in sys.orig_argv):
+        return
+    from reports.database import VARIABLE, without_passwords
+
+    arguments, url = without_passwords(sys.orig_argv[1:])
+    if url is not None:
+        os.environ[VARIABLE] = url
+        os.execv(sys.executable, [sys.executable, *arguments])
+
+
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    _hide_password()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         app()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from castling.errors import ClusterError, ConfigError
+from reports.database import passwords_hidden
 from search.config import SearchConfig
 
 
@@ -55,13 +56,14 @@ def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, f
     if address is not None:
         _check_answers(address)
     try:
-        ray.init(
-            address="local" if local else address,
-            num_cpus=max(os.cpu_count() or 1, at_least) if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with passwords_hidden():  # no worker opens the database
+            ray.init(
+                address="local" if local else address,
+                num_cpus=max(os.cpu_count() or 1, at_least) if local else None,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:  # noqa: BLE001 - a bare one, where Ray does not start in time
         ray.shutdown()
         reason = str(error).strip().partition("\n")[0]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from castling.errors import RunFolderError
+from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import Dataset, folder_settings, load_data
 from castling.training.teacher import check_weights
+from reports.database import complete_url
 from reports.manifest import Manifest
 from reports.records import (
     LATENCY_FILE,
@@ -111,7 +112,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         images: folder of class folders, or of train/ and test/ with them, to search on.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
         address: of a Ray cluster; None starts Ray on this machine.
-        storage: URL of a database for the study; None keeps it in the run folder.
+        storage: URL of a database for the study; None keeps it in the run folder. A password in
+            it is used and not stored; CASTLING_STORAGE may hold the URL with it instead.
         display: what shows the progress.
 
     Raises:
@@ -137,22 +139,41 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     setting = _checked_setting(config, space, table)
     data = load_data(space.base.data, space.base.model)
     check_weights(space.base)
-    if storage is not None and manifest is None:
-        check_unused(open_storage(folder, storage))
+    url = _database(storage, manifest)
     if manifest is None:
+        _check_database(folder, url)
         make_run_folder(folder)
-    with storage_checked(folder), locked(folder):
+    with storage_checked(folder, url), locked(folder):
         if manifest is None:
             make_run_folder(folder)  # checked again: another driver may have been faster
         else:
-            check_not_lost(folder, manifest, open_storage(folder, manifest.storage))
+            check_not_lost(folder, manifest, open_storage(folder, url))
         with joined(address, at_least=(config.workers or 1) * config.cpus_per_trial) as cluster:
             resources = share(cluster, config)
             if manifest is None:
-                manifest = new_manifest(config, space, storage)
+                manifest = new_manifest(config, space, url)
                 manifest.write(folder)
             search = _Search(folder, config, resources, display or Display())
-            return search.run(search.open(manifest, setting, table), setting, data)
+            return search.run(search.open(url, setting, table), setting, data)
+
+
+def _database(storage: str | None, manifest: Manifest | None) -> str | None:
+    """Return the URL of a new or resumed run's database with its password, None for a journal."""
+    if manifest is None:
+        return None if storage is None else complete_url(storage, storage)
+    if manifest.storage is not None:
+        return complete_url(manifest.storage, storage)
+    if storage is not None:
+        rule = "must be left out: this run keeps its study in its folder"
+        raise ConfigError("storage", rule)
+    return None
+
+
+def _check_database(folder: Path, url: str | None) -> None:
+    """Raise ConfigError when a new run's database does not open, or is another run's."""
+    if url is not None:
+        with storage_checked(folder, url):
+            check_unused(open_storage(folder, url))
 
 
 def _resolved(
@@ -213,13 +234,11 @@ class _Search:
         self._display = display
         self._trained: list[Record] = []
 
-    def open(
-        self, manifest: Manifest, setting: Setting, table: "LatencyTable | None"
-    ) -> SearchStudy:
-        """Open the run's study, or make it."""
+    def open(self, url: str | None, setting: Setting, table: "LatencyTable | None") -> SearchStudy:
+        """Open the run's study, or make it; the URL is that of its database, if it has one."""
         if table is not None:
             table.keep_in(self._folder / LATENCY_FILE)
-        store = open_storage(self._folder, manifest.storage)
+        store = open_storage(self._folder, url)
         study = open_study(store, self._config.objectives)
         return SearchStudy(study, store, self._config, setting, self.on_record)
 

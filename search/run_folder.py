@@ -25,6 +25,7 @@ from castling.errors import (
     StorageError,
 )
 from castling.memory import check_fits
+from reports.database import parse_url, password_hint, public_url, scrubbed
 from reports.manifest import Manifest
 from reports.records import CURVES_FOLDER, LOCK_FILE, STUDY_FILE, STUDY_NAME, Objective
 from reports.study import MALFORMED, study_place
@@ -41,8 +42,8 @@ STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 
 @contextmanager
-def storage_checked(run: Path) -> Iterator[None]:
-    """Turn what a full or broken disk or database raises into a StorageError."""
+def storage_checked(run: Path, url: str | None = None) -> Iterator[None]:
+    """Turn what a full or broken disk, or the database of a URL, raises into a StorageError."""
     try:
         yield
     except CastlingError:
@@ -52,7 +53,8 @@ def storage_checked(run: Path) -> Iterator[None]:
             raise
         raise StorageError(str(run), str(error.strerror)) from None
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        said = str(error.__cause__ or error)
+        reason = said.strip().partition("\n")[0] if url is None else scrubbed(said, url)
         raise StorageError(f"the database of {run}", reason) from None
 
 
@@ -106,7 +108,7 @@ def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Man
         budget=config.budget,
         objectives=config.objectives,
         reference=dict(reference_point(space, config.budget, config.objectives)),
-        storage=storage,
+        storage=None if storage is None else public_url(storage),
         versions={"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         git_commit=_git_commit(),
@@ -131,11 +133,12 @@ def open_storage(run: Path, url: str | None) -> BaseStorage:
         except MALFORMED as error:
             reason = f"it is damaged ({type(error).__name__}: {error})"
             raise RecordError(str(path), reason) from None
+    parse_url(url)
     try:
         return RDBStorage(url)
     except Exception as error:  # noqa: BLE001 - SQLAlchemy's and every database driver's own
-        rule = f"must be the URL of a database that opens ({str(error).strip().splitlines()[0]})"
-        raise ConfigError("storage", rule) from None
+        rule = f"must be the URL of a database that opens ({scrubbed(str(error), url)})"
+        raise ConfigError("storage", rule, fix=password_hint(url)) from None
 
 
 def check_unused(storage: BaseStorage) -> None:

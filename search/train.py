@@ -13,6 +13,7 @@ from castling.training.data import load_data
 from castling.training.loop import check_begin, train
 from castling.training.metrics import EpochMetrics
 from reports.export import METRICS_FILE, ModelMetrics, write_model
+from reports.masks import TrainingEnd
 from search.config import with_settings
 
 
@@ -56,9 +57,8 @@ def train_config(
         return True
 
     trained = train(run, data, on_epoch=after_epoch, checkpoint=checkpoint)
-    metrics = write_model(
-        trained.model, run, data, out, trained_by=str(config), epochs=trained.metrics.epoch
-    )
+    end = TrainingEnd.of(trained.metrics)
+    metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
     remove_checkpoint(checkpoint)
     return metrics
 

@@ -20,8 +20,10 @@ from castling.errors import CheckpointError, ConfigError
 from castling.model.hosts.anatomy import Anatomy, anatomy_of, create, examine, first_line
 from castling.model.hosts.spec import STOCK
 from castling.model.keep import keep_weights
+from castling.model.sizes import hold_image_size
 from castling.model.tensor_file import check_fits, read_header
 from castling.model.vit import CastlingViT
+from castling.operators.spec import holds_grid
 
 
 Choice = str | Mapping[str, Any] | LayerChoice
@@ -116,7 +118,7 @@ def build_backbone(
         model = create(config.backbone, **options)
     else:
         model = create_with(Path(weights), config.backbone, **options)
-    return _swapped(model, anatomy_of(config), config.blocks, config)
+    return _swapped(model, anatomy_of(config), config.blocks, config.image_size, config)
 
 
 def stock_config(config: BackboneConfig) -> BackboneConfig:
@@ -158,7 +160,7 @@ def _castle_module(
     anatomy = examine(copy.deepcopy(model).to("meta"), name, shape)
     choices = layer_choices(choice, anatomy)
     anatomy.check(choices)
-    return _swapped(model, anatomy, choices, _config_of(model, shape, choices))
+    return _swapped(model, anatomy, choices, shape[1:], _config_of(model, shape, choices))
 
 
 def _castle_vit(model: CastlingViT, choice: Choice | Sequence[Choice]) -> CastlingViT:
@@ -181,12 +183,17 @@ def _swapped(
     model: nn.Module,
     anatomy: Anatomy,
     choices: Sequence[LayerChoice],
+    image_size: tuple[int, int],
     config: BackboneConfig | None,
 ) -> nn.Module:
+    held = False
     for layer, choice in zip(anatomy.layers, choices, strict=True):
         if choice.operator != STOCK:
-            stock = model.get_submodule(layer.name)
-            model.set_submodule(layer.name, layer.castled(stock, choice))
+            castled = layer.castled(model.get_submodule(layer.name), choice)
+            model.set_submodule(layer.name, castled)
+            held |= holds_grid(castled) and not layer.sees_sides
+    if held:  # sides that the layers cannot check
+        hold_image_size(model, image_size)
     vars(model)["config"] = config  # torch types every attribute as tensor or module
     return model
 

@@ -5,6 +5,23 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 
+def is_progress(name: str) -> bool:
+    """Return whether a tensor of a state is how far a mask schedule has come, no weight."""
+    return name.endswith(".progress")
+
+
+def strange_progress(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a schedule's progress that is no fraction of training, 0 to 1, if any."""
+    return next(
+        (
+            name
+            for name, tensor in tensors.items()
+            if is_progress(name) and not (tensor.shape == () and 0.0 <= tensor.item() <= 1.0)
+        ),
+        None,
+    )
+
+
 def keep_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Load the weights that a model has too, by name and shape, and return them.
 
@@ -14,7 +31,7 @@ def keep_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, T
     kept = {
         name: tensor
         for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape and not name.endswith(".progress")
+        if name in own and own[name].shape == tensor.shape and not is_progress(name)
     }
     model.load_state_dict(kept, strict=False)
     return kept

@@ -1,28 +1,43 @@
 """Models as folders: config.yaml and model.safetensors, nothing pickled."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
 
+import torch
 from safetensors.torch import save as pack_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from castling.config import Architecture, LayerChoice, RunConfig, read_run_config
-from castling.errors import CheckpointError
+from castling.errors import CheckpointError, ConfigError
 from castling.files import write_yaml
 from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
-from castling.model.keep import keep_weights
-from castling.model.tensor_file import bytes_of, read_header, read_tensors, write_tensors
+from castling.model.keep import is_progress, keep_weights, strange_progress
+from castling.model.tensor_file import (
+    TensorHeader,
+    bytes_of,
+    read_header,
+    read_tensors,
+    write_tensors,
+)
 
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
 SLACK = 2**20
 """Bytes by which weights may exceed their model's before they are known to be another's."""
+PRECISIONS = {
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+"""What the weights of a model may be cast to, all of them together; by safetensors' names."""
 
 
 def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> None:
-    """Write a model's config and weights to a folder.
+    """Write a model's config and weights to a folder, in the precision that the model has.
 
     Args:
         model: training or castled model.
@@ -30,11 +45,13 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
         run: the training config to keep beside the weights; by default one with only the model.
 
     Raises:
-        ConfigError: when the model has no config: timm cannot build it anew.
+        ConfigError: when the model has no config, so that timm cannot build it anew; or when
+            `load` would refuse what it has, as weights of several precisions.
     """
     folder = Path(folder)
     if run is None:
         run = RunConfig(model=config_of(model))
+    _check_loadable(model, run.model)
     save_weights(model, folder / WEIGHTS_FILE)
     write_yaml(folder / CONFIG_FILE, run.to_data())
 
@@ -48,8 +65,40 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_tensors(path, model.state_dict(), {"castled": castled})
 
 
+def _check_loadable(model: nn.Module, config: Architecture) -> None:
+    """Raise ConfigError unless a model's state is one that `load_weights` takes for its config."""
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        rule = "must have weights to be saved, it is on the meta device"
+        raise ConfigError("model", rule, fix="give it some: model.to_empty, load_state_dict")
+    found = {tensor.dtype for name, tensor in state.items() if _is_weight(name, tensor)}
+    if len(found) > 1 or not found <= {*PRECISIONS.values()}:
+        kinds = [str(kind).removeprefix("torch.") for kind in PRECISIONS.values()]
+        rule = f"must have all its weights in one of {', '.join(kinds)} to be saved"
+        got = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
+        raise ConfigError("model", rule, got, "cast the whole of it, as model.float() does")
+    with torch.device("meta"):
+        anew = build(config.castled() if is_castled(model) else config).state_dict()
+    for name in [*(anew.keys() ^ state.keys()), *(anew.keys() & state.keys())]:
+        if name not in anew or name not in state or _kind(anew[name]) != _kind(state[name]):
+            rule = f"must have the weights that its config asks for to be saved ({name} differs)"
+            raise ConfigError("model", rule, fix="build it anew from a config that fits")
+
+
+def _is_weight(name: str, tensor: Tensor) -> bool:
+    """Return whether a cast of a model would change the tensor."""
+    return not is_progress(name) and (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype | None]:
+    """Return what must be equal whatever a model is cast to: the shape, and the type of counts."""
+    return tensor.shape, None if tensor.is_floating_point() else tensor.dtype
+
+
 def load(folder: str | Path) -> nn.Module:
     """Return the castled model of a folder, in eval mode, on the CPU.
+
+    Its weights have the precision in which they were saved: float32, unless the model was cast.
 
     Raises:
         ConfigError: when config.yaml is missing or inconsistent.
@@ -61,22 +110,45 @@ def load(folder: str | Path) -> nn.Module:
 
 def load_weights(config: Architecture, path: Path) -> nn.Module:
     """Return the castled model of a config and its weights; CheckpointError if they disagree."""
-    if read_header(path).metadata.get("castled") != "false":
+    header = read_header(path)
+    if header.metadata.get("castled") != "false":
         config = config.castled()
-    model = build(config, seed=0)
+    model = build(config, seed=0).to(_precision(header))
     own = model.state_dict()
     tensors, _ = read_tensors(path, most_bytes=2 * bytes_of(own) + SLACK)
-    for name in own.keys() & tensors.keys():
-        if tensors[name].dtype != own[name].dtype:
-            reason = f"it holds another model ({name} is {tensors[name].dtype})"
-            raise CheckpointError(str(path), reason)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        problem = shorten(problem, 160, placeholder=" ...")
+    problem = _foreign(own, tensors)
+    if problem is None:
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            problem = shorten(problem, 160, placeholder=" ...")
+    if problem is not None:
         raise CheckpointError(str(path), f"it holds another model ({problem})") from None
     return castle(model)
+
+
+def _precision(header: TensorHeader) -> torch.dtype:
+    """Return the precision that all weights of a file have; float32 where they differ."""
+    found = {
+        PRECISIONS[info.dtype]
+        for name, info in header.tensors.items()
+        if info.dtype in PRECISIONS and not is_progress(name)
+    }
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def _foreign(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
+    """Return which tensor cannot be a model's that torch would take over all the same, if any.
+
+    Progress of any precision is the model's: castling 0.1 cast it with the weights.
+    """
+    for name in own.keys() & tensors.keys():
+        cast = is_progress(name) and tensors[name].dtype in PRECISIONS.values()
+        if tensors[name].dtype != own[name].dtype and not cast:
+            return f"{name} is {tensors[name].dtype}"
+    strange = strange_progress(tensors)
+    return None if strange is None else f"{strange} is no fraction of a training"
 
 
 def begin_with(model: nn.Module, initial: nn.Module) -> str:

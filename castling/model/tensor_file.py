@@ -43,8 +43,17 @@ class TensorHeader:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and their metadata atomically as safetensors."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write tensors and their metadata atomically as safetensors.
+
+    Tensors that share memory, as tied weights do, are written once for each.
+    """
+    whole: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        whole[name] = plain.clone() if place in places else plain
+        places.add(place)
     write_bytes(path, pack_tensors(whole, metadata=dict(metadata)))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from castling.config import ModelConfig
 from castling.model.mlp import MLPS
+from castling.model.sizes import check_image_size
 from castling.operators import OPERATORS
 from castling.operators.spec import LayerShape, layer_shapes
 
@@ -85,7 +86,12 @@ class CastlingViT(nn.Module):
     def forward_features(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch token embed"]:
-        """Return the tokens that the classifier sees, a class token first if there is one."""
+        """Return the tokens that the classifier sees, a class token first if there is one.
+
+        Raises:
+            ConfigError: when the images are not of the model's size.
+        """
+        check_image_size(images, self.config.image_size)
         x = self.patch_embed(images)
         if self.config.pooling == "cls":
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)

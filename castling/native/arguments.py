@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from castling.errors import ConfigError
 
 
 LARGEST_SIZE = 256
@@ -17,11 +20,11 @@ NUMBERS_PER_THREAD = 1 << 16
 def fit(*tensors: Tensor | None) -> bool:
     """Return whether a kernel may take tensors (..., size): float32 on the CPU, sizes of heads.
 
-    What traces, exports, compiles or counts operations must see torch's own instead.
+    What traces, exports, compiles, transforms or counts operations must see torch's own instead.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_watched():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_watched():
         return False
-    return of_its_kind(*tensors)
+    return all(tensor is None or _is_plain(tensor) for tensor in tensors)
 
 
 def of_its_kind(*tensors: Tensor | None) -> bool:
@@ -30,21 +33,90 @@ def of_its_kind(*tensors: Tensor | None) -> bool:
     return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in given)
 
 
+def _is_plain(x: Tensor) -> bool:
+    """Return whether a tensor's numbers are floats in memory, not those of a stranger's class."""
+    strange = type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    return of_its_kind(x) and x.layout == torch.strided and not strange
+
+
 def sizes_fit(*sizes: int) -> bool:
     """Return whether kernels can be compiled for heads of so many channels."""
     return all(size % 4 == 0 and 4 <= size <= LARGEST_SIZE for size in sizes)
 
 
-def _is_watched() -> bool:
-    """Return whether a dispatch mode or a function transform wants to see every operation."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()  # noqa: SLF001
+def is_watched() -> bool:
+    """Return whether a dispatch mode or a transform wants to see every operation.
+
+    Transforms are those of `torch.func` and forward-mode differentiation.
+    """
+    return (
+        torch._C._len_torch_dispatch_stack() > 0  # noqa: SLF001
+        or is_transformed()
+        or forward_ad._current_level >= 0  # noqa: SLF001
+    )
 
 
-def in_rows(x: Any) -> Any:
-    """Return a tensor, or None, whose rows are contiguous and apart from one another."""
-    if x is None or (x.stride(-1) == 1 and 0 not in x.stride()):
-        return x
-    return x.contiguous()
+def is_transformed() -> bool:
+    """Return whether a transform of `torch.func` is at work, in which tensors have no values."""
+    return torch._C._are_functorch_transforms_active()  # noqa: SLF001
+
+
+def expected(name: str, x: Tensor, *sizes: int | None) -> Tensor:
+    """Return a tensor as a kernel may read it, its rows contiguous and apart from one another.
+
+    Every tensor passes here before its address goes to C, which reads what sizes say.
+
+    Args:
+        name: of the tensor, for the error.
+        x: the tensor.
+        sizes: of its axes; None is any size.
+
+    Raises:
+        ConfigError: when it is not of float32 on the CPU, or has other sizes.
+    """
+    fits = x.ndim == len(sizes) and all(
+        size in {None, there} for size, there in zip(sizes, x.shape, strict=True)
+    )
+    if not fits or not _is_plain(x):
+        shape = " x ".join("any" if size is None else str(size) for size in sizes)
+        rule = f"must be a plain tensor of float32 on the CPU, of shape {shape}"
+        raise ConfigError(name, rule, f"{x.dtype} on {x.device} of shape {tuple(x.shape)}")
+    return in_rows(x)
+
+
+def check_written(name: str, x: Tensor, *sizes: int) -> None:
+    """Raise ConfigError unless a kernel may write a tensor: as `expected`, and in rows already."""
+    if expected(name, x, *sizes) is not x and x.numel():
+        raise ConfigError(name, "must have contiguous rows, apart from one another", x.stride())
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """Return a tensor (..., size) whose rows are contiguous and apart from one another."""
+    x = x.resolve_neg()  # torch may keep a sign beside the numbers
+    return x if x.stride(-1) == 1 and 0 not in x.stride() else x.contiguous()
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """Return an uninitialised tensor in the shape, and if that has rows the order, of another."""
+    made = torch.empty_like(x)
+    return made if made.stride(-1) == 1 else x.new_empty(x.shape)
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise ConfigError unless a threshold is one of attention: a number from 0 on."""
+    if not threshold >= 0.0:  # what is not a number, too
+        raise ConfigError("threshold", "must be a number from 0 on", threshold)
+
+
+def compiled(library: ctypes.CDLL | None, key_size: int, value_size: int) -> ctypes.CDLL:
+    """Return the library for heads of these sizes; ConfigError where there is none."""
+    if library is None:
+        rule = (
+            f"must be multiples of 4 up to {LARGEST_SIZE}, and a C compiler at hand, for a native "
+            "kernel"
+        )
+        raise ConfigError("channels of keys and values per head", rule, (key_size, value_size))
+    return library
 
 
 def num_threads(q: Tensor, v: Tensor) -> int:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from castling.native import arguments
+from castling.errors import ConfigError
+from castling.native import derivatives
 from castling.native.linear_angular import ConvolutionGrid, backward_packed, forward_packed
 
 
@@ -31,19 +32,21 @@ def _register() -> None:
     library.register_fake(forward, _forward_shapes)
     library.register_fake(backward, _backward_shapes)
     library.register_autograd(forward, _gradient, setup_context=_keep)
+    library.register_autograd(backward, _no_second)
 
 
 def _forward(
     qkv: Tensor, weight: Tensor, grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return what `forward_packed` does; an operator returns empty tensors for none."""
-    made = forward_packed(arguments.in_rows(qkv), weight, _grid(grid), _number(threshold))
+    made = forward_packed(qkv, weight, ConvolutionGrid.of(grid), _number(threshold))
     return tuple(qkv.new_empty(0) if part is None else part for part in made)
 
 
 def _forward_shapes(
-    qkv: Tensor, _weight: Tensor, _grid: list[int], threshold: Tensor | None
+    qkv: Tensor, weight: Tensor, _grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
+    _check_devices(qkv, weight)
     batch, tokens, _, heads, size = qkv.shape
     out = qkv.new_empty(batch, tokens, heads, size)
     contexts = qkv.new_empty(batch, heads, size, size)
@@ -65,19 +68,28 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
 ) -> tuple[Tensor, Tensor]:
     alive = threshold is not None
     return backward_packed(
-        arguments.in_rows(qkv),
+        qkv,
         weight,
         contexts,
         added if alive else None,
         kept if alive else None,
-        _grid(grid),
+        ConvolutionGrid.of(grid),
         _number(threshold),
-        arguments.in_rows(gradient),
+        gradient,
     )
 
 
-def _backward_shapes(qkv: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _backward_shapes(qkv: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *kept, _grid, _threshold, gradient = others
+    _check_devices(qkv, weight, *kept, gradient)
     return qkv.new_empty(qkv.shape), weight.new_empty(weight.shape)
+
+
+def _check_devices(*tensors: Tensor) -> None:
+    """Raise ConfigError where only some tensors have no values: the result would have none."""
+    devices = {str(tensor.device) for tensor in tensors}
+    if len(devices) > 1:
+        raise ConfigError("qkv and what comes with it", "must be on one device", sorted(devices))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -92,13 +104,16 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ..
     return dqkv, dweight, None, None
 
 
+def _no_second(_: Any, *__: Tensor) -> None:
+    raise derivatives.not_twice()
+
+
 def _number(threshold: Tensor | None) -> float | None:
-    return None if threshold is None else threshold.item()
-
-
-def _grid(numbers: list[int]) -> ConvolutionGrid:
-    prefix, height, width = numbers
-    return ConvolutionGrid(prefix=prefix, height=height, width=width)
+    if threshold is None:
+        return None
+    if threshold.numel() != 1 or threshold.is_complex():
+        raise ConfigError("threshold", "must be one real number", tuple(threshold.shape))
+    return threshold.item()
 
 
 _register()

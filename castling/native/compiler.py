@@ -1,19 +1,27 @@
 """Compiles a C file with the machine's own compiler, once, and keeps the library in a cache."""
 
 import ctypes
+import functools
 import hashlib
 import logging
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
+
+from castling.native import cache
 
 
 SWITCH = "CASTLING_NATIVE"
 """Environment variable; 0 leaves every kernel to torch."""
+FLAGS = "CASTLING_NATIVE_FLAGS"
+"""Environment variable; more flags for the compiler, as of its sanitizers."""
+VERSION_SECONDS, COMPILE_SECONDS = 10.0, 60.0
+"""What a compiler may take to say its version, and for a kernel: no search waits longer."""
 
 _OPTIMISED = (
     "-O3",
@@ -32,7 +40,7 @@ _MACHINES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",
 _log = logging.getLogger(__name__)
 
 
-@cache
+@functools.cache
 def load_library(source: Path, **sizes: int) -> ctypes.CDLL | None:
     """Return the library of a C file, or None where it cannot be had; why is logged once.
 
@@ -45,43 +53,79 @@ def load_library(source: Path, **sizes: int) -> ctypes.CDLL | None:
     """
     if os.environ.get(SWITCH) == "0":
         return None
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        _log.warning("No C compiler was found: attention runs slower, by torch alone.")
+    compiler = _compiler(os.environ.get("CC", "cc"))
+    if compiler is None or compiler.hangs:
         return None
     macros = [f"-D{name.upper()}={size}" for name, size in sizes.items()]
-    path = _folder() / f"{source.stem}-{_digest(source, compiler, macros)}.so"
+    macros += os.environ.get(FLAGS, "").split()
     try:
+        path = cache.folder() / f"{source.stem}-{_digest(source, compiler, macros)}.so"
         return _load(path) or _compiled(source, compiler, macros, path)
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("%s could not be compiled (%s): torch runs it slower.", source.name, error)
+    except subprocess.TimeoutExpired as error:
+        compiler.hangs = True
+        reason: Exception = error
+    except OSError as error:
+        reason = error
+    _log.warning("%s could not be compiled (%s): torch runs it slower.", source.name, reason)
+    return None
+
+
+@dataclass(slots=True)
+class _Compiler:
+    """A compiler that has said its version."""
+
+    path: str
+    version: bytes
+    hangs: bool = False
+    """Whether it took too long, and is not waited for again."""
+
+
+@functools.cache
+def _compiler(command: str) -> _Compiler | None:
+    """Return the compiler of a name or path, or None where there is none; why is logged once."""
+    path = shutil.which(command)
+    if path is None:
+        _log.warning("No C compiler was found: attention runs slower, by torch alone.")
         return None
-
-
-def _folder() -> Path:
-    """Return the cache folder, or a new one for this process where that cannot be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    folder = Path(home) / "castling"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return _temporary()
-    owned = folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK)
-    return folder if owned else _temporary()
+        result = _run([path, "--version"], VERSION_SECONDS)
+        result.check_returncode()
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning(
+            "%s does not say its version (%s): attention runs slower, by torch alone.", path, error
+        )
+        return None
+    return _Compiler(path, result.stdout)
 
 
-@cache
-def _temporary() -> Path:
-    return Path(tempfile.mkdtemp(prefix="castling-"))
+def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that is asked nothing; after its time it ends with all that it started.
+
+    Raises:
+        subprocess.TimeoutExpired: when it was not ready in time.
+        OSError: when it cannot be started.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, errors = process.communicate(timeout=seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, said, errors)
 
 
-def _digest(source: Path, compiler: str, macros: list[str]) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+def _digest(source: Path, compiler: _Compiler, macros: list[str]) -> str:
     texts = [source, *sorted(source.parent.glob("*.h"))]  # what it may include
     parts = [
         *(text.read_bytes() for text in texts),
-        version,
-        " ".join([compiler, *_OPTIMISED, *macros]).encode(),
+        compiler.version,
+        " ".join([compiler.path, *_OPTIMISED, *macros]).encode(),
         _processor(),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
@@ -98,28 +142,27 @@ def _processor() -> bytes:
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
-    """Return a library that was compiled earlier, unless it is damaged."""
+    """Return a library that this user compiled earlier, unless it is damaged."""
     try:
-        return ctypes.CDLL(str(path)) if path.exists() else None
+        return ctypes.CDLL(str(path)) if cache.is_own_file(path) else None
     except OSError:
         return None
 
 
-def _compiled(source: Path, compiler: str, macros: list[str], path: Path) -> ctypes.CDLL:
+def _compiled(source: Path, compiler: _Compiler, macros: list[str], path: Path) -> ctypes.CDLL:
     """Compile beside the path and move there, so that processes side by side do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         said = ""
         for flags in _MACHINES:
-            result = subprocess.run(
-                [compiler, *_OPTIMISED, *flags, *macros, str(source), "-o", str(made), "-lm"],
-                capture_output=True,
-                timeout=120,
-                check=False,
+            result = _run(
+                [compiler.path, *_OPTIMISED, *flags, *macros, str(source), "-o", str(made), "-lm"],
+                COMPILE_SECONDS,
             )
             if result.returncode == 0:
+                made.chmod(0o700)  # whatever the umask
                 made.replace(path)
                 return ctypes.CDLL(str(path))
             lines = result.stderr.decode(errors="replace").splitlines()
-            said = next((line for line in lines if "error" in line), f"{compiler} failed")
+            said = next((line for line in lines if "error" in line), f"{compiler.path} failed")
     raise OSError(said)

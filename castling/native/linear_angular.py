@@ -1,6 +1,7 @@
 """Linear-angular attention with its convolution as one kernel, forward and backward."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from castling.native import arguments, masked_attention
+from castling.errors import ConfigError
+from castling.native import arguments, derivatives, masked_attention
 from castling.native.compiler import load_library
 
 
@@ -25,6 +26,21 @@ class ConvolutionGrid:
     prefix: int
     height: int
     width: int
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> "ConvolutionGrid":
+        """Return the grid of (prefix, height, width); ConfigError for other than three numbers."""
+        if len(numbers) != 3:
+            raise ConfigError("grid", "must be tokens before it, height and width", list(numbers))
+        prefix, height, width = numbers
+        return cls(prefix=prefix, height=height, width=width)
+
+    def check(self, queries: int) -> None:
+        """Raise ConfigError unless the queries are the tokens before the grid and those on it."""
+        fits = self.prefix >= 0 and self.height >= 0 and self.width >= 1
+        if not fits or self.prefix + self.height * self.width != queries:
+            rule = f"must have as many tokens as there are queries, {queries:,}"
+            raise ConfigError("grid", rule, (self.prefix, self.height, self.width))
 
 
 def serves(*tensors: Tensor | None) -> bool:
@@ -111,7 +127,7 @@ class _MixPacked(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
     ) -> tuple[Tensor, Tensor | None]:
-        qkv = arguments.in_rows(qkv)
+        qkv = _checked_packed(qkv)
         out, contexts, added, kept = forward_packed(qkv, weight, grid, threshold)
         ctx.save_for_backward(qkv, weight, contexts, added, kept)
         ctx.grid, ctx.threshold = grid, threshold
@@ -120,7 +136,7 @@ class _MixPacked(torch.autograd.Function):
         return out, kept
 
     @staticmethod
-    @once_differentiable
+    @derivatives.once
     def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         qkv, weight, contexts, added, kept = ctx.saved_tensors
         dqkv, dweight = backward_packed(
@@ -132,12 +148,16 @@ class _MixPacked(torch.autograd.Function):
 def forward_packed(
     qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return mixed values (batch, token, head, size), and what `backward_packed` wants of it."""
-    q, k, v = _apart(qkv)
+    """Return mixed values (batch, token, head, size), and what `backward_packed` wants of it.
+
+    Raises:
+        ConfigError: when a tensor is not of float32 on the CPU or sizes do not fit one another.
+    """
+    q, k, v = _apart(_checked_packed(qkv))
     added = kept = None
     if threshold is not None:
         added, kept = masked_attention.forward(q, k, v, threshold)
-    out, contexts = _forward([q, k, v, v, added], weight, grid)
+    out, contexts = _forward((q, k, v, None, added), weight, grid)
     return out.transpose(1, 2), contexts, added, kept
 
 
@@ -151,18 +171,24 @@ def backward_packed(  # noqa: PLR0913, PLR0917 - what was kept
     threshold: float | None,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of qkv and weight."""
+    """Return the gradients of qkv and weight; ConfigError as `forward_packed`."""
+    qkv = _checked_packed(qkv)
+    batch, tokens, _, heads, size = qkv.shape
+    gradient = arguments.expected("gradient", gradient, batch, tokens, heads, size)
     dqkv = qkv.new_empty(qkv.shape)
     (q, k, v), (dq, dk, dv) = _apart(qkv), _apart(dqkv)
-    dadded = None if added is None else torch.empty_like(added)
-    inputs, gradients = [q, k, v, v, added], [dq, dk, dv, dv, dadded]
-    dweight = _backward(inputs, weight, contexts, gradient.transpose(1, 2), gradients, grid)
-    if added is not None:
-        assert dadded is not None
-        assert kept is not None
-        assert threshold is not None
-        masked_attention.add_gradients([q, k, v, added, dadded], kept, threshold, [dq, dk, dv])
+    dweight, _, dadded = _backward(
+        (q, k, v, None, added), weight, contexts, gradient.transpose(1, 2), (dq, dk, dv), grid
+    )
+    if dadded is not None:
+        if kept is None or threshold is None:
+            raise ConfigError("threshold", "must be there with what the masked attention added")
+        masked_attention.add_gradients([q, k, v, dadded], kept, threshold, [dq, dk, dv])
     return dqkv, dweight
+
+
+def _checked_packed(qkv: Tensor) -> Tensor:
+    return arguments.expected("qkv", qkv, None, None, 3, None, None)
 
 
 def _apart(qkv: Tensor) -> tuple[Tensor, ...]:
@@ -181,39 +207,57 @@ class _Mix(torch.autograd.Function):
         weight: Tensor,
         grid: ConvolutionGrid,
     ) -> Tensor:
-        q, k, v, own, added = (arguments.in_rows(x) for x in (q, k, v, own, added))
-        out, contexts = _forward([q, k, v, v if own is None else own, added], weight, grid)
-        ctx.save_for_backward(q, k, v, own, added, weight, contexts)
+        inputs = _checked(q, k, v, own, added)
+        out, contexts = _forward(inputs, weight, grid)
+        ctx.save_for_backward(*inputs, weight, contexts)
         ctx.grid = grid
         return out
 
     @staticmethod
-    @once_differentiable
+    @derivatives.once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, own, added, weight, contexts = ctx.saved_tensors
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        down = dv if own is None else torch.empty_like(own)
-        dadded = None if added is None else torch.empty_like(added)
-        inputs, gradients = [q, k, v, v if own is None else own, added], [dq, dk, dv, down, dadded]
-        dweight = _backward(inputs, weight, contexts, gradient, gradients, ctx.grid)
-        return dq, dk, dv, None if own is None else down, dadded, dweight, None
+        *inputs, weight, contexts = ctx.saved_tensors
+        written = tuple(arguments.empty_like(x) for x in inputs[:3])
+        dweight, down, dadded = _backward(
+            tuple(inputs), weight, contexts, gradient, written, ctx.grid
+        )
+        return *written, down, dadded, dweight, None
 
 
-def _forward(
-    inputs: list[Tensor | None], weight: Tensor, grid: ConvolutionGrid
-) -> tuple[Tensor, Tensor]:
-    q, _, v = inputs[:3]
-    assert q is not None
-    assert v is not None
+_Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+"""q, k, v, the queries' own values where those are not v, and what the masked branch added."""
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor, own: Tensor | None, added: Tensor | None) -> _Inputs:
+    """Return the inputs in rows, of sizes that fit one another; ConfigError if they do not."""
+    q = arguments.expected("q", q, None, None, None, None)
     batch, heads, queries, key_size = q.shape
-    out = v.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2)
-    contexts = v.new_empty(batch, heads, key_size, v.shape[-1])
-    found = kernel(key_size, v.shape[-1])
-    assert found is not None  # `serves`
-    taps = _taps(weight, heads, v.shape[-1])
+    k = arguments.expected("k", k, batch, heads, None, key_size)
+    keys = k.shape[2]
+    if own is None and keys != queries:
+        raise ConfigError("own", "must be there where queries and keys differ", (queries, keys))
+    v = arguments.expected("v", v, batch, heads, keys, None)
+    mixed = (batch, heads, queries, v.shape[-1])
+    if own is not None:
+        own = arguments.expected("own", own, *mixed)
+    if added is not None:
+        added = arguments.expected("added", added, *mixed)
+    return q, k, v, own, added
+
+
+def _forward(inputs: _Inputs, weight: Tensor, grid: ConvolutionGrid) -> tuple[Tensor, Tensor]:
+    """Return the result and what `_backward` wants of it, for inputs that `_checked` returned."""
+    q, k, v, own, added = inputs
+    batch, heads, queries, key_size = q.shape
+    size = v.shape[-1]
+    found = arguments.compiled(kernel(key_size, size), key_size, size)
+    grid.check(queries)
+    taps = _taps(weight, heads, size)
+    out = v.new_empty(batch, queries, heads, size).transpose(1, 2)
+    contexts = v.new_empty(batch, heads, key_size, size)
     found.forward(
         _shape(q, v, weight, grid),
-        arguments.tensors([*inputs, out]),
+        arguments.tensors([q, k, v, v if own is None else own, added, out]),
         arguments.pointer(taps),
         arguments.pointer(contexts),
         arguments.num_threads(q, v),
@@ -222,26 +266,30 @@ def _forward(
 
 
 def _backward(
-    inputs: list[Tensor | None],
+    inputs: _Inputs,
     weight: Tensor,
     contexts: Tensor,
     gradient: Tensor,
-    gradients: list[Tensor | None],
+    written: tuple[Tensor, ...],
     grid: ConvolutionGrid,
-) -> Tensor:
-    """Write the gradients of the inputs, and return the weight's."""
-    q, _, v = inputs[:3]
-    assert q is not None
-    assert v is not None
-    heads, size = q.shape[1], v.shape[-1]
-    found = kernel(q.shape[-1], size)
-    assert found is not None  # `serves`
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Write the gradients of q, k and v; return those of weight, of own and of added."""
+    q, k, v, own, added = inputs = _checked(*inputs)
+    batch, heads, queries, key_size = q.shape
+    size = v.shape[-1]
+    found = arguments.compiled(kernel(key_size, size), key_size, size)
+    grid.check(queries)
+    gradient = arguments.expected("gradient", gradient, batch, heads, queries, size)
+    contexts = arguments.expected("contexts", contexts, batch, heads, key_size, size).contiguous()
+    for name, x, made in zip("qkv", inputs[:3], written, strict=True):
+        arguments.check_written(f"gradient of {name}", made, *x.shape)
     taps = _taps(weight, heads, size)
-    dtaps = taps.new_empty(q.shape[0], *taps.shape)
-    gradient = arguments.in_rows(gradient)
+    dtaps = taps.new_empty(batch, *taps.shape)
+    down, dadded = (None if x is None else arguments.empty_like(x) for x in (own, added))
+    read, dv = [q, k, v, v if own is None else own, added, gradient], written[2]
     found.backward(
         _shape(q, v, weight, grid),
-        arguments.tensors([*inputs, gradient, *gradients]),
+        arguments.tensors([*read, *written, dv if down is None else down, dadded]),
         arguments.pointer(taps),
         arguments.pointer(contexts),
         arguments.pointer(dtaps),
@@ -249,15 +297,20 @@ def _backward(
     )
     summed = dtaps.sum(0)
     if weight.shape[0] == heads:
-        return summed.sum(-1).view(weight.shape)
-    return summed.transpose(1, 2).reshape(weight.shape)
+        return summed.sum(-1).view(weight.shape), down, dadded
+    return summed.transpose(1, 2).reshape(weight.shape), down, dadded
 
 
 def _taps(weight: Tensor, heads: int, size: int) -> Tensor:
     """Return the filters as (head, tap, channel of the head)."""
-    if weight.shape[0] == heads:
-        return weight.reshape(heads, -1, 1).expand(-1, -1, size).contiguous()
-    return weight.reshape(heads, size, -1).transpose(1, 2).contiguous()
+    weight = arguments.expected("weight", weight, None, 1, None, None)
+    filters, _, down, across = weight.shape
+    if filters not in {heads, heads * size} or down % 2 == 0 or across % 2 == 0:
+        rule = f"must have a filter for each of {heads} heads or for each channel, of odd sides"
+        raise ConfigError("weight", rule, tuple(weight.shape))
+    if filters == heads:
+        return weight.reshape(heads, down * across, 1).expand(-1, -1, size).contiguous()
+    return weight.reshape(heads, size, down * across).transpose(1, 2).contiguous()
 
 
 def _shape(q: Tensor, v: Tensor, weight: Tensor, grid: ConvolutionGrid) -> Any:

@@ -4,7 +4,8 @@
 
        out = s v
 
-   and with g the gradient of out, d = sum of g * out per query, and l = s (g v^T) - p d:
+   and with g the gradient of out, a = g v^T where s > 0, else 0, d = sum of s a per query, and
+   l = p (a - d):
 
        dq = l k scale, dk = l^T q scale, dv = s^T g
 
@@ -14,7 +15,9 @@
    of that sum (zero without survivors) and the survivors; nothing of queries x keys is.
 
    TILE queries lie side by side in the lanes, so that maxima and sums need no lane but their own.
-   Comparisons are written so that what is not a number stays so.
+   Comparisons are written so that what is not a number stays so. Where one p is 1, as of large
+   inputs, a - d is exactly 0, as d is the sum of the very numbers that it is taken from: as the
+   sum of g * out, rounded otherwise, it would leave a rest of a's rounding.
 
    Tensors are given by pointer and by strides of image, head and token, in floats; their last
    axis is contiguous. */
@@ -48,10 +51,12 @@ DEFINE_OUTER(add_dq, TILE, KEY)
 /* Queries whose logits one thread works on, for the caller to make room. */
 int queries_at_a_time(void) { return TILE; }
 
-/* exp of x <= 0: 2^n times a polynomial in the rest, to within two units in the last place. */
+/* exp of x <= 0: 2^n times a polynomial in the rest, to within two units in the last place; 0
+   where float32 has no room for the result. */
 static inline vec exponential(vec x) {
   const vec zero = {0}, smallest = zero + SMALLEST_EXPONENT;
-  x = chosen(x < smallest, smallest, x);
+  ivec vanishes = x < smallest;
+  x = chosen(vanishes, smallest, x);
   ivec n = __builtin_convertvector(x * INVERSE_LN2 - 0.5f, ivec);
   vec r = x - __builtin_convertvector(n, vec) * LN2;
   vec series = zero + 1.0f / 5040;
@@ -62,7 +67,7 @@ static inline vec exponential(vec x) {
   series = series * r + 0.5f;
   series = series * r + 1.0f;
   series = series * r + 1.0f;
-  return series * (vec)((n + 127) << 23);
+  return chosen(vanishes, zero, series * (vec)((n + 127) << 23));
 }
 
 /* Rows side by side: to[e][i] = scale * rows[i][e]; lanes past `count` are zero. */
@@ -160,7 +165,7 @@ void forward(const Shape *shape, const Tensor *x, float threshold, float *kept, 
 typedef struct {
   float q[TILE * KEY], g[TILE * VALUE];             /* rows; of q, scaled */
   float q_aside[KEY * TILE], g_aside[VALUE * TILE]; /* the same, side by side */
-  float largest[TILE], inverse[TILE], along[TILE];  /* along: the sum of g * out */
+  float largest[TILE], inverse[TILE], along[TILE];  /* along: d, the sum of s a */
   float dq[TILE * KEY];
   int64_t place[TILE];
   int count;
@@ -168,8 +173,8 @@ typedef struct {
 
 /* Gather the next queries that have survivors, from `start` on; return where to go on. */
 static int64_t gather(Queries *to, const Shape *shape, const Tensor *q, const Tensor *g,
-                      const Tensor *out, const float *kept, float scale, int64_t start,
-                      int64_t image, int64_t head) {
+                      const float *kept, float scale, int64_t start, int64_t image,
+                      int64_t head) {
   const float *q_rows[TILE], *g_rows[TILE];
   memset(to, 0, sizeof *to);
   for (; start < shape->queries && to->count < TILE; start++) {
@@ -182,57 +187,75 @@ static int64_t gather(Queries *to, const Shape *shape, const Tensor *q, const Te
     g_rows[i] = row(g, image, head, start);
     scaled(to->q + i * KEY, q_rows[i], scale, KEY);
     memcpy(to->g + i * VALUE, g_rows[i], sizeof(float) * VALUE);
-    to->along[i] = dot(g_rows[i], row(out, image, head, start), VALUE);
   }
   side_by_side(to->q_aside, q_rows, to->count, scale, KEY);
   side_by_side(to->g_aside, g_rows, to->count, 1.0f, VALUE);
   return start;
 }
 
-/* x: q, k, v, out, the gradient of out; those of q, k and v are added to. */
-void backward(const Shape *shape, const Tensor *x, float threshold, const float *kept,
-              int threads) {
-  const Tensor *q = x, *k = x + 1, *v = x + 2, *out = x + 3, *g = x + 4;
-  const Tensor *dq = x + 5, *dk = x + 6, *dv = x + 7;
-  const float scale = 1.0f / sqrtf(KEY);
+/* p and a of all keys and of the queries gathered, each (keys x TILE); d; and dv, added to. */
+static void probabilities(float *p, float *a, Queries *some, const Shape *shape, const Tensor *k,
+                          const Tensor *v, const Tensor *dv, float threshold, int64_t image,
+                          int64_t head) {
   const vec zero = {0};
+  float surviving[ROWS * TILE];
+  memset(p, 0, sizeof(float) * (size_t)shape->keys * TILE);
+  memset(a, 0, sizeof(float) * (size_t)shape->keys * TILE);
+  for (int64_t at = 0; at < shape->keys; at += ROWS) {
+    int count = (int)MIN(ROWS, shape->keys - at);
+    float *to = p + at * TILE, *along = a + at * TILE;
+    vec any = zero;
+    logits_of(to, TILE, row(k, image, head, at), k->token, some->q_aside, TILE, count);
+    for (int r = 0; r < count; r++)
+      for (int i = 0; i < TILE; i += LANES) {
+        vec logit = load(to + r * TILE + i) - load(some->largest + i);
+        vec power = exponential(logit) * load(some->inverse + i);
+        vec s = chosen(power <= zero + threshold, zero, power);
+        store(to + r * TILE + i, power);
+        store(surviving + r * TILE + i, s);
+        any += s;
+      }
+    if (total(any) <= 0.0f) continue;
+    dsurviving_of(along, TILE, row(v, image, head, at), v->token, some->g_aside, TILE, count);
+    for (int r = 0; r < count; r++)
+      for (int i = 0; i < TILE; i += LANES) {
+        vec s = load(surviving + r * TILE + i), d = load(along + r * TILE + i);
+        d = chosen(load(to + r * TILE + i) <= zero + threshold, zero, d);
+        store(along + r * TILE + i, d);
+        store(some->along + i, load(some->along + i) + s * d);
+      }
+    add_dv(row(dv, image, head, at), dv->token, surviving, TILE, some->g, VALUE, count);
+  }
+}
+
+/* x: q, k, v, the gradient of out; those of q, k and v are added to.
+   room: (thread, 2, key, TILE) to work. */
+void backward(const Shape *shape, const Tensor *x, float threshold, const float *kept, float *room,
+              int threads) {
+  const Tensor *q = x, *k = x + 1, *v = x + 2, *g = x + 3;
+  const Tensor *dq = x + 4, *dk = x + 5, *dv = x + 6;
+  const float scale = 1.0f / sqrtf(KEY);
 #pragma omp parallel for num_threads(threads)
   for (int64_t task = 0; task < shape->images * shape->heads; task++) {
     int64_t image = task / shape->heads, head = task % shape->heads, next = 0;
-    float dlogits[BLOCK * TILE], surviving[ROWS * TILE], dsurviving[ROWS * TILE];
+    float *p = room + omp_get_thread_num() * 2 * shape->keys * TILE, *a = p + shape->keys * TILE;
     Queries some;
     while (next < shape->queries) {
-      next = gather(&some, shape, q, g, out, kept + KEPT * task * shape->queries, scale, next, image,
+      next = gather(&some, shape, q, g, kept + KEPT * task * shape->queries, scale, next, image,
                     head);
       if (!some.count) break;
+      probabilities(p, a, &some, shape, k, v, dv, threshold, image, head);
       for (int64_t start = 0; start < shape->keys; start += BLOCK) {
         int block = (int)MIN(BLOCK, shape->keys - start);
-        for (int first = 0; first < block; first += ROWS) {
-          int count = MIN(ROWS, block - first);
-          int64_t at = start + first;
-          float *l = dlogits + first * TILE;
-          vec any = zero;
-          memset(l, 0, sizeof(float) * ROWS * TILE);
-          logits_of(l, TILE, row(k, image, head, at), k->token, some.q_aside, TILE, count);
-          for (int r = 0; r < count; r++)
-            for (int i = 0; i < TILE; i += LANES) {
-              vec logit = load(l + r * TILE + i) - load(some.largest + i);
-              vec p = exponential(logit) * load(some.inverse + i);
-              vec s = chosen(p <= zero + threshold, zero, p);
-              store(surviving + r * TILE + i, s);
-              store(l + r * TILE + i, -p * load(some.along + i));
-              any += s;
-            }
-          if (!(total(any) <= 0.0f)) {
-            memset(dsurviving, 0, sizeof dsurviving);
-            dsurviving_of(dsurviving, TILE, row(v, image, head, at), v->token, some.g_aside, TILE,
-                          count);
-            for (int j = 0; j < count * TILE; j += LANES)
-              store(l + j, load(l + j) + load(surviving + j) * load(dsurviving + j));
-            add_dv(row(dv, image, head, at), dv->token, surviving, TILE, some.g, VALUE, count);
+        float *dlogits = p + start * TILE;
+        for (int r = 0; r < block; r++)
+          for (int i = 0; i < TILE; i += LANES) {
+            vec beyond = load(a + (start + r) * TILE + i) - load(some.along + i);
+            store(dlogits + r * TILE + i, load(dlogits + r * TILE + i) * beyond);
           }
-          add_dk(row(dk, image, head, at), dk->token, l, TILE, some.q, KEY, count);
-        }
+        for (int first = 0; first < block; first += ROWS)
+          add_dk(row(dk, image, head, start + first), dk->token, dlogits + first * TILE, TILE,
+                 some.q, KEY, MIN(ROWS, block - first));
         add_dq(some.dq, dlogits, TILE, row(k, image, head, start), k->token, block);
       }
       for (int i = 0; i < some.count; i++) {

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from castling.native import arguments
+from castling.native import arguments, derivatives
 from castling.native.compiler import load_library
 
 
@@ -42,8 +41,8 @@ def masked_attention(
 ) -> tuple[Float[Tensor, "batch head query value"], Float[Tensor, "batch head query"]]:
     """Return S v with S = A * (A > threshold), A = softmax(q k^T / sqrt(size)), and survivors.
 
-    Values' memory is (batch, query, head, value). Kept for the backward pass beside q, k, v and
-    the result are three numbers per query; it computes A once more, of queries with survivors.
+    Values' memory is (batch, query, head, value). Kept for the backward pass beside q, k and v are
+    three numbers per query; it computes A once more, of queries with survivors.
     """
     out, kept = _MaskedAttention.apply(q, k, v, threshold)
     return out, survivors(kept)
@@ -59,30 +58,36 @@ class _MaskedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float
     ) -> tuple[Tensor, Tensor]:
-        q, k, v = (arguments.in_rows(x) for x in (q, k, v))
+        q, k, v = _checked(q, k, v)
         out, kept = forward(q, k, v, threshold)
-        ctx.save_for_backward(q, k, v, out, kept)
+        ctx.save_for_backward(q, k, v, kept)
         ctx.threshold = threshold
         ctx.mark_non_differentiable(kept)
         return out, kept
 
     @staticmethod
-    @once_differentiable
+    @derivatives.once
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, kept = ctx.saved_tensors
-        gradients = [torch.zeros_like(x) for x in (q, k, v)]
-        add_gradients([q, k, v, out, arguments.in_rows(gradient)], kept, ctx.threshold, gradients)
+        q, k, v, kept = ctx.saved_tensors
+        gradients = [arguments.empty_like(x).zero_() for x in (q, k, v)]
+        add_gradients([q, k, v, gradient], kept, ctx.threshold, gradients)
         return *gradients, None
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Return S v, and what `add_gradients` wants to know of each query."""
+    """Return S v, and what `add_gradients` wants to know of each query.
+
+    Raises:
+        ConfigError: when a tensor is not of float32 on the CPU or sizes do not fit one another, or
+            the threshold is below zero.
+    """
+    q, k, v = _checked(q, k, v)
+    arguments.check_threshold(threshold)
     (batch, heads, queries, key_size), (keys, size) = q.shape, v.shape[2:]
+    found = arguments.compiled(kernel(key_size, size), key_size, size)
     out = v.new_empty(batch, queries, heads, size).transpose(1, 2)
     kept = q.new_empty(batch, heads, queries, 3)
     threads = arguments.num_threads(q, v)
-    found = kernel(key_size, size)
-    assert found is not None  # `serves`
     logits = q.new_empty(threads, keys, found.queries_at_a_time())
     found.forward(
         arguments.integers(batch, heads, queries, keys),
@@ -98,14 +103,34 @@ def forward(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> tuple[Tensor, 
 def add_gradients(
     given: list[Tensor], kept: Tensor, threshold: float, gradients: list[Tensor]
 ) -> None:
-    """Add to the gradients of q, k and v, given q, k, v, S v and the gradient of that."""
-    q, k, v = given[:3]
-    found = kernel(q.shape[-1], v.shape[-1])
-    assert found is not None  # `serves`
+    """Add to the gradients of q, k and v, given q, k, v and the gradient of S v.
+
+    Raises:
+        ConfigError: as `forward`; and when a gradient to add to is not in rows.
+    """
+    q, k, v = _checked(*given[:3])
+    arguments.check_threshold(threshold)
+    (batch, heads, queries, key_size), (keys, size) = q.shape, v.shape[2:]
+    found = arguments.compiled(kernel(key_size, size), key_size, size)
+    gradient = arguments.expected("gradient", given[3], batch, heads, queries, size)
+    kept = arguments.expected("kept", kept, batch, heads, queries, 3).contiguous()
+    for name, x, made in zip("qkv", (q, k, v), gradients, strict=True):
+        arguments.check_written(f"gradient of {name}", made, *x.shape)
+    threads = arguments.num_threads(q, v)
+    room = q.new_empty(threads, 2, keys, found.queries_at_a_time())
     found.backward(
-        arguments.integers(*q.shape[:3], k.shape[2]),
-        arguments.tensors([*given, *gradients]),
+        arguments.integers(batch, heads, queries, keys),
+        arguments.tensors([q, k, v, gradient, *gradients]),
         ctypes.c_float(threshold),
         arguments.pointer(kept),
-        arguments.num_threads(q, v),
+        arguments.pointer(room),
+        threads,
     )
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v in rows, of sizes that fit one another; ConfigError if they do not."""
+    q = arguments.expected("q", q, None, None, None, None)
+    batch, heads, _, key_size = q.shape
+    k = arguments.expected("k", k, batch, heads, None, key_size)
+    return q, k, arguments.expected("v", v, batch, heads, k.shape[2], None)

@@ -1,6 +1,7 @@
 """The exact angular kernel in quadratic time: what linear-angular attention approximates."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -98,7 +99,9 @@ def _cosines(
     q: Float[Tensor, "batch head query size"], k: Float[Tensor, "batch head key size"]
 ) -> Float[Tensor, "batch head query key"]:
     wide = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
+    device = q.device.type
+    casts = torch.amp.is_autocast_available(device)  # the meta device has none
+    with torch.autocast(device, enabled=False) if casts else nullcontext():
         return normalize_rows(q.to(wide)) @ normalize_rows(k.to(wide)).transpose(-2, -1)
 
 

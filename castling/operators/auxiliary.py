@@ -1,5 +1,8 @@
 """The training-only branch: softmax attention whose mask empties on a schedule."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,6 +10,7 @@ from torch import Tensor, nn
 
 from castling.config import MaskSchedule
 from castling.native import masked_attention as native
+from castling.native.arguments import is_transformed
 
 
 class AuxiliaryBranch(nn.Module):
@@ -15,7 +19,8 @@ class AuxiliaryBranch(nn.Module):
     Entries that survive keep their value (no renormalisation) and their gradient; none flows
     through the comparison. Source: Castling-ViT (You et al., CVPR 2023), where eps is a constant
     0.02; here a `MaskSchedule` raises it to 1, where the mask is exactly empty and the branch is
-    skipped. Costs 2 N^2 A MACs while alive and has no parameters.
+    skipped. Costs 2 N^2 A MACs while alive and has no parameters. `num_tokens` sets the scale of
+    the thresholds and nothing else: other numbers of tokens meet the same thresholds.
     """
 
     progress: Tensor
@@ -34,6 +39,14 @@ class AuxiliaryBranch(nn.Module):
         """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
         self.density = 0.0
         """Fraction of the mask's entries that survived in the last forward pass in eval mode."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+        """Move the branch with its model, but cast nothing: `progress` is a time, no weight."""
+        exact = self.progress
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.progress.dtype != exact.dtype:
+            self.progress = exact.to(self.progress.device)
+        return self
 
     def set_progress(self, progress: float) -> None:
         """Move the schedule to a fraction of training, 0 to 1."""
@@ -85,7 +98,7 @@ class AuxiliaryBranch(nn.Module):
         else:
             surviving = F.threshold(attention, self.threshold, 0.0)
         self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
-        if not (self.training or surviving.is_meta):  # there it has no value
+        if not (self.training or surviving.is_meta or is_transformed()):  # there it has no value
             self.density = (surviving > 0.0).float().mean().item()
         return surviving @ v
 

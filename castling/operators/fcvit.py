@@ -123,12 +123,14 @@ class FCViTMixer(nn.Module):
 
     def __init__(self, shape: LayerShape) -> None:
         super().__init__()
+        self.grid = shape.grid
         self.steps = nn.Sequential(MixingStep(shape), MixingStep(shape))
 
     def forward(
         self, x: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
+        self.grid.check(x.shape[1])
         return self.steps(x)
 
 

@@ -94,6 +94,7 @@ class GraphAttention(nn.Module):
         self, x: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
+        self.grid.check(x.shape[1])
         near = self._graph(x) @ x
         q, k = self._heads(self.q(near)), self._heads(self.k(self._pooled(near)))
         v = self._heads(self.v(self._pooled(x)))

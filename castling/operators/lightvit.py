@@ -63,7 +63,7 @@ class LightViTAttention(nn.Module):
         super().__init__()
         block, options = shape.block, _options(shape)
         self.num_heads, self.head_size = block.num_heads, block.head_size
-        self.window = window_side(shape)
+        self.grid, self.window = shape.grid, window_side(shape)
         self.rows, self.columns = (
             side // self.window for side in (shape.grid.height, shape.grid.width)
         )
@@ -82,6 +82,7 @@ class LightViTAttention(nn.Module):
         self, x: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
+        self.grid.check(x.shape[1])
         learned = self.global_tokens.expand(x.shape[0], -1, -1)
         mixed = self.mix(torch.cat([learned, x], dim=1))
         return self.proj(mixed[:, learned.shape[1] :])

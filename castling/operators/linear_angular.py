@@ -53,30 +53,31 @@ class TokenConvolution(nn.Module):
         self, choice: LayerChoice, grid: TokenGrid, num_heads: int, head_size: int
     ) -> None:
         super().__init__()
-        self.grid, self.on_grid = grid, choice.conv_form == "grid"
+        self.grid = grid if choice.conv_form == "grid" else None
         self.kernel, self.width = choice.conv_kernel, num_heads * head_size
         num_filters = num_heads if choice.conv_filters == "head" else self.width
-        size = (self.kernel, self.kernel if self.on_grid else 1)
+        size = (self.kernel, self.kernel if self.grid else 1)
         self.weight = nn.Parameter(torch.empty(num_filters, 1, *size))
         bound = 1.0 / math.sqrt(size[0] * size[1])
         nn.init.uniform_(self.weight, -bound, bound)
 
     def reach(self, num_tokens: int) -> native.ConvolutionGrid:
         """Return the grid that the taps run over, for the native kernel."""
-        if not self.on_grid:
-            return native.ConvolutionGrid(prefix=0, height=num_tokens, width=1)
         grid = self.grid
+        if grid is None:
+            return native.ConvolutionGrid(prefix=0, height=num_tokens, width=1)
+        grid.check(num_tokens)
         return native.ConvolutionGrid(prefix=grid.num_prefix, height=grid.height, width=grid.width)
 
     def forward(self, v: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Convolve the values, (batch, token, attention width) in and out."""
-        if self.on_grid:
-            prefix, image = v.split(
-                [self.grid.num_prefix, self.grid.height * self.grid.width], dim=1
-            )
-            mixed = self._convolve(image.unflatten(1, (self.grid.height, self.grid.width)))
-            return torch.cat([torch.zeros_like(prefix), mixed.flatten(1, 2)], dim=1)
-        return self._convolve(v.unsqueeze(2)).squeeze(2)
+        grid = self.grid
+        if grid is None:
+            return self._convolve(v.unsqueeze(2)).squeeze(2)
+        grid.check(v.shape[1])
+        prefix, image = v.split([grid.num_prefix, grid.height * grid.width], dim=1)
+        mixed = self._convolve(image.unflatten(1, (grid.height, grid.width)))
+        return torch.cat([torch.zeros_like(prefix), mixed.flatten(1, 2)], dim=1)
 
     def _convolve(
         self, image: Float[Tensor, "batch height width channel"]
@@ -187,7 +188,7 @@ class ConvolvedCore(nn.Module):
         added: Float[Tensor, "batch head query value"] | None,
     ) -> Float[Tensor, "batch head query value"]:
         """Mix values by queries and keys, each per head."""
-        own = self.own(v)
+        own = self.own(q, v)
         local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
         return self.mix(q, k, v, own, added) + local.transpose(1, 2)
 
@@ -209,7 +210,8 @@ class LinearAngularCore(ConvolvedCore):
         weight = self.conv.weight
         if not native.serves(q, k, v, added, weight):
             return super().forward(q, k, v, added)
-        return native.mix(q, k, v, self.own(v), added, weight, self.conv.reach(q.shape[2]))
+        own = self.own(q, v)
+        return native.mix(q, k, v, own, added, weight, self.conv.reach(q.shape[2]))
 
 
 class OwnValues(nn.Module):
@@ -220,13 +222,20 @@ class OwnValues(nn.Module):
     def __init__(self, shape: CoreShape) -> None:
         super().__init__()
         same = shape.queries == shape.keys and shape.query_stride == shape.key_stride
+        self.grid, self.keys = None if same else shape.queries, shape.keys
         self.register_buffer("places", None if same else _places(shape), persistent=False)
 
     def forward(
-        self, v: Float[Tensor, "batch head key value"]
+        self,
+        q: Float[Tensor, "batch head query size"],
+        v: Float[Tensor, "batch head key value"],
     ) -> Float[Tensor, "batch head query value"]:
-        """Take the values of some keys, or of some keys often."""
-        return v if self.places is None else v.index_select(2, self.places)
+        """Take the values of some keys, or of some keys often; ConfigError on other grids."""
+        if self.places is None or self.grid is None:
+            return v
+        self.grid.check(q.shape[2])
+        self.keys.check(v.shape[2])
+        return v.index_select(2, self.places)
 
 
 def _places(shape: CoreShape) -> Int[Tensor, " query"]:

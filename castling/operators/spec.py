@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from castling.config import BlockConfig, Config, LayerChoice, ModelConfig
+from castling.errors import ConfigError
 from castling.registry import Registry
 
 
@@ -21,6 +23,35 @@ class TokenGrid:
     def num_tokens(self) -> int:
         """Tokens of the sequence, class tokens included."""
         return self.height * self.width + self.num_prefix
+
+    def check(self, num_tokens: int) -> None:
+        """Raise ConfigError unless a sequence has as many tokens as this grid.
+
+        What is built for a grid asks this first: images of another size would have tokens in
+        places that are not theirs. Where a pass is traced, the grid is the trace's own.
+        """
+        if not torch.jit.is_tracing() and num_tokens != self.num_tokens:
+            rule = f"must be that of the model, of which this layer has {self.num_tokens:,} tokens"
+            raise other_size(rule, num_tokens)
+
+    def check_sides(self, height: int | Tensor, width: int | Tensor) -> None:
+        """Raise ConfigError unless a map of tokens has the sides of this grid."""
+        if not torch.jit.is_tracing() and (height, width) != (self.height, self.width):
+            rule = (
+                f"must be that of the model, of which this layer has {self.height} x {self.width}"
+            )
+            raise other_size(f"{rule} tokens", f"{height} x {width}")
+
+
+def holds_grid(module: nn.Module) -> bool:
+    """Return whether a module, or a part of it, is built for one grid, which it has as `grid`."""
+    return any(isinstance(getattr(part, "grid", None), TokenGrid) for part in module.modules())
+
+
+def other_size(rule: str, got: object) -> ConfigError:
+    """Return the error of images of another size than the model's."""
+    fix = "resize the images, or build the model for their size"
+    return ConfigError("image size", rule, got, fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ class Bottleneck(nn.Module):
         proj: nn.Linear,
     ) -> Float[Tensor, "batch token channel"]:
         """Convolve the grid with the weights of a value and an output projection."""
+        self.grid.check(x.shape[1])
         height, width = self.grid.height, self.grid.width
         prefix, image = x.split([self.grid.num_prefix, height * width], dim=1)
         image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)

@@ -79,7 +79,12 @@ class GatedSinglePath(SoftmaxAttention, Gated):
         return (reached * reached.new_tensor(self._extra_macs)).sum()
 
     def choice(self) -> int:
-        """Return the number of the candidate that the gates decide for, in `CANDIDATES`."""
+        """Return the number of the candidate that the gates decide for, in `CANDIDATES`.
+
+        On the meta device gates have no values: it is that of attention, as if all were open.
+        """
+        if self.gates.t.is_meta:
+            return len(CANDIDATES) - 1
         return int(self.gates.decisions().long().cumprod(dim=0).sum())
 
     def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -78,7 +78,7 @@ class SwinAttention(nn.Module):
     def __init__(self, shape: LayerShape) -> None:
         super().__init__()
         grid, block, self.window = shape.grid, shape.block, window_sides(shape)
-        self.num_heads, self.head_size = block.num_heads, block.head_size
+        self.grid, self.num_heads, self.head_size = grid, block.num_heads, block.head_size
         self.rows, self.columns = grid.height // self.window[0], grid.width // self.window[1]
         self.shift = shifts(shape)
         width = block.attention_width
@@ -91,6 +91,7 @@ class SwinAttention(nn.Module):
         self, x: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
+        self.grid.check(x.shape[1])
         qkv = self.qkv(self._cut(x)).unflatten(-1, (3, self.num_heads, self.head_size))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         bias = self.position().masked_fill(self.apart, float("-inf")).flatten(0, 1)

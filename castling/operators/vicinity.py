@@ -91,6 +91,7 @@ class VicinityAttention(nn.Module):
         self, x: Float[Tensor, "batch token channel"]
     ) -> Float[Tensor, "batch token channel"]:
         """Mix tokens; shapes (batch, token, channel) in and out."""
+        self.grid.check(x.shape[1])
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
         wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
         q, k, v = wide.permute(2, 0, 3, 1, 4).unbind(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from castling.errors import CheckpointError
+from castling.model.keep import strange_progress
 from castling.model.tensor_file import bytes_of, read_tensors, write_tensors
 from castling.training.metrics import EpochMetrics
 
@@ -89,6 +90,8 @@ def load_checkpoint(
     weights, others = _part(tensors, "model."), _part(tensors, "beside.")
     if _kinds(weights) != _kinds(model.state_dict()) or _kinds(others) != _kinds(_state(beside)):
         raise CheckpointError(str(path), "it belongs to another model")
+    if strange_progress(weights) is not None:
+        raise CheckpointError(str(path), "its masks are at no fraction of a training")
     try:
         states = _optimizer_states(tensors, optimizer)
     except (IndexError, ValueError):

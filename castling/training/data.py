@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from castling.config import Architecture, DataConfig
 from castling.errors import ConfigError, DataError
+from castling.training.image_folder import find_images, read_image
 
 
 Images = NDArray[np.uint8]
@@ -269,14 +270,12 @@ def folder_settings(folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: when it is no folder of class folders.
     """
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-
     root = Path(folder).expanduser().absolute()
     name = f"folder:{root}"
     if not root.is_dir():
         raise DataError(name, f"{root} is not a folder", "give a folder of class folders")
     train = root / "train"
-    _, classes = find_images_and_targets(str(train if train.is_dir() else root))
+    _, classes = find_images(train if train.is_dir() else root, name)
     if len(classes) < 2:
         raise DataError(name, f"{root} has no two folders of images", "make one folder per class")
     return {"data.name": name, "model.num_classes": len(classes)}
@@ -285,11 +284,8 @@ def folder_settings(folder: str | Path) -> dict[str, Any]:
 def _read_folder(
     folder: Path, config: DataConfig, model: Architecture
 ) -> tuple[Split, tuple[str, ...]]:
-    from PIL import Image
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-
-    found, class_to_index = find_images_and_targets(str(folder))
-    if len(class_to_index) < 2 or not found:
+    found, classes = find_images(folder, config.name)
+    if len(classes) < 2:
         raise DataError(
             config.name, f"{folder} has no two folders of images", "make one folder per class"
         )
@@ -303,22 +299,12 @@ def _read_folder(
             "choose a smaller model.image_size or fewer images",
         )
     images = np.empty((len(found), model.channels, height, width), np.uint8)
+    mode = "L" if model.channels == 1 else "RGB"
     for row, (path, _) in enumerate(found):
-        try:
-            with Image.open(path) as image:
-                mode = "L" if model.channels == 1 else "RGB"
-                pixels = np.asarray(
-                    image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
-                )
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                config.name, f"{path} is no readable image ({error})", "remove or replace it"
-            ) from None
+        pixels = read_image(path, mode, (height, width), config.name)
         images[row] = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     labels = np.array([label for _, label in found], np.int64)
-    return Split(images=images, labels=labels), tuple(
-        sorted(class_to_index, key=class_to_index.__getitem__)
-    )
+    return Split(images=images, labels=labels), classes
 
 
 _LOADERS: Mapping[str, Callable[[DataConfig, Architecture], _Source]] = {

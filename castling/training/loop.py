@@ -338,11 +338,13 @@ def accuracy(
         after_batch: called with the number of images of each batch.
     """
     model.eval()
+    precision = next(model.parameters()).dtype
     correct = 0
     for start in range(0, len(pixels.labels), EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         labels = pixels.labels[rows]
-        correct += int((model(pixels.batch(rows)).argmax(dim=1) == labels).sum())
+        logits = model(pixels.batch(rows).to(precision))
+        correct += int((logits.argmax(dim=1) == labels).sum())
         after_batch(len(labels))
     return correct / len(pixels.labels)
 

@@ -64,7 +64,7 @@ def _load_initial(
     path = Path(initial)
     if path.is_dir():
         _check_images("train.initial", path, shape, num_classes)
-        return load(path)
+        return load(path).float()
     if initial != PRETRAINED and path.suffix not in CHECKPOINTS:
         rule = "must be a folder of castling's, a checkpoint of timm's (.safetensors, .pth) or "
         raise ConfigError("train.initial", f"{rule}`{PRETRAINED}`", initial)
@@ -145,7 +145,7 @@ def _load_teacher(
             rule = "must be left out for a folder of castling's, which holds its own"
             raise ConfigError("train.distill.weights", rule, str(weights))
         _check_images("train.distill.teacher", folder, shape, num_classes)
-        return load(folder)
+        return load(folder).float()
     if not timm.is_model(name):
         raise ConfigError(
             "train.distill.teacher",

@@ -1,6 +1,8 @@
 import os
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,13 +60,36 @@ def test_an_interrupt_between_write_and_rename_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_makes_missing_folders_and_readable_files(tmp_path: Path) -> None:
+def test_makes_missing_folders_and_files(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "note.txt"
     write_text(path, "Grüße\n")
     assert path.read_bytes() == "Grüße\n".encode()
-    assert path.stat().st_mode & 0o777 == 0o644
     write_text(path, "")
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_new_files_have_what_the_umask_leaves(
+    mask: int, mode: int, umask: Callable[[int], int], tmp_path: Path
+) -> None:
+    umask(mask)
+    write_bytes(tmp_path / "folder" / "new", b"")
+    append_line(tmp_path / "folder" / "curve", "line")
+    for path in (tmp_path / "folder").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_a_file_that_is_replaced_keeps_its_mode(
+    mode: int, umask: Callable[[int], int], tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    for mask in (0o022, 0o077):
+        umask(mask)
+        write_bytes(path, b"new")
+        assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_yaml_keeps_the_order_and_takes_a_head(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import optuna
 import pytest
+from guarded_database import PASSWORD, VARIABLE as OWN_VARIABLE, guarded_url
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 import reports
 from castling.errors import RecordError, RunFolderError
+from reports.database import VARIABLE
+from reports.page import write_report
+from reports.manifest import Manifest
 from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Record
 
 
@@ -161,3 +165,36 @@ def test_a_storage_that_is_no_url_is_refused_without_repeating_it(make_run: Make
     with pytest.raises(RunFolderError, match="no database URL") as caught:
         reports.load(run)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("in_query", [False, True])
+def test_a_database_is_read_with_the_password_of_the_environment_or_of_an_older_run(
+    in_query: bool,
+    tmp_path: Path,
+    make_run: MakeRun,
+    record: MakeRecord,
+    fill: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    public = guarded_url(tmp_path / "study.db")
+    known = guarded_url(tmp_path / "study.db", PASSWORD, in_query=in_query)
+    fill(RDBStorage(known), [record(0)])
+    run = make_run([], storage=public)
+    with pytest.raises(RecordError, match="set CASTLING_STORAGE to the URL with its") as caught:
+        reports.load(run)
+    assert public in str(caught.value)
+    with monkeypatch.context() as place:
+        place.setenv(VARIABLE, known)
+        assert len(reports.load(run)) == 1
+    with monkeypatch.context() as place:
+        place.setenv(OWN_VARIABLE, PASSWORD)
+        assert len(reports.load(run)) == 1
+    Manifest.read(run).replace(storage=known).write(run)
+    assert len(reports.load(run)) == 1
+    for path in write_report(run, tmp_path / "report"):
+        assert PASSWORD.encode() not in path.read_bytes()
+    wrong = guarded_url(tmp_path / "study.db", "mistaken/", in_query=in_query)
+    Manifest.read(run).replace(storage=wrong).write(run)
+    with pytest.raises(RecordError, match=r"for nas:\*\*\* \(\*\*\*\)") as caught:
+        reports.load(run)
+    assert "mistaken" not in str(caught.value)

@@ -300,8 +300,9 @@ def test_report_names_its_files(castling: Command, small_run: Path, tmp_path: Pa
 
 
 def test_export_evaluate_measure_and_train_go_round(
-    castling: Command, small_run: Path, tmp_path: Path
+    castling: Command, small_run: Path, tmp_path: Path, umask: Callable[[int], int]
 ) -> None:
+    umask(0o077)
     best = tmp_path / "best"
     code, out, _ = castling("export", small_run, "--out", best, "--onnx")
     assert code == 0
@@ -318,6 +319,10 @@ def test_export_evaluate_measure_and_train_go_round(
     recorded = json.loads((best / "metrics.json").read_text())
     assert again["top1_validation"] == recorded["top1_validation"]
     assert again["top1_test"] == recorded["top1_test"]
+    shutil.copytree(small_run, tmp_path / "run")
+    castling("report", tmp_path / "run", "--out", tmp_path / "report")
+    for folder in (best, tmp_path / "again", tmp_path / "report"):
+        assert not [path for path in [folder, *folder.iterdir()] if path.stat().st_mode & 0o077]
 
 
 def test_evaluate_fails_when_the_weights_are_not_the_recorded_ones(

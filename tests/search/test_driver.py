@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from driver_process import num_epochs, start, wait_for_epochs, workers_of
+from driver_process import below, num_epochs, start, wait_for_epochs, workers_of
+from guarded_database import PASSWORD, guarded_url
 from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
@@ -17,9 +18,12 @@ from sklearn.datasets import load_digits
 import castling
 import reports
 import search
+from castling.config import read_run_config
 from castling.errors import ClusterError, ConfigError, RunFolderError
+from reports.database import PASSWORD_VARIABLES, VARIABLE
 from reports.export import evaluate_folder, export
 from reports.page import write_report
+from reports.manifest import Manifest
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
 from search.cluster import share
 from search.config import SearchConfig
@@ -63,10 +67,26 @@ def test_exported_model_has_the_recorded_accuracy_and_cost(
     assert metrics.top1_validation == best.top1
     assert metrics.macs == best.macs <= 400_000
     assert metrics.params == best.params
+    assert metrics.masks == ""
     assert evaluate_folder(tmp_path / "best").is_reproduced
     model = castling.load(tmp_path / "best")
     assert not model.training
     assert not any("auxiliary" in name for name in model.state_dict())
+    castling.save(model.half(), tmp_path / "best", read_run_config(tmp_path / "best"))
+    assert evaluate_folder(tmp_path / "best").top1_validation == pytest.approx(best.top1, abs=0.02)
+
+
+def test_an_export_says_that_its_masks_were_alive(ray_session: None, tmp_path: Path) -> None:
+    settings = {"train.epochs": 1, "model.blocks.*.mask.shape": "constant"}
+    search.run("smoke", out=tmp_path / "run", trials=1, workers=1, settings=settings)
+    [row] = reports.load(tmp_path / "run").itertuples()
+    metrics = export(tmp_path / "run", tmp_path / "best")
+    assert metrics.top1_validation_branch == row.top1_branch
+    assert metrics.mask_density == row.mask_density
+    assert metrics.mask_threshold is not None
+    assert metrics.mask_threshold < 1.0
+    assert "the masks were alive when the training ended" in metrics.masks
+    assert evaluate_folder(tmp_path / "best").masks == metrics.masks
 
 
 def test_resuming_a_finished_search_trains_nothing_anew_and_can_extend_it(
@@ -146,8 +166,15 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
     finished = []
     for how in signals:
         enough = max(12 * workers, num_epochs(run)) + 2
-        with start(run, *options, "--workers", str(workers)) as driver:
+        with start(
+            run,
+            *(*options, "--workers", str(workers)),
+            environment=dict.fromkeys(PASSWORD_VARIABLES, "sqlite:////hunter2"),
+            umask=0o077,
+        ) as driver:
             wait_for_epochs(run, enough)
+            for pid in below(driver.pid):
+                assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
             os.kill(driver.pid, how)
             _, message = driver.communicate(timeout=60)
         if how == signal.SIGKILL:
@@ -156,6 +183,7 @@ def test_interrupted_search_is_resumed_without_repeating_a_finished_trial(
             assert driver.returncode == 130
             assert f"castling search --out {run} --resume" in message
             assert "Traceback" not in message
+        assert not [path for path in [run, *run.rglob("*")] if path.stat().st_mode & 0o077]
         before = reports.load(run)
         finished.append(before[before.state == "trained"].set_index("trial"))
         options = ["--resume"]
@@ -196,6 +224,41 @@ def test_diverging_trial_is_recorded_as_failed_with_its_reason(
     trials = reports.load(tmp_path / "run")
     assert trials.reason.iloc[0].startswith("DivergedError: ")
     assert trials.pareto.front().empty
+
+
+def test_a_databases_password_is_used_and_kept_nowhere(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "study.db"
+    small = {"out": run, "trials": 1, "workers": 1, "settings": {"train.epochs": 1}}
+
+    def refused(hint: str, **arguments: object) -> None:
+        with pytest.raises(ConfigError, match=hint) as caught:
+            search.run(**arguments)
+        assert PASSWORD not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    hint = "set CASTLING_STORAGE to the URL with its password"
+    refused(hint, recipe="smoke", storage=guarded_url(file), **small)
+    refused(r"for nas:\*\*\*", recipe="smoke", storage=guarded_url(file, "not /@ it"), **small)
+    assert not run.exists()
+    assert search.run("smoke", storage=guarded_url(file, PASSWORD), **small).trained == 1
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        assert not any(word in path.read_bytes() for word in (PASSWORD.encode(), b"s3cr%2Ft"))
+    refused(hint, recipe=None, out=run, resume=True)
+    other = guarded_url(tmp_path / "other.db", PASSWORD)
+    refused("must be the run's own database", recipe=None, out=run, resume=True, storage=other)
+    with monkeypatch.context() as place:
+        place.setenv(VARIABLE, guarded_url(file, PASSWORD))
+        assert search.run(None, out=run, resume=True).trained == 1
+    older = Manifest.read(run).replace(storage=guarded_url(file, PASSWORD))
+    older.write(run)  # as castling 0.1.0 did
+    assert search.run(None, out=run, resume=True).trained == 1
+
+
+def test_a_database_is_refused_to_a_run_with_a_journal(small_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be left out: this run keeps its study in its"):
+        search.run(None, out=small_run, resume=True, storage=f"sqlite:///{tmp_path}/study.db")
 
 
 def test_ray_that_does_not_start_is_a_failure_that_begins_nothing(

@@ -14,7 +14,7 @@ from reports.records import CURVES_FOLDER
 
 
 def start(
-    run: Path, *options: str, environment: Mapping[str, str] | None = None
+    run: Path, *options: str, environment: Mapping[str, str] | None = None, umask: int = -1
 ) -> "subprocess.Popen[str]":
     """Start a search as a command, in a process group of its own."""
     return subprocess.Popen(
@@ -24,6 +24,7 @@ def start(
         text=True,
         start_new_session=True,
         env={**os.environ, **(environment or {})},
+        umask=umask,
     )
 
 

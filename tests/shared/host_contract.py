@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, ClassVar
 
 import torch
+from saved_models import assert_saved_and_loaded
 from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule
+from castling.errors import ConfigError
 from castling.model.backbone import backbone_config, castle_backbone
 from castling.model.build import build
 from castling.model.castle import castle, set_progress
@@ -211,6 +215,14 @@ class HostContract:
         assert castled.state_dict().keys() == anew.state_dict().keys()
         assert dict(castled.named_buffers()).keys() == dict(anew.named_buffers()).keys()
 
+    def test_a_model_of_any_precision_is_saved_and_loaded(
+        self, backbone: Backbone, tmp_path: Path
+    ) -> None:
+        model = scrambled(build(backbone.mixed, seed=0))
+        set_progress(model, 0.3)
+        for precision in (torch.float64, torch.bfloat16):
+            assert_saved_and_loaded(model.to(precision), tmp_path)
+
     def test_a_mask_that_is_alive_changes_the_logits(self, backbone: Backbone) -> None:
         model = scrambled(build(backbone.mixed, seed=0)).eval()
         with torch.no_grad():
@@ -237,3 +249,45 @@ class HostContract:
         model = scrambled(build(backbone.mixed, seed=0)).train()
         for name, gradient in gradients(model, backbone.images(4)).items():
             assert name in unused or (gradient is not None and gradient.any()), name
+
+    def test_images_of_another_size_are_refused_or_right(self, backbone: Backbone) -> None:
+        """Right is what a model of that size makes of them with the same weights."""
+        height, width = backbone.image_size
+        for others in ((width, height), (height // 2, width * 2), (height, 2 * width)):
+            for choice in (LayerChoice(conv_form="grid", mask=ALIVE), LayerChoice(mask=None)):
+                config = backbone.config(choice)
+                model = scrambled(build(config, seed=0)).eval()
+                images = torch.randn(2, 3, *others, generator=torch.Generator().manual_seed(1))
+                outcome = logits_or_error(model, images)
+                if isinstance(outcome, ConfigError):
+                    assert "image size: must be that of the model" in str(outcome)
+                elif isinstance(outcome, Exception):
+                    assert raised_by_timm(outcome), outcome
+                else:
+                    anew = of_another_size(config, others)
+                    assert anew or choice.conv_form == "tokens"
+                    if anew:
+                        anew.load_state_dict(model.state_dict())
+                        torch.testing.assert_close(outcome, anew(images), rtol=1e-4, atol=1e-4)
+
+
+def logits_or_error(model: nn.Module, images: Tensor) -> Tensor | Exception:
+    try:
+        with torch.no_grad():
+            return model(images)
+    except (ConfigError, AssertionError, RuntimeError) as error:
+        return error
+
+
+def of_another_size(config: BackboneConfig, size: tuple[int, int]) -> nn.Module | None:
+    """Return the model for images of another size, or None where timm builds or knows none."""
+    try:
+        return build(config.replace(image_size=size)).eval()
+    except ConfigError:
+        return None
+
+
+def raised_by_timm(error: Exception) -> bool:
+    """Return whether timm's own code, not castling's, met an error."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return "/timm/" in [file for file in files if "/castling/" in file or "/timm/" in file][-1]

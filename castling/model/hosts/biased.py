@@ -89,6 +89,7 @@ def _layer(call: Call) -> CoreLayer | str:
         sizes=(size, size),
         queries=grid,
         biases=biases,
+        sees_sides=False,
     )
 
 

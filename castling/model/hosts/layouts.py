@@ -57,6 +57,9 @@ class CastledLaidOutAttention(CastledAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens; the shape stays, as the family lays tokens out."""
+        if self.grid is not None and self.layout in {"map", "image"}:
+            height, width = x.shape[2:] if self.layout == "map" else x.shape[1:3]
+            self.grid.check_sides(height, width)
         qkv = self._tokens(self.qkv(x)) if self.convolves else self.qkv(self._tokens(x))
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = self.mix(q, k, v).transpose(1, 2)
@@ -124,6 +127,7 @@ def _layer(call: Call) -> CoreLayer | str:
         sizes=(size, size),
         queries=grid,
         repeats=kept // (grid.num_tokens * num_weights(module)),
+        sees_sides=LAYOUTS[type(module)] != "tokens",
     )
 
 

@@ -35,7 +35,7 @@ class CastledLevitAttention(CastledAttention):
 
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
-        self.map = (layer.queries.height, layer.queries.width)
+        self.map = layer.queries
         _keep_biases(self, stock)
 
     def bias(self, q: Tensor) -> Tensor:  # noqa: ARG002 - some kinds need the queries
@@ -45,6 +45,8 @@ class CastledLevitAttention(CastledAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens; shapes (batch, token, channel), or maps as timm's `use_conv` has them."""
         sizes = [self.key_size, self.key_size, self.value_size]
+        if x.ndim == 4:
+            self.map.check_sides(*x.shape[2:])
         norm = getattr(self, "norm", None)
         x = x if norm is None else norm(x)
         q, k, v = _per_head(self.qkv(x), self.num_heads).split(sizes, dim=-1)
@@ -66,7 +68,7 @@ class CastledLevitDownsample(CastledAttention):
 
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
-        self.query_map = (layer.queries.height, layer.queries.width)
+        self.map, self.query_map = layer.keys, layer.queries
         _keep_biases(self, stock)
 
     def bias(self, q: Tensor) -> Tensor:  # noqa: ARG002 - some kinds need the queries
@@ -75,6 +77,10 @@ class CastledLevitDownsample(CastledAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens; (batch, token, channel) to a quarter of the tokens, or maps likewise."""
+        if x.ndim == 4:
+            self.map.check_sides(*x.shape[2:])
+        else:
+            self.map.check(x.shape[1])
         sizes = [self.key_size, self.value_size]
         k, v = _per_head(self.kv(x), self.num_heads).split(sizes, dim=-1)
         q = _per_head(self.q(x), self.num_heads)
@@ -95,10 +101,12 @@ def _per_head(x: Tensor, num_heads: int) -> Tensor:
     return tokens.unflatten(-1, (num_heads, -1))
 
 
-def _merged(mixed: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Return (batch, token, channel), or a map of that size, of (batch, head, token, size)."""
+def _merged(mixed: Tensor, grid: TokenGrid | None) -> Tensor:
+    """Return (batch, token, channel), or a map of that grid, of (batch, head, token, size)."""
     tokens = mixed.transpose(1, 2).flatten(2)
-    return tokens if size is None else tokens.transpose(1, 2).unflatten(2, size)
+    if grid is None:
+        return tokens
+    return tokens.transpose(1, 2).unflatten(2, (grid.height, grid.width))
 
 
 def _layer(call: Call) -> CoreLayer:
@@ -117,6 +125,7 @@ def _layer(call: Call) -> CoreLayer:
         keys=TokenGrid(height=height, width=width),
         biases=module.attention_biases.numel(),
         query_stride=stride,
+        sees_sides=x.ndim == 4 or isinstance(module, TinyVitAttention),
         repeats=x.shape[0],
     )
 

@@ -32,7 +32,7 @@ class CastledMaxxAttention(CastledAttention):
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
         self.head_first = stock.head_first
-        self.map = (layer.queries.height, layer.queries.width)
+        self.map = layer.queries
         if not hasattr(self, "auxiliary"):
             vars(self)["_modules"].pop("rel_pos", None)
 
@@ -43,6 +43,8 @@ class CastledMaxxAttention(CastledAttention):
 
     def forward(self, x: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
         """Mix the tokens of maps, or of windows channels last; shapes stay."""
+        self.map.check_sides(*(x.shape[2:] if self._is_map else x.shape[1:3]))
+        sides = (self.map.height, self.map.width)
         qkv = self.qkv(x)
         tokens = qkv.flatten(2).transpose(1, 2) if self._is_map else qkv.flatten(1, -2)
         order = (self.num_heads, 3) if self.head_first else (3, self.num_heads)
@@ -50,8 +52,8 @@ class CastledMaxxAttention(CastledAttention):
         q, k, v = (part.transpose(1, 2) for part in parts.unbind(3 if self.head_first else 2))
         mixed = self.mix(q, k, v, shared_rel_pos).transpose(1, 2).flatten(2)
         if self._is_map:
-            return self.proj_drop(self.proj(mixed.transpose(1, 2).unflatten(2, self.map)))
-        return self.proj_drop(self.proj(mixed.unflatten(1, self.map)))
+            return self.proj_drop(self.proj(mixed.transpose(1, 2).unflatten(2, sides)))
+        return self.proj_drop(self.proj(mixed.unflatten(1, sides)))
 
     @property
     def _is_map(self) -> bool:

@@ -32,6 +32,10 @@ class CastledMultiScaleAttention(CastledAttention):
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
         self.has_cls_token, self.residual_pooling = stock.has_cls_token, stock.residual_pooling
+        self.grids = (
+            (layer.queries, layer.query_stride),
+            (layer.keys, layer.key_stride),
+        )
         self.query_map = [layer.queries.height, layer.queries.width]
         self.key_map = [layer.keys.height, layer.keys.width]
         if hasattr(self, "auxiliary") and stock.rel_pos_type == "spatial":
@@ -53,6 +57,8 @@ class CastledMultiScaleAttention(CastledAttention):
 
         Sizes are whole numbers, or tensors while torch traces.
         """
+        for grid, stride in self.grids:
+            grid.check_sides(*(-(-side // stride) for side in feat_size))
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q = self._pooled("q", q, feat_size)

@@ -169,6 +169,7 @@ def _layer(call: Call) -> AttentionLayer | str:
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
         repeats=x.shape[0],
+        sees_sides=False,
     )
 
 

@@ -35,13 +35,15 @@ class CastledReducedAttention(CastledAttention):
 
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
         super().__init__(stock, layer, choice)
-        self.map = (layer.queries.height, layer.queries.width)
+        self.map = layer.queries
 
     def bias(self, q: Tensor) -> None:
         """Return None: its softmax has no bias."""
 
-    def forward(self, x: Tensor, _: Any) -> Tensor:
+    def forward(self, x: Tensor, size: Any) -> Tensor:
         """Mix tokens of a map of a size that timm passes too; (batch, token, channel)."""
+        if self.grid is not None or hasattr(self, "sr"):
+            self.map.check_sides(*size)
         q = self._heads(self.q(x))
         k, v = (self._heads(part) for part in self.kv(self._reduced(x)).chunk(2, dim=-1))
         return self.proj_drop(self.proj(self.mix(q, k, v).transpose(1, 2).flatten(2)))
@@ -53,7 +55,7 @@ class CastledReducedAttention(CastledAttention):
         """Return the tokens of the keys: of patches, or pooled to a fixed size."""
         if not hasattr(self, "sr"):
             return x
-        image = x.transpose(1, 2).unflatten(2, self.map)
+        image = x.transpose(1, 2).unflatten(2, (self.map.height, self.map.width))
         pool, act = getattr(self, "pool", None), getattr(self, "act", None)
         reduced = self.sr(image if pool is None else pool(image)).flatten(2).transpose(1, 2)
         return self.norm(reduced) if act is None else act(self.norm(reduced))

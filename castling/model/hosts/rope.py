@@ -99,6 +99,7 @@ def _layer(call: Call) -> CoreLayer | str:
         kept_macs=call.macs[""] - products,
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
+        sees_sides=False,
     )
 
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
+from castling.model.sizes import check_bias
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
-from castling.operators.spec import CoreShape, TokenGrid
+from castling.operators.spec import CoreShape, TokenGrid, holds_grid
 from castling.registry import Registry
 
 
@@ -47,6 +48,8 @@ class AttentionLayer(ABC):
     """Multiply-accumulates per image as timm has it."""
     stock_params: int
     """Parameters as timm has it."""
+    sees_sides: bool = False
+    """Whether a call shows the sides of its map, or they are a window's; else tokens alone."""
 
     @property
     @abstractmethod
@@ -96,6 +99,7 @@ class CoreLayer(AttentionLayer):
     """Tokens that its softmax is over: the mask's thresholds are multiples of their inverse."""
     build: Callable[[Any, "CoreLayer", LayerChoice], nn.Module]
     """Makes the castled module of timm's module."""
+    sees_sides: bool = True
 
     @classmethod
     def of(  # noqa: PLR0913 - what kinds of attention differ in
@@ -108,6 +112,7 @@ class CoreLayer(AttentionLayer):
         queries: TokenGrid,
         keys: TokenGrid | None = None,
         biases: int = 0,
+        sees_sides: bool = True,
         **placed: int,
     ) -> "CoreLayer":
         """Return the layer of a call; what it costs beyond `kept_macs` is its softmax.
@@ -120,6 +125,7 @@ class CoreLayer(AttentionLayer):
             queries: their grid.
             keys: their grid; by default the queries'.
             biases: parameters of the softmax, which go with it.
+            sees_sides: whether a call shows the sides of the map.
             placed: strides and repeats, where they are not 1.
         """
         keys = queries if keys is None else keys
@@ -137,6 +143,7 @@ class CoreLayer(AttentionLayer):
             branch_macs=call.macs[""] - kept_macs,
             branch_keys=keys.num_tokens,
             build=build,
+            sees_sides=sees_sides,
             **placed,
         )
 
@@ -214,6 +221,8 @@ class CastledAttention(nn.Module, ABC):
         self.num_heads = layer.num_heads
         self.key_size, self.value_size = layer.key_size, layer.value_size
         self.core = core.build(layer.shape(choice))
+        self.grid = layer.queries if holds_grid(self.core) else None
+        """That of the queries where the core holds one: maps must have its sides."""
         if has_branch(choice):
             assert choice.mask is not None
             self.auxiliary = AuxiliaryBranch(choice.mask, layer.branch_keys)
@@ -241,6 +250,8 @@ class CastledAttention(nn.Module, ABC):
         """Return what the masked branch adds; shapes as of `mix`."""
         own = self.bias(q)
         bias = shared if own is None else own if shared is None else own + shared
+        if bias is not None:
+            check_bias(bias, q.shape[2], k.shape[2])
         branch: nn.Module = self.auxiliary
         return branch(q, k, v, bias)
 

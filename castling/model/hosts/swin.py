@@ -24,6 +24,7 @@ from castling.model.hosts.spec import (
     num_params,
     with_biases,
 )
+from castling.model.sizes import hold_map
 from castling.operators.spec import TokenGrid
 
 
@@ -152,6 +153,7 @@ def with_whole_map(block: Any, castled: CastledWindowAttention, grid: TokenGrid)
     block.window_area = grid.num_tokens
     block.shift_size = (0, 0)
     block.attn_mask = None
+    hold_map(block, grid)
     return block
 
 

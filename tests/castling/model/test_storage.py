@@ -1,5 +1,7 @@
 import json
+import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import castling
-from castling.config import BlockConfig, DataConfig, ModelConfig, RunConfig, read_run_config
+from castling.config import (
+    BlockConfig,
+    DataConfig,
+    MaskSchedule,
+    ModelConfig,
+    RunConfig,
+    read_run_config,
+)
 from castling.errors import CastlingError, CheckpointError, ConfigError
 from castling.model.castle import castle, is_castled, set_progress
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load_weights, read_tensors
@@ -180,3 +189,92 @@ def test_a_broken_or_missing_config_is_refused_as_such(model: CastlingViT, tmp_p
     config.unlink()
     with pytest.raises(CastlingError, match="No such file"):
         castling.load(tmp_path)
+
+
+def set_stored_progress(folder: Path, progress: torch.Tensor) -> None:
+    """Write another progress of the masks into a folder's weights."""
+    tensors, metadata = read_tensors(folder / WEIGHTS_FILE)
+    [name] = [name for name in tensors if name.endswith("auxiliary.progress")]
+    save_file(tensors | {name: progress}, folder / WEIGHTS_FILE, metadata)
+
+
+@pytest.mark.parametrize(
+    ("shape", "progress"),
+    [("step", math.nan), ("linear", math.nan), ("cosine", -0.1), ("step", 1.1), ("step", 1e300)],
+)
+def test_masks_at_no_fraction_of_a_training_are_refused(
+    shape: str, progress: float, tmp_path: Path
+) -> None:
+    blocks = (BlockConfig(mask=MaskSchedule(shape=shape)),)
+    castling.save(castling.build(CONFIG.replace(blocks=blocks), seed=0), tmp_path)
+    set_stored_progress(tmp_path, torch.tensor(progress, dtype=torch.float64))
+    refused(tmp_path, "progress is no fraction of a training")
+
+
+def test_masks_that_an_earlier_version_cast_with_their_model_are_loaded(
+    model: CastlingViT, tmp_path: Path
+) -> None:
+    castling.save(model.bfloat16(), tmp_path)
+    set_stored_progress(tmp_path, torch.tensor(0.3, dtype=torch.bfloat16))
+    assert castling.load(tmp_path).head.weight.dtype == torch.bfloat16
+
+
+def test_weights_that_are_tied_are_saved(model: CastlingViT, tmp_path: Path) -> None:
+    model.blocks[1].norm1.weight = model.blocks[0].norm1.weight
+    castling.save(model, tmp_path)
+    assert torch.equal(logits(castling.load(tmp_path)), logits(model))
+
+
+def half_head(model: nn.Module) -> nn.Module:
+    model.head.half()
+    return model
+
+
+def wider_head(model: nn.Module) -> nn.Module:
+    model.head = nn.Linear(12, 7)
+    return model
+
+
+def no_head(model: nn.Module) -> nn.Module:
+    model.head = nn.Identity()
+    return model
+
+
+def normed_head(model: nn.Module) -> nn.Module:
+    nn.utils.parametrizations.weight_norm(model.head)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (half_head, "in one of float32, float64, bfloat16, float16 .*float16, float32"),
+        (lambda model: model.to(torch.float8_e4m3fn), "in one of float32, .*float8_e4m3fn"),
+        (lambda model: model.to(torch.complex64), "in one of float32, .*complex64"),
+        (lambda model: model.to("meta"), "it is on the meta device"),
+        (wider_head, "weights that its config asks for"),
+        (no_head, "weights that its config asks for"),
+        (normed_head, "weights that its config asks for"),
+        (torch.compile, "weights that its config asks for"),
+    ],
+    ids=["mixed", "float8", "complex", "meta", "wider", "shorter", "parametrized", "compiled"],
+)
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize("castled", [False, True])
+def test_what_could_not_be_loaded_is_not_saved(
+    change: Callable[[nn.Module], nn.Module],
+    reason: str,
+    model: CastlingViT,
+    castled: bool,
+    tmp_path: Path,
+) -> None:
+    changed = change(castle(model) if castled else model)
+    with pytest.raises(ConfigError, match=f"^model: .*{reason}") as caught:
+        castling.save(changed, tmp_path / "new")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_is_not_saved_with_the_run_of_another(model: CastlingViT, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="weights that its config asks for"):
+        castling.save(model, tmp_path / "new", RunConfig())

@@ -1,5 +1,8 @@
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, strategies as st
 from torch import Tensor
 
@@ -69,6 +72,31 @@ def test_values_and_gradients_are_the_formulas(  # noqa: PLR0917
     for name, ours, exact in zip(["out", "q", "k", "v"], kernel, run(formula, wide), strict=True):
         largest = float(exact.detach().abs().max().clamp_min(1.0))
         assert (ours.double() - exact).detach().abs().max() <= 1e-5 * largest, name
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.02])
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
+def test_errors_of_large_inputs_are_no_larger_than_torchs(threshold: float, scale: float) -> None:
+    """Where softmax is saturated its gradient is a difference of equal numbers."""
+    torch.manual_seed(0)
+    given = [_rows(2, 50, 3, 16) * scale for _ in range(3)]
+    gradient = _rows(2, 50, 3, 16)
+
+    def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.threshold(_attention(q, k), threshold, 0.0) @ v
+
+    def by_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return native.masked_attention(q, k, v, threshold)[0]
+
+    def gradients(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(dtype).detach().requires_grad_() for x in given]
+        made = torch.autograd.grad(function(*leaves), leaves, gradient.to(dtype))
+        return [each.double() for each in made]
+
+    exact = gradients(by_torch, torch.float64)
+    ours, theirs = (gradients(each, torch.float32) for each in (by_kernel, by_torch))
+    for name, our, their, right in zip("qkv", ours, theirs, exact, strict=True):
+        assert (our - right).abs().max() <= 4.0 * (their - right).abs().max() + 1e-6, name
 
 
 def test_queries_without_survivors_give_exactly_nothing() -> None:

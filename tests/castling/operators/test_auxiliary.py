@@ -111,3 +111,16 @@ def test_branches_are_found_in_the_order_of_the_layers() -> None:
     first, second = (AuxiliaryBranch(MaskSchedule(), 4) for _ in range(2))
     model = nn.Sequential(nn.Linear(2, 2), first, nn.Sequential(second))
     assert branches(model) == [first, second]
+
+
+@pytest.mark.parametrize("cast", ["float", "half", "bfloat16", "double", "cpu", "requires_grad_"])
+def test_how_far_a_schedule_has_come_outlives_every_cast(cast: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), AuxiliaryBranch(MaskSchedule(), 4))
+    [branch] = branches(model)
+    branch.set_progress(0.3)
+    getattr(model, cast)()
+    assert branch.progress.dtype == torch.float64
+    assert branch.progress.item() == 0.3
+    assert branch.threshold == MaskSchedule().threshold(0.3, 4)
+    state = model.to(torch.bfloat16).to("meta").to_empty(device="cpu").state_dict()
+    assert state["1.progress"].dtype == torch.float64

@@ -2,11 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from saved_models import assert_saved_and_loaded
 from torch import nn
 
+import castling
 from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, OperatorSpec, TokenGrid
@@ -138,6 +142,40 @@ def test_gradients_reach_the_input_and_every_parameter(name: str) -> None:
         assert parameter.grad.any(), key
 
 
+@pytest.mark.parametrize("form", ["tokens", "grid"])
+def test_other_numbers_of_tokens_are_refused_in_one_sentence_or_right(
+    name: str, form: str
+) -> None:
+    """Right is what a layer of so many tokens makes of them with the same weights."""
+    config = block(name).replace(conv_form=form, mask=None)
+    for index in range(2):
+        shape = layer(config, index=index)
+        module, grid = build(shape).eval(), shape.grid
+        for sides in ({"width": 2 * grid.width}, {"height": 1, "width": 1}):
+            other = replace(grid, **sides)
+            x = tokens(other)
+            for train in (False, True):
+                try:
+                    mixed = module.train(train)(x)
+                except ConfigError as error:
+                    refused = str(error)
+                    assert "image size: must be that of the model" in refused
+                else:
+                    anew = build(layer(config, other))
+                    anew.load_state_dict(module.state_dict())
+                    torch.testing.assert_close(mixed, anew.train(train)(x))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_runs_on_the_meta_device(name: str, train: bool) -> None:
+    shape = layer(block(name))
+    x = tokens(shape.grid)
+    module = build(shape).train(train)
+    assert module.to("meta")(x.to("meta")).shape == x.shape
+    with torch.device("meta"):
+        assert build(shape).train(train)(x.to("meta")).shape == x.shape
+
+
 def test_images_of_a_batch_do_not_mix(name: str) -> None:
     shape = layer(block(name))
     module = build(shape).double().eval()
@@ -225,6 +263,15 @@ def test_closed_form_is_what_is_counted(name: str) -> None:
             sizes = (grid.num_tokens, WIDTH)
             assert measure_macs(build(shape), sizes) == OPERATORS[name].training_macs(shape)
             assert measure_macs(build(castled), sizes) == OPERATORS[name].macs(shape)
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_a_model_of_any_precision_is_saved_and_loaded(
+    name: str, precision: torch.dtype, tmp_path: Path
+) -> None:
+    trained = castling.build(model(layer(block(name)))(), seed=0)
+    castling.set_progress(trained, 0.3)
+    assert_saved_and_loaded(trained.to(precision), tmp_path)
 
 
 def test_describes_itself_in_one_line(name: str) -> None:

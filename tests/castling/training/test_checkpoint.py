@@ -281,3 +281,9 @@ def test_a_checkpoint_of_other_types_or_states_is_refused(
 ) -> None:
     rewrite(path, add=add)
     refused(path, "it belongs to another|it holds another model")
+
+
+def test_a_checkpoint_with_masks_at_no_fraction_of_a_training_is_refused(path: Path) -> None:
+    name = next(name for name in read_tensors(path)[0] if name.endswith(".progress"))
+    rewrite(path, add={name: torch.tensor(float("nan"), dtype=torch.float64)})
+    refused(path, "its masks are at no fraction of a training")

@@ -95,12 +95,17 @@ def test_the_original_teaches_as_a_copy_without_gradients() -> None:
     assert torch.equal(teacher.head.weight, initial.head.weight)
 
 
-def test_a_folder_teaches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_folder_teaches_in_the_precision_of_a_training(
+    precision: torch.dtype, tmp_path: Path
+) -> None:
     wide = MODEL.replace(embed_width=24)
-    save(build(wide, seed=0), tmp_path)
-    assert load_teacher(run_of(MODEL, **taught(teacher=str(tmp_path))), None).config == (
-        wide.castled()
-    )
+    save(build(wide, seed=0).to(precision), tmp_path)
+    run = run_of(MODEL, **taught(teacher=str(tmp_path)), initial=str(tmp_path))
+    teacher = load_teacher(run, None)
+    assert teacher.config == wide.castled()
+    for model in (teacher, load_initial(run)):
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["resnet10t", VIT])

@@ -1,0 +1,45 @@
+"""Sizes that models hold: what images of another size would make wrong is refused."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from castling.operators.spec import TokenGrid, other_size
+
+
+def check_image_size(images: Tensor, size: tuple[int, int]) -> None:
+    """Raise ConfigError unless images (..., height, width) are of a model's size in pixels."""
+    height, width = images.shape[-2:]
+    if not torch.jit.is_tracing() and (height, width) != size:
+        rule = f"must be that of the model, {size[0]} x {size[1]} pixels"
+        raise other_size(rule, f"{height} x {width}")
+
+
+def check_bias(bias: Tensor, queries: int, keys: int) -> None:
+    """Raise ConfigError unless a bias of attention (..., query, key) is of as many tokens."""
+    if not torch.jit.is_tracing() and bias.shape[-2:] != (queries, keys):
+        rule = f"must be that of the model, whose biases are of {tuple(bias.shape[-2:])} tokens"
+        raise other_size(rule, (queries, keys))
+
+
+def hold_image_size(model: nn.Module, size: tuple[int, int]) -> None:
+    """Make a model refuse images of another size than (height, width)."""
+    model.register_forward_pre_hook(partial(_check_images, size), with_kwargs=True)
+
+
+def _check_images(
+    size: tuple[int, int], _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    for images in (*given, *named.values())[:1]:
+        check_image_size(images, size)
+
+
+def hold_map(block: nn.Module, grid: TokenGrid) -> None:
+    """Make a block refuse maps (batch, height, width, channel) of other sides than a grid's."""
+    block.register_forward_pre_hook(partial(_check_map, grid))
+
+
+def _check_map(grid: TokenGrid, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+    grid.check_sides(*given[0].shape[1:3])

@@ -1,0 +1,134 @@
+"""Folders of images: found without going round in circles, decoded by nothing but this process."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castling.errors import DataError
+from castling.plain_yaml import is_endless
+
+
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "BLP", "CUR"),
+    *("DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "ICNS", "IM", "MCIDAS", "MSP", "PCX"),
+    *("PIXAR", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB"),
+    *("PCD", "SPIDER", "TGA", "IMT"),  # last: their files do not begin with a mark
+)
+"""What Pillow decodes by itself, within the size that the file's header says."""
+REFUSED_FORMATS = {
+    "EPS": "Pillow has Ghostscript decode it, whichever is first in PATH",
+    "IPTC": "what is inside is opened in any format, EPS too",
+    **dict.fromkeys(("BUFR", "GRIB", "HDF5", "WMF"), "another package decodes it"),
+    **dict.fromkeys(("FPX", "MIC", "MPEG"), "Pillow has no decoder of its own"),
+}
+"""What Pillow recognises and castling does not read, and why."""
+
+Images = list[tuple[Path, int]]
+"""Files, and the number of the class of each."""
+
+
+def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
+    """Return the images of a folder with the numbers of their classes, and the classes.
+
+    The class of an image is the name of the folder that it is in, at any depth. Links are
+    followed, out of the folder too; but each folder and each image is reached in one way only.
+
+    Args:
+        folder: where to begin.
+        data: name of the data, for the error.
+
+    Raises:
+        DataError: when a folder cannot be listed, or something is reached twice through links.
+    """
+    files = sorted(_files(folder, data), key=lambda path: _order(str(path)))
+    labels = ["" if path.parent == folder else path.parent.name for path in files]
+    classes = tuple(sorted(set(labels), key=_order))
+    numbers = {label: number for number, label in enumerate(classes)}
+    return [(path, numbers[label]) for path, label in zip(files, labels, strict=True)], classes
+
+
+def _order(name: str) -> tuple[Any, str]:
+    """Return what names are sorted by: numbers in them by size, case last of all."""
+    from timm.utils.misc import natural_key
+
+    return natural_key(name), name  # type: ignore[no-untyped-call]
+
+
+def _files(folder: Path, data: str) -> Iterator[Path]:
+    """Yield the files of a folder, and of those below it, whose names are an image's."""
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    suffixes = get_img_extensions(as_set=True)  # type: ignore[no-untyped-call]
+    above = Path(os.path.realpath(folder)).parents
+    reached = {str(place): place for place in above}  # who leads there would lead back here
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        _reach(place, data, reached)
+        try:
+            paths = sorted(place.iterdir())
+        except OSError as error:
+            reason = f"{place} cannot be listed ({error.strerror})"
+            raise DataError(data, reason, "make it readable or remove it") from None
+        for path in paths:
+            if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for some links
+                waiting.append(path)
+            elif path.suffix.lower() in suffixes:
+                _reach(path, data, reached)
+                yield path
+
+
+def _reach(path: Path, data: str, reached: dict[str, Path]) -> None:
+    """Note where a file or folder really is; DataError when it was reached before."""
+    earlier = reached.setdefault(os.path.realpath(path), path)
+    if earlier is not path:
+        reason = f"{path} and {earlier} are the same, through a link"
+        raise DataError(data, reason, "remove the link, so that each image is there once")
+
+
+def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArray[np.uint8]:
+    """Return an image's pixels (height, width) or (height, width, channel), resized.
+
+    Args:
+        path: the file.
+        mode: Pillow's, L or RGB.
+        size: height and width.
+        data: name of the data, for the error.
+
+    Raises:
+        DataError: when the file is no regular one, or not of one of the FORMATS.
+    """
+    from PIL import Image
+
+    if is_endless(path):
+        raise DataError(data, f"{path} is no regular file", "remove it")
+    Image.init()  # its table of formats is empty until then
+    formats = [known for known in FORMATS if known in Image.OPEN]
+    try:
+        if not path.stat().st_size:  # as the files of /proc have it, some of which never end
+            raise OSError("it is empty")  # noqa: TRY301 - one except names the file
+        with Image.open(path, formats=formats) as image:
+            resized = image.convert(mode).resize(size[::-1], Image.Resampling.BICUBIC)
+    except Exception as error:  # noqa: BLE001 - each of Pillow's decoders raises errors of its own
+        reason = f"{path} is no readable image ({_reason(path, error)})"
+        raise DataError(data, reason, "remove or replace it") from None
+    pixels: NDArray[Any] = np.asarray(resized)
+    return pixels
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return why a file cannot be read; of a format that is refused, which it is."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        with path.open("rb") as file:
+            head = file.read(16)
+        for name, why in REFUSED_FORMATS.items():
+            _, accept = Image.OPEN.get(name, (None, None))
+            if accept is not None and accept(head):
+                return f"{name} is not read: {why}"
+    return str(error)

@@ -1,0 +1,75 @@
+"""Whether masks were alive at the end of a training, so that castling changed the model."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Self
+
+import torch
+
+from castling.config import RunConfig
+from castling.model.build import build
+from castling.model.castle import set_progress
+from castling.operators.auxiliary import branches
+from castling.training.metrics import EpochMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingEnd:
+    """How a training ended; None for what is not on record."""
+
+    epochs: int
+    """Epochs trained."""
+    top1_branch: float | None = None
+    """Validation accuracy with the auxiliary branch, 0 to 1."""
+    mask_density: float | None = None
+    """Mean fraction of the masks' entries that survived on the validation images."""
+
+    @classmethod
+    def of(cls, metrics: EpochMetrics) -> Self:
+        """Return how a training ended, by the metrics of its last epoch."""
+        densities = metrics.mask_density
+        return cls(
+            epochs=metrics.epoch,
+            top1_branch=metrics.top1_branch if densities else None,
+            mask_density=fmean(densities) if densities else None,
+        )
+
+    @classmethod
+    def of_record(cls, epochs: int, top1_branch: float, mask_density: float) -> Self:
+        """Return how a trial's training ended; what its record lacks is NaN."""
+        if math.isnan(mask_density):  # no layer had a mask
+            return cls(epochs=epochs)
+        known = None if math.isnan(top1_branch) else top1_branch
+        return cls(epochs=epochs, top1_branch=known, mask_density=mask_density)
+
+
+def last_threshold(config: RunConfig, epochs: int) -> float | None:
+    """Return the lowest threshold of a model's masks after so many epochs; None without masks.
+
+    At 1 no entry of a softmax survives: the branch adds nothing, and castling changes no logit.
+    """
+    with torch.device("meta"):
+        model = build(config.model)
+    set_progress(model, min(max(epochs / config.train.epochs, 0.0), 1.0))
+    return min((branch.threshold for branch in branches(model)), default=None)
+
+
+def alive_masks(threshold: float | None, end: TrainingEnd, top1: float) -> str:
+    """Return one sentence on what castling changed; nothing where the masks were empty.
+
+    Args:
+        threshold: as of `last_threshold`.
+        end: how the training ended.
+        top1: validation accuracy of the castled model, 0 to 1.
+    """
+    if threshold is None or threshold >= 1.0:
+        return ""
+    survived = "" if end.mask_density is None else f", {end.mask_density:.2%} of entries survived"
+    both = f"top1 on the validation images is {top1:.2%} castled"
+    if end.top1_branch is not None:
+        both += f", was {end.top1_branch:.2%} with the branch"
+    return (
+        f"the masks were alive when the training ended (threshold {threshold:.3g}{survived}), "
+        f"so that dropping the branch changed the logits: {both}"
+    )

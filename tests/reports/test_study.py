@@ -11,8 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 import reports
 from castling.errors import RecordError, RunFolderError
 from reports.database import VARIABLE
-from reports.page import write_report
 from reports.manifest import Manifest
+from reports.page import write_report
 from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Record
 
 

@@ -22,8 +22,8 @@ from castling.config import read_run_config
 from castling.errors import ClusterError, ConfigError, RunFolderError
 from reports.database import PASSWORD_VARIABLES, VARIABLE
 from reports.export import evaluate_folder, export
-from reports.page import write_report
 from reports.manifest import Manifest
+from reports.page import write_report
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
 from search.cluster import share
 from search.config import SearchConfig

@@ -269,7 +269,7 @@ def test_run_of_another_space_is_not_resumed(
 ) -> None:
     code, _, message = castling("search", "digits", "--out", small_run, "--resume")
     assert_refused(code, message)
-    assert "space" in message
+    assert "train.epochs 2, this search has 80" in message
 
 
 def test_run_folder_is_not_overwritten(castling: Command, small_run: Path) -> None:

@@ -32,6 +32,8 @@ import optuna
 import reports
 import search
 from castling.config import ModelConfig, RunConfig
+from castling.model.check import digest
+from castling.model.parts import block_cost
 from castling.operators.spec import layer_shapes
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState
@@ -41,7 +43,7 @@ from search.pareto.candidates import Trial, propose
 from search.run_folder import open_study
 from search.study import Outcome, SearchStudy
 from space.budget import parse_size
-from space.cost import block_cost, cost
+from space.cost import cost
 from space.decode import decode
 from space.domain import Domain
 from space.point import Dimension, Space
@@ -455,7 +457,7 @@ def run_ask_time(arguments: argparse.Namespace) -> None:
         point = problem.sample(rng)
         run = decode(space, problem.point_of(point))
         values = (-judge.top1(run), float(cost(run.model).macs))
-        trials.append(Trial(point=point, values=values, identity=run.digest()))
+        trials.append(Trial(point=point, values=values, identity=digest(run)))
     times = []
     for _ in range(6):
         started = time.perf_counter()

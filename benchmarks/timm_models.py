@@ -1,10 +1,10 @@
-"""Which of timm's architectures castle, which in part, which are refused, and why.
+"""Which of timm's architectures can be converted, which in part, which are refused, and why.
 
     python benchmarks/timm_models.py [--only 'swin*'] [--seconds 120]
     python benchmarks/timm_models.py --recount deit_tiny_patch16_224 levit_128s ...
 
-Builds every architecture that holds attention on the meta device, without weights, castles all of
-it, and compares the closed form with torch's count of the castled model. Writes
+Builds every architecture that holds attention on the meta device, without weights, converts all of
+it, and compares the closed form with torch's count of the result. Writes
 docs/timm-models.csv, a line per architecture, and the tables of docs/timm-models.md. Half an hour
 on one core.
 """
@@ -29,11 +29,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice
 from castling.errors import ConfigError
+from castling.model.adapters.sites import AttentionSites, NoAttentionError, attentions, examine
+from castling.model.adapters.spec import AttentionLayer
 from castling.model.backbone import backbone_config
 from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.hosts.anatomy import Anatomy, NoAttentionError, attentions, examine
-from castling.model.hosts.spec import AttentionLayer
 from space.cost import cost
 from space.measure import measure_macs
 
@@ -41,7 +41,7 @@ from space.measure import measure_macs
 WRONG = "WRONG"
 OURS = "castling_vit"
 """What castling registers with timm."""
-STATES = ("castles", "in part", "refused", WRONG)
+STATES = ("converts", "in part", "refused", WRONG)
 DOCS = Path(__file__).parents[1] / "docs"
 TABLE, PAGE = DOCS / "timm-models.csv", DOCS / "timm-models.md"
 BEGIN, END = "<!-- tables: written by benchmarks/timm_models.py -->", "<!-- end of tables -->"
@@ -55,17 +55,17 @@ class Row:
     family: str
     """timm's module that has it."""
     state: str
-    """castles, in part, or refused."""
-    castled: int = 0
-    """Attention layers that castle."""
+    """converts, in part, or refused."""
+    converted: int = 0
+    """Attention layers that are converted."""
     attentions: int = 0
     """Attentions that it has."""
     kinds: str = ""
-    """Hosts of the layers that castle."""
+    """Adapters of the layers that are converted."""
     softmax_macs: int | None = None
     """As timm has it."""
-    castled_macs: int | None = None
-    """With linear_angular in every layer that castles."""
+    converted_macs: int | None = None
+    """With linear_angular in every layer that is converted."""
     reason: str = ""
     """Why it is refused, or what stays as it is."""
     reasons: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ def main() -> int:
         if row is not None:
             rows.append(row)
             print(
-                f"{row.state:9} {row.castled:3} of {row.attentions:3}  {name}  {row.reason}",
+                f"{row.state:9} {row.converted:3} of {row.attentions:3}  {name}  {row.reason}",
                 flush=True,
             )
     print(*(f"{count} {state}" for state, count in Counter(row.state for row in rows).items()))
@@ -113,7 +113,7 @@ def tried(name: str, seconds: int) -> Row | None:
     row = partial(row, attentions=len(held))
     try:
         with at_most(seconds):
-            return castled_row(row, model, examine(model, name, shape), shape)
+            return converted_row(row, model, examine(model, name, shape), shape)
     except NoAttentionError as error:
         reasons = tuple(error.refused.values())
         return row(state="refused", reason=what_stays(error.refused), reasons=reasons)
@@ -124,31 +124,31 @@ def tried(name: str, seconds: int) -> Row | None:
     return row(state="refused", reason=reason, reasons=(reason,))
 
 
-def castled_row(
-    row: Callable[..., Row], model: nn.Module, anatomy: Anatomy, shape: tuple[int, int, int]
+def converted_row(
+    row: Callable[..., Row], model: nn.Module, sites: AttentionSites, shape: tuple[int, int, int]
 ) -> Row:
-    """Return what becomes of an architecture some of whose attentions castle."""
-    choice, layers = LayerChoice(), anatomy.layers
-    own = anatomy.fixed_macs + sum(layer.stock_macs for layer in layers)
-    closed = anatomy.fixed_macs + sum(layer.macs(choice) for layer in layers)
+    """Return what becomes of an architecture some of whose attentions are converted."""
+    choice, layers = LayerChoice(), sites.layers
+    own = sites.fixed_macs + sum(layer.stock_macs for layer in layers)
+    closed = sites.fixed_macs + sum(layer.macs(choice) for layer in layers)
     row = partial(
         row,
-        castled=len(layers),
-        kinds=" ".join(sorted({host_of(layer) for layer in layers})),
+        converted=len(layers),
+        kinds=" ".join(sorted({adapter_of(layer) for layer in layers})),
         softmax_macs=own,
-        castled_macs=closed,
+        converted_macs=closed,
     )
     with torch.device("meta"):
         for layer in layers:
             stock = model.get_submodule(layer.name)
-            model.set_submodule(layer.name, layer.castled(stock, choice))
+            model.set_submodule(layer.name, layer.converted(stock, choice))
     counted = counted_macs(castle(model), shape)
     if counted != closed:
         return row(state=WRONG, reason=f"torch counts {counted} MACs")
     return row(
-        state="in part" if anatomy.refused else "castles",
-        reason=what_stays(anatomy.refused),
-        reasons=tuple(anatomy.refused.values()),
+        state="in part" if sites.refused else "converts",
+        reason=what_stays(sites.refused),
+        reasons=tuple(sites.refused.values()),
     )
 
 
@@ -161,8 +161,8 @@ def recounted(name: str) -> bool:
     return measured == closed
 
 
-def host_of(layer: AttentionLayer) -> str:
-    """Return the host that a layer is of: the file that makes it."""
+def adapter_of(layer: AttentionLayer) -> str:
+    """Return the adapter that a layer is of: the file that makes it."""
     return getattr(layer, "build", type(layer)).__module__.rpartition(".")[2]
 
 
@@ -230,7 +230,7 @@ def tables_of(rows: Sequence[Row]) -> Iterator[str]:
     )
     families = sorted({row.family for row in rows})
     yield as_markdown(
-        ("family", *STATES, "hosts"),
+        ("family", *STATES, "adapters"),
         [family_line([row for row in rows if row.family == name]) for name in families],
     )
     for state in ("in part", "refused"):
@@ -241,10 +241,10 @@ def tables_of(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def family_line(rows: Sequence[Row]) -> Sequence[object]:
-    """Return a family's counts by state and its hosts."""
+    """Return a family's counts by state and its adapters."""
     totals = Counter(row.state for row in rows)
-    hosts = sorted({host for row in rows for host in row.kinds.split()})
-    return (rows[0].family, *(totals[state] or "" for state in STATES), ", ".join(hosts))
+    adapters = sorted({adapter for row in rows for adapter in row.kinds.split()})
+    return (rows[0].family, *(totals[state] or "" for state in STATES), ", ".join(adapters))
 
 
 def as_markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

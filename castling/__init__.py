@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from castling.model.backbone import castle_backbone
+    from castling.model.backbone import convert_backbone, convert_backbone as castle_backbone
     from castling.model.build import build
     from castling.model.castle import castle, set_progress
     from castling.model.settle import settle
@@ -14,17 +14,29 @@ if TYPE_CHECKING:
 _HOME = {
     "build": "castling.model.build",
     "castle": "castling.model.castle",
-    "castle_backbone": "castling.model.backbone",
+    "convert_backbone": "castling.model.backbone",
     "set_progress": "castling.model.castle",
     "load": "castling.model.storage",
     "save": "castling.model.storage",
     "settle": "castling.model.settle",
 }
+_OLD_NAMES = {"castle_backbone": "convert_backbone"}
+"""Names of version 0.1.0, and what they are called now."""
 
-__all__ = ["build", "castle", "castle_backbone", "load", "save", "set_progress", "settle"]
+__all__ = [
+    "build",
+    "castle",
+    "castle_backbone",
+    "convert_backbone",
+    "load",
+    "save",
+    "set_progress",
+    "settle",
+]
 
 
 def __getattr__(name: str) -> Any:
+    name = _OLD_NAMES.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'castling' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

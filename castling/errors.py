@@ -42,6 +42,21 @@ class UnknownNameError(CastlingError, KeyError):
         return f"{self.kind} must be one of {', '.join(self.known)}; got {_short(self.name)}"
 
 
+class PluginError(CastlingError, ImportError):
+    """An installed distribution says that it extends castling, and cannot be imported."""
+
+    def __init__(self, distribution: str, entry: str, reason: str) -> None:
+        super().__init__(distribution, entry, reason)
+        self.distribution, self.entry, self.reason = distribution, entry, reason
+
+    def __str__(self) -> str:
+        """One sentence: the distribution, what fails, why, the remedy."""
+        return (
+            f"plugin {self.distribution}: its entry point `{self.entry}` must be a module that "
+            f"imports ({self.reason}); repair it, or pip uninstall {self.distribution}"
+        )
+
+
 class InvalidPointError(CastlingError, ValueError):
     """A point lacks a dimension, has a foreign one, or leaves a domain."""
 

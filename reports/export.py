@@ -12,7 +12,7 @@ from typing import Any, Self
 import pandas as pd
 from torch import nn
 
-from castling.config import RunConfig, read_run_config
+from castling.config import RunConfig
 from castling.errors import (
     CheckpointError,
     ConfigError,
@@ -22,6 +22,7 @@ from castling.errors import (
 from castling.files import write_text, write_yaml
 from castling.model.build import config_of
 from castling.model.castle import castle
+from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
 from castling.training.data import Dataset, load_data, load_test
@@ -152,7 +153,7 @@ def export(
     run, out = Path(run), Path(out)
     trials = load_trials(run)
     number = _chosen(trials, max_macs, max_params) if trial is None else trial
-    config = RunConfig.from_data(load_config(run, number), f"trial {number}")
+    config = run_config(load_config(run, number), f"trial {number}")
     weights = weights_path(run, number)
     if not weights.is_file():
         raise RunFolderError(

@@ -317,7 +317,7 @@ def evaluate(
 @app.command()
 def measure(config: ConfigArgument) -> None:
     """Count a config's MACs and parameters with fvcore, and time the castled model."""
-    from castling.config import read_run_config
+    from castling.model.check import read_run_config
     from space.cost import cost
     from space.measure import measure_model
 
@@ -365,8 +365,8 @@ def layers(
     ] = None,
 ) -> None:
     """List the attention layers of one of timm's models, with the cost of operators in them."""
+    from castling.model.adapters.sites import sites_of
     from castling.model.backbone import stock_backbone
-    from castling.model.hosts.anatomy import anatomy_of
     from space.cost import layer_costs
 
     model = stock_backbone(backbone, image_size=image_size)
@@ -382,7 +382,7 @@ def layers(
         costs = [format_size(row.macs[name]) if name in row.macs else "-" for name in names]
         table.add_row(str(index), row.path, str(row.queries), str(row.keys), *costs)
     console.print(table)
-    for path, reason in anatomy_of(model).refused.items():
+    for path, reason in sites_of(model).refused.items():
         console.print(f"{path} stays as it is: it {reason}", soft_wrap=True)
 
 

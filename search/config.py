@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from castling.config import Config, RunConfig
 from castling.errors import ConfigError, UnknownNameError
 from castling.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
+from castling.model.check import run_config
 from castling.operators import OPERATORS
 from castling.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
@@ -176,7 +177,7 @@ def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
             Target(path).set(data, value)
         except ConfigError as error:
             raise ConfigError(f"set.{path}", error.rule, error.value) from None
-    return RunConfig.from_data(data, "set")
+    return run_config(data, "set")
 
 
 def check_dimensions(space: Space) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from castling.errors import RunFolderError, SpaceMismatchError
+from castling.model.check import checked
 from reports.manifest import Manifest
 from reports.records import MANIFEST_FILE, RECORD_ATTRIBUTE
 from reports.study import read_trials
@@ -38,6 +39,7 @@ def resumed_space(run: Path, manifest: Manifest, config: SearchConfig) -> Space:
     place = str(run / MANIFEST_FILE)
     started = SearchConfig.from_data(manifest.recipe, place)
     space = manifest.read_space(run) or _of_first_version(run, manifest, started)
+    checked(space.base)
     check_dimensions(space)
     ours, theirs = started.to_data(), config.to_data()
     if any(ours[name] != theirs[name] for name in OF_THE_SPACE):

@@ -92,7 +92,7 @@ class SamplerSpec:
     """What the sampler learns from."""
 
 
-SAMPLERS: Registry[SamplerSpec] = Registry("sampler")
+SAMPLERS: Registry[SamplerSpec] = Registry("sampler", entry_points="castling.samplers")
 BUDGET_CONSTRAINT = "budget"
 """Name of the constraint that a proposal over budget violates."""
 OPTUNA = "optuna:"

@@ -38,7 +38,7 @@ class StopperSpec:
     """The rungs: the parts of its planned epochs after which a trial is judged."""
 
 
-STOPPERS: Registry[StopperSpec] = Registry("stopper")
+STOPPERS: Registry[StopperSpec] = Registry("stopper", entry_points="castling.stoppers")
 NO_STOPPER = "none"
 
 

@@ -16,7 +16,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 
 from castling.config import RunConfig
-from castling.errors import ConfigError
+from castling.errors import ConfigError, InvalidPointError
+from castling.model.check import digest, run_config
 from castling.training.metrics import EpochMetrics
 from reports.records import (
     CONFIG_ATTRIBUTE,
@@ -256,7 +257,7 @@ class SearchStudy:
             params=spent.params,
             training_macs=spent.training_macs,
             latency_ms=spent.latency_ms,
-            config_id=run.digest(),
+            config_id=digest(run),
             point=active(self._space, trial.params),
             epochs_planned=run.train.epochs,
             started_at=self._now(),
@@ -382,11 +383,12 @@ class SearchStudy:
                 self._num_rejected += 1
             return
         record = Record.from_data(stored, f"trial {trial.number}")
+        record = replace(record, config_id=self._digest_of(trial) or record.config_id)
         self._note_times(record)
         is_new = record.replay_of is None and record.state != TrialState.REFUSED
         self._num_rejected = 0 if is_new else self._num_rejected + 1
         if record.state == TrialState.RUNNING:
-            run = RunConfig.from_data(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
+            run = run_config(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
             proposal = self._begin(replace(record, replay_of=None), run)
             if proposal is not None:
                 self._interrupted.append(proposal)
@@ -396,6 +398,16 @@ class SearchStudy:
         if is_new:
             self._finished[record.config_id] = record
             self.num_started += 1
+
+    def _digest_of(self, trial: FrozenTrial) -> str | None:
+        """Return the digest of a stored trial's config as this version computes it.
+
+        The record has that of the version which wrote it. None where the point no longer decodes.
+        """
+        try:
+            return digest(decode(self._space, trial.params))
+        except (ConfigError, InvalidPointError):
+            return None
 
 
 def _derived_seed(seed: int, number: int) -> int:

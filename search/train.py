@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from castling.config import RunConfig, read_run_config
+from castling.config import RunConfig
 from castling.errors import RunFolderError
 from castling.files import append_line, write_yaml
+from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import load_data
@@ -75,7 +76,7 @@ def _claim(out: Path, run: RunConfig, *, resume: bool) -> None:
         return
     if not started.is_file():
         raise RunFolderError(str(out), "holds no training to go on with", "leave out --resume")
-    if read_run_config(started).digest() != run.digest():
+    if digest(read_run_config(started)) != digest(run):
         raise RunFolderError(
             str(out), "holds the training of another config", "choose another --out"
         )

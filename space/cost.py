@@ -4,103 +4,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from castling.config import (
-    Architecture,
-    BackboneConfig,
-    BlockConfig,
-    LayerChoice,
-    ModelConfig,
-    StockBackbone,
-)
+from castling.config import Architecture, BlockConfig, LayerChoice, StockBackbone
+from castling.costs.cost import Cost
 from castling.errors import ConfigError
-from castling.model.hosts.anatomy import anatomy_of
-from castling.model.mlp import MLPS
+from castling.model.adapters.sites import sites_of
+from castling.model.architecture import architecture_of
+from castling.model.check import check_layer
+from castling.model.parts import operator_cost
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.spec import LayerShape, layer_shapes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Multiply-accumulates per image and parameters, plain counts.
-
-    Linear layers, convolutions and attention products count, one MAC per multiply-add; norms and
-    elementwise operations do not.
-    """
-
-    macs: int
-    """Of the castled model."""
-    params: int
-    """Of the castled model; the auxiliary branch has none."""
-    training_macs: int
-    """Of the forward pass at the start of training, while the auxiliary branches are alive."""
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            macs=self.macs + other.macs,
-            params=self.params + other.params,
-            training_macs=self.training_macs + other.training_macs,
-        )
+from castling.operators.spec import LayerShape
 
 
 def cost(model: Architecture) -> Cost:
     """Return the cost of a model, exactly what fvcore counts on it."""
-    return _backbone_cost(model) if isinstance(model, BackboneConfig) else _vit_cost(model)
-
-
-def _backbone_cost(model: BackboneConfig) -> Cost:
-    """Return the layers' closed forms and, counted once per backbone, all that never changes."""
-    anatomy = anatomy_of(model)
-    fixed = anatomy.fixed_macs
-    total = Cost(macs=fixed, params=anatomy.fixed_params, training_macs=fixed)
-    for layer, choice in zip(anatomy.layers, model.blocks, strict=True):
-        total = total + Cost(
-            macs=layer.macs(choice),
-            params=layer.params(choice),
-            training_macs=layer.training_macs(choice),
-        )
-    return total
-
-
-def _vit_cost(model: ModelConfig) -> Cost:
-    shapes = layer_shapes(model)
-    total = _embedding(model, shapes[0].grid) + _head(model)
-    for shape in shapes:
-        total = total + block_cost(shape)
-    return total
-
-
-def block_cost(shape: LayerShape) -> Cost:
-    """Return the cost of one block: operator, MLP and two norms."""
-    mlp, norms = MLPS[shape.block.mlp], 2 * 2 * shape.embed_width
-    return operator_cost(shape) + Cost(
-        macs=mlp.macs(shape),
-        params=mlp.params(shape) + norms,
-        training_macs=mlp.macs(shape),
-    )
-
-
-def operator_cost(shape: LayerShape) -> Cost:
-    """Return the cost of one layer's operator, projections included."""
-    spec = OPERATORS[shape.block.operator]
-    return Cost(
-        macs=spec.macs(shape), params=spec.params(shape), training_macs=spec.training_macs(shape)
-    )
-
-
-def _embedding(model: ModelConfig, grid: TokenGrid) -> Cost:
-    width = model.embed_width
-    inputs = model.channels * model.patch_size**2
-    macs = grid.height * grid.width * width * inputs
-    positions = grid.num_tokens * width
-    class_tokens = grid.num_prefix * width
-    params = width * inputs + width + positions + class_tokens
-    return Cost(macs=macs, params=params, training_macs=macs)
-
-
-def _head(model: ModelConfig) -> Cost:
-    macs = model.embed_width * model.num_classes
-    params = macs + model.num_classes + 2 * model.embed_width
-    return Cost(macs=macs, params=params, training_macs=macs)
+    return architecture_of(model).cost()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +35,8 @@ class LayerCosts:
 def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCosts]:
     """Return a backbone's attention layers, first to last, as a choice per layer counts them."""
     choices = [LayerChoice(operator=name) for name in operators]
+    for choice in choices:
+        check_layer(choice)
     return [
         LayerCosts(
             path=layer.name,
@@ -126,10 +45,10 @@ def layer_costs(model: StockBackbone, operators: Iterable[str]) -> list[LayerCos
             macs={
                 choice.operator: layer.macs(choice)
                 for choice in choices
-                if not layer.objection(choice)
+                if not layer.incompatibility(choice)
             },
         )
-        for layer in anatomy_of(model).layers
+        for layer in sites_of(model).layers
     ]
 
 

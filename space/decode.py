@@ -1,6 +1,7 @@
 """From a point to the RunConfig it stands for, and back to the dimensions that matter in it."""
 
 from castling.config import RunConfig
+from castling.model.check import checked
 from space.domain import Value
 from space.point import Point, Space
 from space.target import DEPTH, OPERATOR
@@ -33,7 +34,7 @@ def decode(space: Space, point: Point) -> RunConfig:
                     target.set_in_block(block, point[space.name_at(dimension, layer, depth)])
         elif not (target.is_depth or target.is_operator):
             target.set(data, point[target.path])
-    return RunConfig(**data)
+    return checked(RunConfig(**data))
 
 
 def active(space: Space, point: Point) -> dict[str, Value]:

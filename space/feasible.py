@@ -11,10 +11,12 @@ from random import Random
 from typing import Any, Literal, TypeAlias
 
 from castling.config import RunConfig
+from castling.costs.cost import Cost
 from castling.errors import ConfigError, InfeasibleBudgetError
 from castling.limits import MOST_COMBINATIONS
+from castling.model.check import resolve
 from space.budget import Budget
-from space.cost import Cost, cost
+from space.cost import cost
 from space.decode import decode
 from space.domain import Value
 from space.known import Pricing
@@ -256,7 +258,8 @@ def _base_values(space: Space, _: int) -> Iterator[tuple[str, Value]]:
 
 def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values in every block a point may have, named as at the given depth."""
-    data = {"model": {"blocks": [block.complete().to_data() for block in space.base.model.blocks]}}
+    blocks = [block.to_data() for block in resolve(space.base.model).blocks]
+    data = {"model": {"blocks": blocks}}
     for dimension in space.dimensions:
         for layer in range(space.max_depth if dimension.target.is_per_block else 0):
             yield space.name_at(dimension, layer, depth), dimension.target.get(data, layer)

@@ -2,34 +2,22 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from castling.config import (
-    Architecture,
-    BackboneConfig,
-    BlockConfig,
-    LayerChoice,
-    ModelConfig,
-    StockBackbone,
-)
+from castling.config import Architecture
 from castling.files import append_line
 from castling.memory import check_fits
-from castling.model.build import build
-from castling.model.castle import castle
-from castling.model.hosts.anatomy import anatomy_of
-from castling.model.vit import Block
-from castling.operators.spec import LayerShape, layer_shapes
+from castling.model.architecture import architecture_of
+from castling.model.bounds import bounded
+from castling.model.check import canonical
+from castling.model.pieces import Part, Piece, Pieces
 
-
-T = TypeVar("T")
 
 RUNS, SECONDS = 30, 0.1
 """A part is timed so often, or for so long if that ends earlier."""
@@ -37,13 +25,6 @@ FEWEST_RUNS = 8
 """But at least so often."""
 YARDSTICK, YARDSTICK_SIZE = "yardstick", 192
 """The part that tells how fast the machine is at the moment: a product of square matrices."""
-PERIOD = 2
-"""After how many layers an operator repeats that depends on its place: Swin shifts every other."""
-
-
-Measure: TypeAlias = Callable[[], Mapping[str, float]]
-"""Times a part, perhaps with others at once: yardsticks by the parts' names."""
-Parts: TypeAlias = Iterator[tuple[str, Measure]]
 
 
 class LatencyTable:
@@ -76,11 +57,8 @@ class LatencyTable:
 
     def __call__(self, model: Architecture) -> float:
         """Return the milliseconds of one image."""
-        if isinstance(model, BackboneConfig):
-            parts = _backbone_parts(model.castled())
-        else:
-            parts = _vit_parts(model.castled())
-        return sum((self._time(part, measure) for part, measure in parts), 0.0)
+        parts = architecture_of(canonical(model.castled())).parts()
+        return sum((self._time(part) for part in parts), 0.0)
 
     def keep_in(self, path: Path) -> None:
         """Keep what was timed so far, and what will be, in a file."""
@@ -90,14 +68,14 @@ class LatencyTable:
         for name, milliseconds in self._times.items():
             self._write(name, milliseconds)
 
-    def _time(self, part: str, measure: Measure) -> float:
+    def _time(self, part: Part) -> float:
         """Return the milliseconds of a part, timed now unless that was done before."""
-        if part not in self._times:
-            with _on_one_core():
+        if part.name not in self._times:
+            with _on_one_core(), torch.random.fork_rng(devices=[]), bounded("model"):
                 yardstick = self._yardstick()
-                for name, length in measure().items():
+                for name, length in _lengths(part.take_apart(_device())).items():
                     self._remember(name, length * yardstick)
-        return self._times[part]
+        return self._times[part.name]
 
     def _yardstick(self) -> float:
         """Return the milliseconds of the yardstick when the table was begun."""
@@ -115,136 +93,32 @@ class LatencyTable:
             append_line(self._path, json.dumps({"part": part, "ms": milliseconds}))
 
 
-def _vit_parts(model: ModelConfig) -> Parts:
-    canonical = model.canonical()
-    alone = model.replace(blocks=model.blocks[:1])
-    stem = _named("stem", alone.replace(blocks=(BlockConfig(mask=None),)).to_data())
-    yield stem, partial(_alone, stem, _time_stem, alone)
-    for shape in layer_shapes(canonical):
-        place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
-        block = shape.block.to_data()
-        mlp = {"mlp": block.pop("mlp"), "ratio": block.pop("mlp_ratio")}
-        block.pop("drop_path")
-        operator = _named("operator", {**place, "turn": shape.index % PERIOD, **block})
-        yield operator, partial(_alone, operator, _time_operator, shape)
-        channel_mixer = _named("mlp", {**place, **mlp})
-        yield channel_mixer, partial(_alone, channel_mixer, _time_mlp, shape)
-        rest = _named("block", place)
-        yield rest, partial(_alone, rest, _time_rest, shape)
+def _lengths(apart: Pieces) -> dict[str, float]:
+    """Return the times of pieces by name, in yardsticks; those that are alike are timed once."""
+    found, alike = dict[str, float](), dict[str, float]()
+    total = 0.0
+    for piece in apart.pieces:
+        signature = _signature(piece)
+        if signature not in alike:
+            alike[signature] = _length(piece)
+        total += alike[signature]
+        if piece.name is not None:
+            found[piece.name] = alike[signature]
+    if apart.whole is not None and apart.whole.name is not None:
+        found[apart.whole.name] = max(0.0, _length(apart.whole) - total)
+    return found
 
 
-def _alone(name: str, measure: Callable[[T], float], what: T) -> dict[str, float]:
-    return {name: measure(what)}
-
-
-def _named(kind: str, data: Mapping[str, Any]) -> str:
-    return f"{kind} {json.dumps(data, sort_keys=True)}"
-
-
-def _block(shape: LayerShape) -> nn.Module:
-    block = replace(shape, block=shape.block.replace(mask=None, drop_path=0.0))
-    return castle(Block(block).to(_device()))
-
-
-def _tokens(shape: LayerShape) -> torch.Tensor:
-    return torch.zeros(1, shape.grid.num_tokens, shape.embed_width, device=_device())
-
-
-def _time_operator(shape: LayerShape) -> float:
-    return _length(_block(shape).get_submodule("attn"), _tokens(shape))
-
-
-def _time_mlp(shape: LayerShape) -> float:
-    return _length(_block(shape).get_submodule("mlp"), _tokens(shape))
-
-
-def _time_rest(shape: LayerShape) -> float:
-    block = _block(shape)
-    block.attn, block.mlp = nn.Identity(), nn.Identity()
-    return _length(block, _tokens(shape))
-
-
-def _time_stem(model: ModelConfig) -> float:
-    built = castle(build(model, seed=0).to(_device()))
-    built.blocks = nn.ModuleList()
-    return _length(built, _image(model))
-
-
-def _backbone_parts(model: BackboneConfig) -> Parts:
-    canonical = model.canonical()
-    stock = StockBackbone(**{name: getattr(model, name) for name in StockBackbone.model_fields})
-    data = stock.to_data()
-    stem = _named("stem", data)
-    softmax = LayerChoice(operator="softmax", mask=None).canonical()
-    yield stem, partial(_time_backbone, stock, softmax)
-    for index, choice in enumerate(canonical.blocks):
-        yield _layer_name(data, index, choice), partial(_time_backbone, stock, choice)
-
-
-def _layer_name(backbone: Mapping[str, Any], index: int, choice: LayerChoice) -> str:
-    return _named("layer", {**backbone, "layer": index, "choice": choice.to_data()})
-
-
-def _time_backbone(stock: StockBackbone, choice: LayerChoice) -> dict[str, float]:
-    """Return the times of a choice in every layer that can take it, and of all the rest."""
-    layers = anatomy_of(stock).layers
-    stays = LayerChoice(operator="softmax", mask=None)
-    takes = [not layer.objection(choice) for layer in layers]
-    blocks = tuple(choice if taken else stays for taken in takes)
-    config = BackboneConfig(**dict(stock), blocks=blocks)
-    model = castle(build(config, seed=0).to(_device()))
-    image, data = _image(config), stock.to_data()
-    calls = _calls(model, [layer.name for layer in layers], image)
-    found, total, lengths = {}, 0.0, dict[str, float]()
-    for index, layer in enumerate(layers):
-        module, (arguments, named) = model.get_submodule(layer.name), calls[layer.name]
-        alike = _signature(module, arguments, named)
-        if alike not in lengths:
-            lengths[alike] = _length(module, *arguments, **named)
-        total += lengths[alike]
-        if takes[index]:
-            found[_layer_name(data, index, choice)] = lengths[alike]
-    stem = _named("stem", data)
-    return {**found, stem: max(0.0, _length(model, image) - total)}
-
-
-def _signature(module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> str:
-    """Return what modules that take equally long have in common: kinds and shapes."""
+def _signature(piece: Piece) -> str:
+    """Return what pieces that take equally long have in common: kinds and shapes."""
 
     def described(value: Any) -> Any:
         return tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
 
-    kinds = [type(part).__name__ for part in module.modules()]
-    shapes = [tuple(tensor.shape) for tensor in module.state_dict().values()]
-    given = [*map(described, arguments), *((name, described(named[name])) for name in named)]
-    return repr((kinds, shapes, given))
-
-
-def _calls(
-    model: nn.Module, names: list[str], image: torch.Tensor
-) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return what each of a model's modules is called with."""
-    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            calls[name] = (arguments, named)
-
-        return hook
-
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(keep(name), with_kwargs=True)
-        for name in names
-    ]
-    with torch.inference_mode():
-        model(image)
-    for hook in hooks:
-        hook.remove()
-    return calls
-
-
-def _image(model: Architecture) -> torch.Tensor:
-    return torch.zeros(1, model.channels, *model.image_size, device=_device())
+    kinds = [type(part).__name__ for part in piece.module.modules()]
+    shapes = [tuple(tensor.shape) for tensor in piece.module.state_dict().values()]
+    named = [(name, described(value)) for name, value in piece.named.items()]
+    return repr((kinds, shapes, [*map(described, piece.arguments), *named]))
 
 
 def _device() -> torch.device:
@@ -262,17 +136,18 @@ class _Yardstick(nn.Module):
         return self.matrix @ self.matrix
 
 
-def _length(module: nn.Module, *arguments: Any, **named: Any) -> float:
-    """Return the time of a call in eval mode in yardsticks, without the first two calls.
+def _length(piece: Piece) -> float:
+    """Return the time of a piece in eval mode in yardsticks, without the first two calls.
 
     Of either the lower quartile counts: what else the machine does makes a call slower, never
     faster.
     """
+    module = piece.module
     module.eval()
     yardstick, begun = _Yardstick(), time.perf_counter()
     times, paces = list[float](), list[float]()
     for run in range(-2, RUNS):
-        pace, spent = _timed(yardstick), _timed(module, *arguments, **named)
+        pace, spent = _timed(yardstick), _timed(module, *piece.arguments, **piece.named)
         if run >= 0:
             paces.append(pace)
             times.append(spent)

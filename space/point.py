@@ -166,12 +166,12 @@ class Space:
 
         Nothing in it depends on which operators are registered, or on the defaults of a field.
         """
-        model = self.base.model
-        blocks = tuple(block.complete() for block in model.blocks)
+        from castling.model.check import resolve  # imports torch, which reading a space does not
+
         return {
             "name": self.name,
             "num_stages": self.num_stages,
-            "base": self.base.replace(model=model.replace(blocks=blocks)).to_data(),
+            "base": self.base.replace(model=resolve(self.base.model)).to_data(),
             "dimensions": [dimension.to_data() for dimension in self.dimensions],
         }
 

@@ -1,13 +1,13 @@
-"""From a config to its training model: a CastlingViT, or timm's with its layers castled."""
+"""From a config to its training model, and back from a model to its config."""
 
 import torch
 from torch import nn
 
-from castling.config import Architecture, ModelConfig
+from castling.config import Architecture
 from castling.errors import ConfigError
-from castling.model.backbone import build_backbone
+from castling.model.architecture import architecture_of
 from castling.model.bounds import bounded
-from castling.model.vit import CastlingViT
+from castling.model.check import check
 
 
 def build(config: Architecture, *, seed: int | None = None) -> nn.Module:
@@ -18,18 +18,15 @@ def build(config: Architecture, *, seed: int | None = None) -> nn.Module:
         seed: seed of the initial weights; None draws from torch's global generator.
 
     Raises:
-        ConfigError: when this machine has not the memory for it.
+        ConfigError: when there is no such model, or this machine has not the memory for it.
     """
     if seed is None:
+        check(config)
         with bounded("model"):
-            return _built(config)
+            return architecture_of(config).build()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
-
-
-def _built(config: Architecture) -> nn.Module:
-    return CastlingViT(config) if isinstance(config, ModelConfig) else build_backbone(config)
 
 
 def config_of(model: nn.Module) -> Architecture:

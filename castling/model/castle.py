@@ -6,6 +6,7 @@ from typing import TypeVar
 from torch import nn
 
 from castling.operators.auxiliary import branches
+from castling.operators.training_only import BranchHolder, TrainingOnly
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -21,10 +22,12 @@ def castle(model: M) -> M:
     for branch in branches(model):
         branch.surviving_mass = None  # of the last step's graph, which cannot be copied
     castled = copy.deepcopy(model)
-    for part in castled.modules():
-        for name in getattr(part, "training_only", ("auxiliary",)):
-            if hasattr(part, name):
-                delattr(part, name)
+    for module in [*castled.modules()]:
+        for name, part in [*module.named_children()]:
+            if isinstance(part, TrainingOnly):
+                delattr(module, name)
+        if isinstance(module, BranchHolder):
+            module.drop_training_only()
     config = getattr(castled, "config", None)
     if config is not None:
         castled.config = config.castled()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from castling.config import Architecture, ModelConfig
+from castling.config import Architecture
 from castling.model.build import build, config_of
 from castling.operators.gates import Gated, gated
 
@@ -30,8 +30,6 @@ def settle(model: nn.Module) -> nn.Module:
 
 def settled_config(config: Architecture, model: nn.Module) -> Architecture:
     """Return a config with the gated parts of its blocks as a model's gates decide."""
-    if not isinstance(config, ModelConfig):
-        return config  # a backbone takes no gated operator
     blocks = list(config.blocks)
     for layer, _, part in _gated_parts(model):
         blocks[layer] = blocks[layer].replace(**part.settled()[0])
@@ -40,7 +38,7 @@ def settled_config(config: Architecture, model: nn.Module) -> Architecture:
 
 def _gated_parts(model: nn.Module) -> Iterator[tuple[int, str, Gated]]:
     """Yield layer, name in the block and module of everything with gates."""
-    for layer, block in enumerate(model.get_submodule("blocks").children()):
-        for name, part in block.named_children():
-            if isinstance(part, Gated):
-                yield layer, name, part
+    for path, part in model.named_modules():
+        if isinstance(part, Gated):  # a block's: no backbone takes a gated operator
+            _, layer, name = path.split(".")
+            yield int(layer), name, part

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save as pack_tensors
 from torch import Tensor, nn
 
-from castling.config import Architecture, LayerChoice, RunConfig, read_run_config
+from castling.config import Architecture, LayerChoice, RunConfig
 from castling.errors import CheckpointError, ConfigError
 from castling.files import write_yaml
 from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
+from castling.model.check import read_run_config
 from castling.model.keep import is_progress, keep_weights, strange_progress
 from castling.model.tensor_file import (
     TensorHeader,
@@ -155,7 +156,7 @@ def begin_with(model: nn.Module, initial: nn.Module) -> str:
     """Copy another model's weights into a training model; return their hash.
 
     The two may differ in the choices of their attention layers: what a layer has under the same
-    name in both is kept, as the projections of a softmax layer that castles.
+    name in both is kept, as the projections of a softmax layer that is converted.
 
     Raises:
         CheckpointError: when the other is of another architecture.

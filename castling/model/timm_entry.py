@@ -6,9 +6,9 @@ from typing import Any
 from timm.models import register_model
 from torch import nn
 
-from castling.config import read_run_config
 from castling.errors import ConfigError
 from castling.model.build import build
+from castling.model.check import read_run_config
 from castling.model.storage import load
 
 

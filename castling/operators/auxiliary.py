@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from castling.config import MaskSchedule
 from castling.native import masked_attention as native
 from castling.native.arguments import is_transformed
+from castling.operators.training_only import TrainingOnly
 
 
-class AuxiliaryBranch(nn.Module):
+class AuxiliaryBranch(TrainingOnly):
     """Masked softmax attention S v with S = A * (A > eps), A = softmax(q k^T / sqrt(d)).
 
     Entries that survive keep their value (no renormalisation) and their gradient; none flows

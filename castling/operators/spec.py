@@ -182,7 +182,7 @@ class OperatorSpec:
     """Whether spaces may offer it as a choice."""
 
 
-OPERATORS: Registry[OperatorSpec] = Registry("operator")
+OPERATORS: Registry[OperatorSpec] = Registry("operator", entry_points="castling.operators")
 
 
 def projection_macs(shape: LayerShape) -> int:

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from castling.config import BackboneConfig, DistillConfig
+from castling.config import Architecture, DistillConfig
 from castling.errors import ConfigError
+from castling.model.adapters.sites import examine
+from castling.model.architecture import architecture_of
 from castling.model.build import config_of
-from castling.model.hosts.anatomy import anatomy_of, examine
-from castling.model.vit import CastlingViT
 
 
 SMALLEST_ENERGY = 1e-12
@@ -218,24 +218,23 @@ def attention_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> lis
     """Return a model's attention layers, first to last.
 
     Args:
-        model: a CastlingViT, or a model of timm, castled or not.
+        model: a CastlingViT, or a model of timm, converted or not.
         image_shape: (channel, height, width).
 
     Raises:
         ConfigError: when it has no attention of a known kind.
     """
-    if isinstance(model, CastlingViT):
-        return [model.get_submodule(f"blocks.{index}.attn") for index in range(len(model.blocks))]
     config = getattr(model, "config", None)
-    if isinstance(config, BackboneConfig):
-        found = anatomy_of(config)
+    if isinstance(config, Architecture):
+        paths = architecture_of(config).attention_paths()
     else:
         try:
             found = examine(copy.deepcopy(model).to("meta"), type(model).__name__, image_shape)
         except ConfigError as error:
             rule = f"must be 0 for a teacher without attention that castling knows ({error.rule})"
             raise ConfigError("train.distill.layer_weight", rule) from None
-    return [model.get_submodule(layer.name) for layer in found.layers]
+        paths = [layer.name for layer in found.layers]
+    return [model.get_submodule(path) for path in paths]
 
 
 def _paired_layers(

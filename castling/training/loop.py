@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from castling.config import RunConfig, TrainConfig
 from castling.errors import CheckpointError, ConfigError, DivergedError
 from castling.model.build import build
 from castling.model.castle import castle
+from castling.model.check import digest
+from castling.model.digest_v1 import digest_v1
 from castling.model.storage import begin_with
 from castling.operators.auxiliary import AuxiliaryBranch, branches
 from castling.operators.gates import Gates, cost_penalty, gated
@@ -130,7 +133,8 @@ class _Training:
         self.train_pixels = Pixels.of(data.train, data, device)
         self.validation_pixels = Pixels.of(data.validation, data, device)
         self.model, self.lesson, weights = _begun(run, initial, device)
-        self.digest = run.digest() + weights
+        self.digest = digest(run) + weights
+        self.digest_v1 = digest_v1(run) + weights
         self.branches = branches(self.model)
         self.gated = gated(self.model)
         groups = _groups(self.model, run.train)
@@ -152,10 +156,11 @@ class _Training:
 
     def resume(self, path: Path, most_epochs: int | None) -> None:
         """Go on from a checkpoint of this training, or the one before, whichever can serve."""
-        for kept in (path, previous_checkpoint(path)):
+        files, digests = (path, previous_checkpoint(path)), (self.digest, self.digest_v1)
+        for file, of_run in product(files, digests):
             with suppress(CheckpointError):
                 self.metrics = load_checkpoint(
-                    kept, self.model, self.optimizer, self.digest, self.lesson, most_epochs
+                    file, self.model, self.optimizer, of_run, self.lesson, most_epochs
                 )
                 return
 

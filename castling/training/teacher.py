@@ -12,19 +12,16 @@ import torch
 from safetensors.torch import save as pack_tensors
 from torch import nn
 
-from castling.config import Architecture, BackboneConfig, RunConfig, read_run_config
+from castling.config import Architecture, BackboneConfig, RunConfig
 from castling.errors import CheckpointError, ConfigError
-from castling.model.backbone import (
-    build_backbone,
-    checkpoint_classes,
-    create_with,
-    read_timm_checkpoint,
-    stock_config,
-)
+from castling.model.architecture import architecture_of
 from castling.model.build import config_of
 from castling.model.castle import castle
-from castling.model.hosts.anatomy import create
+from castling.model.check import read_run_config
+from castling.model.convert import build_backbone
 from castling.model.storage import WEIGHTS_FILE, load
+from castling.model.timm_checkpoint import read_timm_checkpoint
+from castling.model.timm_models import checkpoint_classes, create, create_with
 
 
 PRETRAINED = "pretrained"
@@ -51,9 +48,11 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     initial, model = run.train.initial, run.model
     if initial is None:
         return None
-    stock = json.dumps(stock_config(model).to_data()) if isinstance(model, BackboneConfig) else ""
+    stock = architecture_of(model).stock()
+    described = json.dumps(stock.to_data()) if stock else ""
+    state = _state_of(Path(initial))
     return _load_initial(
-        initial, _shape(model), model.num_classes, stock, run.train.seed, _state_of(Path(initial))
+        initial, _shape(model), model.num_classes, described, run.train.seed, state
     )
 
 
@@ -121,9 +120,9 @@ def _original(run: RunConfig, initial: nn.Module | None) -> nn.Module:
             INITIAL,
             "set train.initial (--from), or name a teacher",
         )
-    own = run.train.initial
-    if isinstance(run.model, BackboneConfig) and own is not None and not Path(own).is_dir():
-        _check_classes(_timm_classes(run.model.backbone, own), run.model.num_classes)
+    own, stock = run.train.initial, architecture_of(run.model).stock()
+    if stock is not None and own is not None and not Path(own).is_dir():
+        _check_classes(_timm_classes(stock.backbone, own), stock.num_classes)
     return initial
 
 
@@ -178,7 +177,7 @@ def _stored_teacher(name: str, weights: Path, shape: Shape, num_classes: int) ->
     options: dict[str, Any] = {"in_chans": shape[0], "num_classes": num_classes}
     if own is None or own.fixed_input_size:
         options["img_size"] = shape[1:]
-    teacher = create_with(weights, name, **options)
+    teacher = create_with(weights, tensors, name, **options)
     built = teacher.state_dict()
     adapted = [n for n, t in tensors.items() if n in built and built[n].numel() != t.numel()]
     if adapted:  # by timm, in silence: what it would teach is no longer what it learned

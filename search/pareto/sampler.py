@@ -95,7 +95,7 @@ class ParetoSampler(BaseSampler):
         signs = [goal.sign for goal in self._objectives]
         return Trial(
             point=told.point,
-            identity=told.record.config_id,
+            identity=self._problem.identity(told.point),
             has_failed=told.record.state == TrialState.FAILED,
             values=tuple(sign * value for sign, (value, _) in zip(signs, found, strict=True)),
             doubt=tuple(doubt for _, doubt in found),

@@ -14,6 +14,7 @@ import numpy as np
 
 from castling.config import RunConfig
 from castling.errors import ConfigError
+from castling.model.check import digest
 from reports.pareto import Points
 from reports.records import Objective
 from search.pareto.acquisition import Encoded, Goal
@@ -80,6 +81,7 @@ class SpaceProblem:
         self._encoding = Encoding(space, self._costs)
         self._domains = [*space.domains.values()]
         self._described: OrderedDict[str, _Described] = OrderedDict()
+        self._identities: dict[str, str] = {}
         self.goal = Goal(
             groups=self._encoding.groups,
             learnt=np.array([goal.metric not in KNOWN for goal in objectives]),
@@ -106,7 +108,7 @@ class SpaceProblem:
             with suppress(ConfigError):
                 run = decode(self._space, self.point_of(values))
                 if self._fits(run):
-                    found.setdefault(run.digest(), values)
+                    found.setdefault(digest(run), values)
         return [*found.values()]
 
     def encode(self, points: Sequence[Values]) -> Encoded:
@@ -125,8 +127,11 @@ class SpaceProblem:
         return self._describe(point).key
 
     def identity(self, point: Values) -> Hashable:
-        """Return the digest by which equal trainings are known."""
-        return decode(self._space, self.point_of(point)).digest()
+        """Return the digest by which equal trainings are recognised, computed once."""
+        name = repr(point)
+        if name not in self._identities:
+            self._identities[name] = digest(decode(self._space, self.point_of(point)))
+        return self._identities[name]
 
     def sample(self, rng: Random) -> Values:
         """Draw a point; one over budget is drawn again, and at last brought within it.

@@ -5,8 +5,8 @@ Each YAML file of this folder is one. Packages of others add theirs through the 
 """
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Self
 
 from castling.errors import ConfigError
 from castling.plain_yaml import head_line, read_text
@@ -17,20 +17,20 @@ from castling.registry import Registry
 class Recipe:
     """A named recipe, not yet parsed: a listing needs only its first line."""
 
-    name: str
-    source: Path | str | EntryPoint
-    """The YAML file; an entry point is loaded when the recipe is needed."""
+    path: Path
+    """Of the YAML file."""
+
+    @classmethod
+    def of(cls, name: str, path: object) -> Self:
+        """Return the recipe of what an entry point names; ConfigError where that is no path."""
+        if not isinstance(path, str | Path):
+            raise ConfigError(name, "must be the path of a YAML file", path)
+        return cls(Path(path))
 
     @property
     def text(self) -> str:
         """The YAML; ConfigError where there is no such file."""
-        found: object = self.source
-        if isinstance(found, EntryPoint):
-            found = found.load()
-        if not isinstance(found, str | Path):
-            rule = "must be the path of a YAML file"
-            raise ConfigError(f"castling.recipes: {self.name}", rule, found)
-        return read_text(Path(found))
+        return read_text(self.path)
 
     @property
     def summary(self) -> str:
@@ -38,8 +38,6 @@ class Recipe:
         return head_line(self.text)
 
 
-RECIPES: Registry[Recipe] = Registry("recipe")
+RECIPES: Registry[Recipe] = Registry("recipe", entry_points="castling.recipes", entry=Recipe.of)
 for _file in Path(__file__).parent.glob("*.yaml"):
-    RECIPES.add(_file.stem, Recipe(_file.stem, _file))
-for _plugin in entry_points(group="castling.recipes"):
-    RECIPES.add(_plugin.name, Recipe(_plugin.name, _plugin))
+    RECIPES.add(_file.stem, Recipe(_file))

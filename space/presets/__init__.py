@@ -6,17 +6,15 @@ Each YAML file of this folder is one. Packages of others add theirs through the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self
 
 from pydantic import Field
 
-from castling.config import Config, Positive, RunConfig
+from castling.config import Config, Positive
 from castling.errors import ConfigError
 from castling.limits import MOST_BLOCKS, MOST_DIMENSIONS
-from castling.plain_yaml import head_line, parse_yaml, read_text
+from castling.plain_yaml import head_line, read_text, read_yaml
 from castling.registry import Registry
 from space.catalogue import DimensionConfig
 from space.point import Space
@@ -50,19 +48,19 @@ class SpaceFile(Config):
 
     def space(self, name: str) -> Space:
         """Return the space under a name; ConfigError where its parts do not fit together."""
-        base = RunConfig.from_data(self.base, "base").to_data()
+        from castling.model.check import run_config  # imports torch, which a listing does not need
+
+        base = run_config(self.base, "base")
         if self.depth is not None:
-            DEPTH.set(base, self.depth)
+            data = base.to_data()
+            DEPTH.set(data, self.depth)
+            base = run_config(data, "base")
         return Space(
             name=name,
-            base=RunConfig.from_data(base, "base"),
+            base=base,
             dimensions=tuple(config.dimension() for config in self.dimensions),
             num_stages=self.num_stages,
         )
-
-
-Source: TypeAlias = Path | Callable[[], Space]
-"""A YAML file of a space, or a function that makes one."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,17 @@ class Preset:
     """A named space; calling it makes the space."""
 
     name: str
-    source: Source | EntryPoint
-    """An entry point is loaded only when the space is needed: it may import much."""
+    source: Path | Callable[[], Space]
+    """A YAML file of a space, or a function that makes one."""
+
+    @classmethod
+    def of(cls, name: str, source: object) -> Self:
+        """Return the preset of what an entry point names; ConfigError where that is no source."""
+        if isinstance(source, str):
+            return cls(name, Path(source))
+        if isinstance(source, Path) or callable(source):
+            return cls(name, source)
+        raise ConfigError(name, "must be the path of a YAML file, or a function", source)
 
     def __call__(self) -> Space:
         """Return the space.
@@ -79,45 +86,30 @@ class Preset:
         Raises:
             ConfigError: when its file is malformed, or its parts do not fit together.
         """
-        source = self._loaded
-        if not isinstance(source, Path):
-            return source()
-        file = self._read(source)
+        if not isinstance(self.source, Path):
+            return self.source()
+        file = _read(self.source)
         try:
             return file.space(self.name)
         except ConfigError as error:
-            raise ConfigError(
-                f"{source}: {error.field}", error.rule, error.value, error.fix
-            ) from None
+            place = f"{self.source}: {error.field}"
+            raise ConfigError(place, error.rule, error.value, error.fix) from None
 
     @property
     def summary(self) -> str:
         """One line for the table of spaces: the file's first, or of the function's docstring."""
-        source = self._loaded
-        if isinstance(source, Path):
-            return head_line(read_text(source))
-        return (source.__doc__ or "").strip().partition("\n")[0]
+        if isinstance(self.source, Path):
+            return head_line(read_text(self.source))
+        return (self.source.__doc__ or "").strip().partition("\n")[0]
 
     def listing(self) -> Listing:
         """Return what `castling spaces` says of the space, counted where no file says it."""
-        source = self._loaded
-        stored = self._read(source).listed if isinstance(source, Path) else None
+        stored = _read(self.source).listed if isinstance(self.source, Path) else None
         return stored or counted(self())
 
-    @cached_property
-    def _loaded(self) -> Source:
-        found: object = self.source
-        if isinstance(found, EntryPoint):
-            found = found.load()
-        if isinstance(found, str | Path):
-            return Path(found)
-        if not callable(found):
-            rule = "must be the path of a YAML file, or a function that returns a Space"
-            raise ConfigError(f"castling.spaces: {self.name}", rule, found)
-        return found
 
-    def _read(self, path: Path) -> SpaceFile:
-        return SpaceFile.from_data(parse_yaml(read_text(path), str(path)), str(path))
+def _read(path: Path) -> SpaceFile:
+    return SpaceFile.from_data(read_yaml(path), str(path))
 
 
 def counted(space: Space) -> Listing:
@@ -130,8 +122,6 @@ def counted(space: Space) -> Listing:
     return Listing(dimensions=len(space.domains), fewest_macs=fewest, most_macs=most)
 
 
-SPACES: Registry[Preset] = Registry("space")
+SPACES: Registry[Preset] = Registry("space", entry_points="castling.spaces", entry=Preset.of)
 for _file in Path(__file__).parent.glob("*.yaml"):
     SPACES.add(_file.stem, Preset(_file.stem, _file))
-for _plugin in entry_points(group="castling.spaces"):
-    SPACES.add(_plugin.name, Preset(_plugin.name, _plugin))

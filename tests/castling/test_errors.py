@@ -17,6 +17,7 @@ from castling.errors import (
 EXAMPLES: list[CastlingError] = [
     errors.ConfigError("train.epochs", "must be at least 1", 0, "train longer"),
     errors.UnknownNameError("operator", "sofmax", ("linear_angular", "softmax")),
+    errors.PluginError("average", "average = average_operator", "ImportError: numpy is missing"),
     errors.InvalidPointError("model.depth", "must be in 2..4", 9),
     errors.InfeasibleBudgetError("macs", 1_000, 2_000),
     errors.SpaceMismatchError("runs/a", "space", "5eed", "f00d"),
@@ -30,7 +31,7 @@ EXAMPLES: list[CastlingError] = [
     errors.DivergedError("loss", 2, 7, float("inf")),
     errors.RecordError("runs/a/study.journal", "line 3 is cut off"),
 ]
-BUILT_IN = (ValueError, KeyError, ArithmeticError, OSError, RuntimeError)
+BUILT_IN = (ValueError, KeyError, ArithmeticError, OSError, RuntimeError, ImportError)
 
 
 def name(error: CastlingError) -> str:

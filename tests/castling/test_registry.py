@@ -1,8 +1,11 @@
+import sys
 from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from castling.errors import UnknownNameError
+from castling.errors import PluginError, UnknownNameError
 from castling.registry import Registry
 
 
@@ -62,3 +65,64 @@ def test_a_temporary_entry_leaves_no_trace(colours: Registry[int]) -> None:
     with pytest.raises(ValueError, match="twice"), colours.temporarily("red", 9):
         pass
     assert colours["red"] == 1
+
+
+def install(site: Path, name: str, source: str) -> None:
+    """Install a distribution of one module that says that it is a plugin."""
+    information = site / f"{name}-1.0.dist-info"
+    information.mkdir(parents=True)
+    (site / f"{name}_plugin.py").write_text(source)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    entry = f"[castling.test_shades]\n{name} = {name}_plugin\n"
+    (information / "entry_points.txt").write_text(entry)
+
+
+HOME = """
+from castling.registry import Registry
+SHELF = Registry("shade", entry_points="castling.test_shades")
+SHELF.add("dawn", 1)
+"""
+PLUGIN = """
+from shelf_home import SHELF
+SHELF.add("dusk", 3)
+assert "dusk" in SHELF and list(SHELF) == ["dawn", "dusk"]  # a plugin may look names up
+"""
+
+
+def test_installed_plugins_are_imported_when_names_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "dusky", PLUGIN)
+    (tmp_path / "shelf_home.py").write_text(HOME)
+    monkeypatch.syspath_prepend(tmp_path)
+    shelf = import_module("shelf_home").SHELF
+    assert shelf["dawn"] == 1
+    assert "dusky_plugin" not in sys.modules  # the name was there without it
+    assert shelf["dusk"] == 3
+    assert len(shelf) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise RuntimeError", "RuntimeError"),
+        ("def broken(:", "SyntaxError: invalid syntax"),
+        ("raise ValueError('first\\nsecond')", "ValueError: first"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_named_in_one_sentence(
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "broken", source)
+    monkeypatch.syspath_prepend(tmp_path)
+    shelf: Registry[int] = Registry("shade", entry_points="castling.test_shades")
+    for _ in range(2):  # it stays an error
+        with pytest.raises(PluginError) as caught:
+            list(shelf)
+        text = str(caught.value)
+        assert text.startswith("plugin broken: its entry point `broken = broken_plugin` must be")
+        assert reason in text
+        assert text.endswith("; repair it, or pip uninstall broken")
+        assert "\n" not in text
+        assert caught.value.is_bad_input

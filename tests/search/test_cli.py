@@ -12,8 +12,9 @@ import optuna
 import pytest
 import typer
 
-from castling.config import RunConfig, read_run_config
+from castling.config import RunConfig
 from castling.files import write_yaml
+from castling.model.check import read_run_config
 from search.cli import app, main
 from space.budget import parse_size
 

@@ -18,8 +18,8 @@ from sklearn.datasets import load_digits
 import castling
 import reports
 import search
-from castling.config import read_run_config
 from castling.errors import ClusterError, ConfigError, RunFolderError
+from castling.model.check import read_run_config
 from reports.database import PASSWORD_VARIABLES, VARIABLE
 from reports.export import evaluate_folder, export
 from reports.manifest import Manifest

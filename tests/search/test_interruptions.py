@@ -23,6 +23,7 @@ from search_bridge import Bridge, bridge
 
 from castling.config import RunConfig
 from castling.files import append_line
+from castling.model.check import digest
 from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve
 from reports.records import Record, TrialState, curve_path
@@ -77,7 +78,7 @@ def journal_writes(death: Death) -> Iterator[None]:
 
 def metrics(run: RunConfig, epoch: int) -> EpochMetrics:
     """Return an epoch of a made-up training, at a speed and to an end of the config's own."""
-    rng = Random(run.digest())
+    rng = Random(digest(run))
     best, speed = rng.uniform(0.6, 0.99), rng.uniform(0.5, 3.0)
     top1 = best * epoch / (epoch + speed)
     return EpochMetrics(

@@ -95,7 +95,7 @@ def small() -> Space:
 def test_a_space_of_a_file_is_searched(kind: Callable[[Path], object], tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text(SPACE.replace("listed:", "# listed:"))
-    with SPACES.temporarily("two-blocks", Preset("two-blocks", kind(file))):  # type: ignore[arg-type]
+    with SPACES.temporarily("two-blocks", Preset.of("two-blocks", kind(file))):
         assert SPACES["two-blocks"].listing() == counted(SPACES["two-blocks"]())
         space = read_recipe("two-blocks").build_space()
     assert (space.name, len(space.base.model.blocks)) == ("two-blocks", 2)
@@ -128,12 +128,10 @@ def test_a_bad_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) ->
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", [3, Path("/nowhere.yaml")])
-def test_what_is_no_file_is_one_sentence(source: object) -> None:
-    with pytest.raises(ConfigError, match="must be"):
-        Preset("bad", source).summary  # type: ignore[arg-type] # noqa: B018
-    with pytest.raises(ConfigError, match="must be"):
-        Recipe("bad", source).summary  # type: ignore[arg-type] # noqa: B018
+@pytest.mark.parametrize("make", [Preset.of, Recipe.of])
+def test_an_entry_point_of_no_file_is_one_sentence(make: Callable[[str, object], object]) -> None:
+    with pytest.raises(ConfigError, match=r"^bad: must be the path of a YAML file.*, got 3$"):
+        make("bad", 3)
 
 
 def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
@@ -148,6 +146,6 @@ def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
 def test_a_recipe_of_another_package_is_read_by_its_name(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE.replace("two-blocks", "digits"))
-    with RECIPES.temporarily("look", Recipe("look", file)):
+    with RECIPES.temporarily("look", Recipe(file)):
         config = read_recipe("look")
     assert (config.name, config.space, config.trials) == ("look", "digits", 1)

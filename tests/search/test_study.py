@@ -1,4 +1,5 @@
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,10 @@ from optuna.trial import TrialState as OptunaState
 from small_space import ONE_OF_ALL
 
 import reports
-from reports.records import Record, TrialState
+from castling.model.check import digest, run_config
+from castling.model.digest_v1 import digest_v1
+from reports.frame import load_config
+from reports.records import Manifest, Record, TrialState
 from search.config import SearchConfig
 from search.run_folder import new_manifest, open_storage, open_study
 from search.samplers import SAMPLERS
@@ -21,6 +25,7 @@ from space.budget import Budget
 from space.cost import cost
 
 
+V1_RUN = Path(__file__).parents[1] / "data" / "run_v1" / "finished"
 BUDGET = Budget(max_macs=400_000)
 TINY = {
     "space": "digits",
@@ -87,7 +92,7 @@ def test_contract_of_every_sampler(sampler: str, tmp_path: Path) -> None:
     proposals = exhaust(study)
     assert len(proposals) == 12
     assert all(BUDGET.admits(c.macs, c.params) for c in (cost(p.run.model) for p in proposals))
-    assert len({proposal.run.digest() for proposal in proposals}) == 12
+    assert len({digest(proposal.run) for proposal in proposals}) == 12
     refused = [record for record in records if record.state == TrialState.REFUSED]
     assert bool(refused) == (sampler != "pareto")  # which draws within the budget
     assert all(record.macs > 400_000 and record.epochs == 0 for record in refused)
@@ -130,7 +135,7 @@ def test_pareto_tries_nothing_twice_whatever_runs(tmp_path: Path) -> None:
     study = open_search(tmp_path, config("pareto", trials=14))
     running, digests = [], []
     while (proposal := study.propose()) is not None:
-        digests.append(proposal.run.digest())
+        digests.append(digest(proposal.run))
         running.append(proposal)
         if len(running) == 4:  # as with four workers
             done = running.pop(0)
@@ -158,7 +163,7 @@ def test_another_seed_proposes_otherwise(tmp_path: Path) -> None:
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        digests.append([p.run.digest() for p in exhaust(open_search(folder, config(seed=seed)))])
+        digests.append([digest(p.run) for p in exhaust(open_search(folder, config(seed=seed)))])
     assert digests[0] != digests[1]
 
 
@@ -174,7 +179,7 @@ def test_small_space_is_trained_once_over_and_then_ends(tmp_path: Path) -> None:
     study = open_search(tmp_path, small)
     proposals = exhaust(study)
     assert study.exhausted
-    assert len({proposal.run.digest() for proposal in proposals}) == len(proposals) == 12
+    assert len({digest(proposal.run) for proposal in proposals}) == len(proposals) == 12
 
 
 def test_duplicates_are_replayed_with_the_known_result(tmp_path: Path) -> None:
@@ -228,7 +233,7 @@ def test_failed_trial_is_recorded_and_not_repeated(tmp_path: Path) -> None:
     assert proposal is not None
     study.finish(proposal.trial, Outcome(state=TrialState.FAILED, reason="DivergedError: loss"))
     rest = exhaust(study)
-    assert proposal.run.digest() not in {other.run.digest() for other in rest}
+    assert digest(proposal.run) not in {digest(other.run) for other in rest}
     again = open_search(tmp_path, small)
     assert [r.reason for r in again.records if r.state == TrialState.FAILED] == [
         "DivergedError: loss"
@@ -473,3 +478,14 @@ def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> No
     study.enqueue_trial(whole._first_points()[0])
     resumed = open_search(tmp_path / "cut", config(trials=3))
     assert [resumed.propose() for _ in range(2)] == wanted
+
+
+def test_records_of_version_1_are_reopened_under_the_digests_of_today(tmp_path: Path) -> None:
+    """So that a candidate which was trained then is replayed and not trained again."""
+    folder = shutil.copytree(V1_RUN, tmp_path / "run")
+    before = reports.load(folder).set_index("trial").config_id
+    study = open_search(folder, SearchConfig.from_data(Manifest.read(folder).recipe))
+    assert len(study.records) == 8
+    for record in study.records:
+        run = run_config(load_config(folder, record.trial))
+        assert record.config_id == digest(run) != before[record.trial] == digest_v1(run)

@@ -6,12 +6,14 @@ import timm
 from hypothesis import given, settings, strategies as st
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
+from castling.costs.cost import Cost
 from castling.errors import ConfigError
 from castling.model.build import build
 from castling.model.castle import castle
+from castling.model.parts import block_cost
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
-from space.cost import Cost, block_cost, cost, operator_costs
+from space.cost import cost, operator_costs
 from space.decode import decode
 from space.feasible import Quantity, max_cost_point, min_cost_point
 from space.measure import measure_macs, measure_params

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, example, given, settings, strategies as st
 
 from castling.config import BlockConfig, ModelConfig, RunConfig
+from castling.costs.cost import Cost
 from castling.errors import ConfigError, InfeasibleBudgetError
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere
 from space.budget import Budget
-from space.cost import Cost
 from space.decode import decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import (

@@ -271,7 +271,7 @@ def test_measured_costs_of_timms_models_are_the_published_ones(name: str) -> Non
     softmax, castled = PUBLISHED[name]
     stock = timm.create_model(name)
     assert measure_macs(stock, (3, 224, 224)) == pytest.approx(softmax * 1e9, rel=5e-3)
-    model = castling.castle(castling.castle_backbone(stock, "linear_angular"))
+    model = castling.castle(castling.convert_backbone(stock, "linear_angular"))
     assert measure_macs(model, (3, 224, 224)) == pytest.approx(castled * 1e9, rel=5e-3)
 
 

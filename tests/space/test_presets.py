@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from castling.config import LayerChoice, ModelConfig
+from castling.costs.cost import Cost
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.training.data import load_data
-from space.cost import Cost, cost
+from space.cost import cost
 from space.decode import decode
 from space.domain import IntRange
 from space.feasible import default_point
@@ -82,7 +83,7 @@ def test_presets_have_the_tokens_that_they_state(name: str, num_patches: int) ->
 
 
 TRACED_SLOWLY = ("deit_tiny", "deit_small", "levit_256", "mvitv2_tiny", "swin_tiny")
-"""Their kinds of attention are traced in tests/castling/model/hosts, in small models."""
+"""Their kinds of attention are traced in tests/castling/model/adapters, in small models."""
 
 
 @pytest.mark.parametrize(

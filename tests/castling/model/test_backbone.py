@@ -19,8 +19,10 @@ from castling.config import (
     StockBackbone,
 )
 from castling.errors import CastlingError, CheckpointError, ConfigError
-from castling.model.backbone import backbone_config, read_timm_checkpoint
-from castling.model.hosts.anatomy import anatomy_of
+from castling.model.adapters.sites import sites_of
+from castling.model.backbone import backbone_config
+from castling.model.check import digest, read_run_config
+from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.operators import OPERATORS
 from castling.operators.auxiliary import branches
 from space.cost import cost
@@ -52,7 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def castled(name: str, choice: Any, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return castling.castle_backbone(name, choice, num_classes=5, **{**SMALL[name], **options})
+    return castling.convert_backbone(name, choice, num_classes=5, **{**SMALL[name], **options})
 
 
 def images(model: nn.Module, count: int = 2) -> torch.Tensor:
@@ -91,7 +93,7 @@ def test_a_model_of_timm_is_changed_in_place_and_keeps_its_weights(name: str) ->
     torch.manual_seed(3)
     model = timm.create_model(name, num_classes=5, img_size=SMALL[name]["image_size"], **given)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    returned = castling.castle_backbone(
+    returned = castling.convert_backbone(
         model, "linear_angular", image_size=SMALL[name]["image_size"]
     )
     assert returned is model
@@ -100,7 +102,7 @@ def test_a_model_of_timm_is_changed_in_place_and_keeps_its_weights(name: str) ->
         key for key in before if "attention_bias" in key or "relative_position" in key
     }
     assert all(torch.equal(after[key], value) for key, value in before.items() if key in after)
-    assert len(branches(model)) == len(anatomy_of(castled(name, "softmax").config).layers)
+    assert len(branches(model)) == len(sites_of(castled(name, "softmax").config).layers)
 
 
 def test_the_same_seed_gives_the_same_model(name: str) -> None:
@@ -111,11 +113,11 @@ def test_the_same_seed_gives_the_same_model(name: str) -> None:
 
 
 def test_timms_defaults_can_be_built_anew_and_nothing_else() -> None:
-    model = castling.castle_backbone(timm.create_model("levit_128", num_classes=7), "softmax")
+    model = castling.convert_backbone(timm.create_model("levit_128", num_classes=7), "softmax")
     assert model.config.backbone == "levit_128"
     assert model.config.num_classes == 7
     odd = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2, num_classes=7)
-    castling.castle_backbone(odd, "linear_angular")
+    castling.convert_backbone(odd, "linear_angular")
     assert odd.config is None
     with pytest.raises(ConfigError, match="must be built from a config or from the name"):
         castling.save(odd, "nowhere")
@@ -142,14 +144,14 @@ def test_a_config_in_yaml_gives_one_choice_for_all_layers(tmp_path: Path) -> Non
         "  blocks: {operator: linear_angular, conv_kernel: 5}\n"
     )
     (tmp_path / "config.yaml").write_text(text)
-    model = castling.config.read_run_config(tmp_path).model
+    model = read_run_config(tmp_path).model
     assert isinstance(model, BackboneConfig)
     assert len(model.blocks) == 3
     assert {layer.conv_kernel for layer in model.blocks} == {5}
     (tmp_path / "config.yaml").write_text(
         text.replace("{operator: linear_angular, conv_kernel: 5}", "skip")
     )
-    named = castling.config.read_run_config(tmp_path).model
+    named = read_run_config(tmp_path).model
     assert [layer.operator for layer in named.blocks] == ["skip"] * 3
     listed = BackboneConfig(**{**dict(named), "blocks": ["softmax", {"mask": None}, "skip"]})
     assert [layer.operator for layer in listed.blocks] == ["softmax", "linear_angular", "skip"]
@@ -163,13 +165,9 @@ def test_what_an_operator_ignores_does_not_make_another_training() -> None:
         "deit_tiny_patch16_224", LayerChoice(operator="softmax", conv_kernel=3), **DEIT
     )
     assert plain != odd
-    assert RunConfig(model=plain).digest() == RunConfig(model=odd).digest()
-    assert (
-        RunConfig(model=plain).digest()
-        != RunConfig(
-            model=backbone_config("deit_tiny_patch16_224", "linear_angular", **DEIT)
-        ).digest()
-    )
+    assert digest(RunConfig(model=plain)) == digest(RunConfig(model=odd))
+    other = backbone_config("deit_tiny_patch16_224", "linear_angular", **DEIT)
+    assert digest(RunConfig(model=plain)) != digest(RunConfig(model=other))
 
 
 @pytest.fixture
@@ -202,7 +200,7 @@ def test_a_checkpoint_that_timm_wrote_loads_unchanged(checkpoint: Path) -> None:
 
 def test_a_checkpoint_of_other_classes_leaves_the_classifier_at_random(checkpoint: Path) -> None:
     written = read_timm_checkpoint(checkpoint)
-    model = castling.castle_backbone(
+    model = castling.convert_backbone(
         "deit_tiny_patch16_224", "linear_angular", weights=checkpoint, num_classes=9, **DEIT
     )
     assert model.head.weight.shape == (9, 24)
@@ -239,6 +237,22 @@ def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> Non
     refused(checkpoint, "holds no deit_tiny", embed_dim=32)
 
 
+@pytest.mark.parametrize("missing", ["blocks.0.norm1.weight", "blocks.1.attn.proj.bias"])
+@pytest.mark.parametrize("num_classes", [5, 10])
+def test_a_checkpoint_that_misses_a_weight_is_refused_whatever_the_classes(
+    missing: str, num_classes: int, tmp_path: Path
+) -> None:
+    """Untrained, the weight equals others of the model: only its name tells that it is missing."""
+    model = timm.create_model(
+        "deit_tiny_patch16_224", num_classes=5, img_size=32, embed_dim=24, depth=2, num_heads=2
+    )
+    path = tmp_path / "model.pth"
+    torch.save({k: v for k, v in model.state_dict().items() if k != missing}, path)
+    options = {**DEIT, "depth": 2, "num_classes": num_classes, "weights": path}
+    with pytest.raises(CheckpointError, match=missing):
+        castling.convert_backbone("deit_tiny_patch16_224", "softmax", **options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "reason"),
     [
@@ -248,7 +262,7 @@ def test_unreadable_and_foreign_checkpoints_are_refused(checkpoint: Path) -> Non
             "must be one of timm's models, got .*did you mean deit",
         ),
         (("", "softmax"), {}, "backbone: must be one of timm's models"),
-        (("resnet18", "softmax"), {}, "must have attention that can castle, got 'resnet18'"),
+        (("resnet18", "softmax"), {}, "must have attention that can be converted, got 'resnet18'"),
         (("deit_tiny_patch16_224", ["softmax"] * 3), {}, "12 attention layers .*, got 3"),
         (("deit_tiny_patch16_224", []), {}, "12 attention layers .*, got 0"),
         (("deit_tiny_patch16_224", "magic"), {}, "operator: must be one of .*, got 'magic'"),
@@ -266,7 +280,7 @@ def test_what_cannot_be_castled_is_refused_in_one_sentence(
     arguments: tuple[Any, Any], options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(CastlingError, match=reason) as caught:
-        castling.castle_backbone(*arguments, **options)
+        castling.convert_backbone(*arguments, **options)
     assert "\n" not in str(caught.value)
     assert caught.value.is_bad_input
 
@@ -274,20 +288,20 @@ def test_what_cannot_be_castled_is_refused_in_one_sentence(
 def test_a_module_takes_no_options_and_must_have_known_attention() -> None:
     model = timm.create_model("deit_tiny_patch16_224", depth=1)
     with pytest.raises(ConfigError, match="must be left out for a model that is built"):
-        castling.castle_backbone(model, "softmax", num_classes=3)
-    with pytest.raises(ConfigError, match="must have attention that can castle"):
-        castling.castle_backbone(
+        castling.convert_backbone(model, "softmax", num_classes=3)
+    with pytest.raises(ConfigError, match="must have attention that can be converted"):
+        castling.convert_backbone(
             nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2)), "softmax"
         )
     with pytest.raises(ConfigError, match="image_size: does not fit"):
-        castling.castle_backbone(model, "softmax", image_size=100)
+        castling.convert_backbone(model, "softmax", image_size=100)
     assert type(model.blocks[0].attn) is timm.layers.Attention
 
 
 def test_an_attention_that_was_castled_is_not_castled_again() -> None:
     model = castled("deit_tiny_patch16_224", "linear_angular")
-    with pytest.raises(ConfigError, match="must have attention that can castle"):
-        castling.castle_backbone(model, "taylor", image_size=32)
+    with pytest.raises(ConfigError, match="must have attention that can be converted"):
+        castling.convert_backbone(model, "taylor", image_size=32)
 
 
 def test_a_mask_given_to_a_castled_layer_is_refused() -> None:
@@ -299,13 +313,13 @@ def test_a_mask_given_to_a_castled_layer_is_refused() -> None:
 
 def test_options_must_be_plain_data() -> None:
     with pytest.raises(ConfigError, match="options: must be plain data"):
-        anatomy_of(StockBackbone(backbone="levit_128", options={"act_layer": nn.ReLU}))
+        sites_of(StockBackbone(backbone="levit_128", options={"act_layer": nn.ReLU}))
 
 
 @pytest.mark.parametrize("operator", [name for name, spec in OPERATORS.items() if spec.searchable])
 def test_every_operator_serves_a_vision_transformer_of_timms(operator: str) -> None:
     """Without a class token, 16 tokens, so that windows and grids fit."""
-    model = castling.castle_backbone(
+    model = castling.convert_backbone(
         "vit_tiny_patch16_224",
         operator,
         image_size=64,
@@ -333,7 +347,7 @@ def test_a_config_holds_no_option_twice_and_no_weights(option: str) -> None:
 
 def test_a_model_that_was_built_by_name_may_be_castled_further(tmp_path: Path) -> None:
     model = castled("deit_tiny_patch16_224", "softmax", drop_path_rate=0.2)
-    castling.castle_backbone(model, ["softmax", "linear_angular", "softmax"])
+    castling.convert_backbone(model, ["softmax", "linear_angular", "softmax"])
     assert [layer.operator for layer in model.config.blocks] == [
         "softmax",
         "linear_angular",
@@ -342,12 +356,12 @@ def test_a_model_that_was_built_by_name_may_be_castled_further(tmp_path: Path) -
     castling.set_progress(model, 1.0)
     castling.save(model, tmp_path)
     assert torch.equal(castling.load(tmp_path)(images(model)), model.eval()(images(model)))
-    castling.castle_backbone(model, "taylor", image_size=32)  # the two layers that are timm's
+    castling.convert_backbone(model, "taylor", image_size=32)  # the two layers that are timm's
     assert model.config is None
 
 
 def test_a_model_of_another_structure_but_equal_sizes_has_no_config() -> None:
     model = timm.create_model("deit_tiny_patch16_224", act_layer=nn.ReLU, num_classes=5)
-    assert castling.castle_backbone(model, "softmax").config is None
+    assert castling.convert_backbone(model, "softmax").config is None
     model = timm.create_model("deit_tiny_patch16_224", drop_path_rate=0.1, num_classes=5)
-    assert castling.castle_backbone(model, "softmax").config is not None
+    assert castling.convert_backbone(model, "softmax").config is not None

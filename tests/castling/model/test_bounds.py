@@ -11,6 +11,7 @@ import castling
 from castling.config import BackboneConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.model import bounds
+from castling.model.check import check
 from castling.operators import OPERATORS
 
 
@@ -44,7 +45,7 @@ ENORMOUS: dict[str, dict[str, Any]] = {
 def test_an_enormous_config_is_one_sentence_and_no_memory(case: str) -> None:
     before = peak_mib()
     with pytest.raises(ConfigError) as caught:
-        ModelConfig.from_data(ENORMOUS[case])
+        check(ModelConfig.from_data(ENORMOUS[case]))
     assert len(str(caught.value)) < 500
     assert peak_mib() - before < 50
 
@@ -57,7 +58,9 @@ def test_an_enormous_config_is_one_sentence_and_no_memory(case: str) -> None:
 def test_an_enormous_backbone_is_refused(options: dict[str, object]) -> None:
     before = peak_mib()
     with pytest.raises(ConfigError, match=r"must (be a model|have numbers)|cannot be built"):
-        BackboneConfig(backbone="deit_tiny_patch16_224", blocks="softmax", options=options)
+        check(
+            BackboneConfig(backbone="deit_tiny_patch16_224", blocks=("softmax",), options=options)
+        )
     assert peak_mib() - before < 400
 
 

@@ -10,16 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import castling
-from castling.config import (
-    BlockConfig,
-    DataConfig,
-    MaskSchedule,
-    ModelConfig,
-    RunConfig,
-    read_run_config,
-)
+from castling.config import BlockConfig, DataConfig, MaskSchedule, ModelConfig, RunConfig
 from castling.errors import CastlingError, CheckpointError, ConfigError
 from castling.model.castle import castle, is_castled, set_progress
+from castling.model.check import read_run_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load_weights, read_tensors
 from castling.model.vit import CastlingViT
 from castling.operators.auxiliary import branches

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
-from castling.model.backbone import castle_backbone
+from castling.model.backbone import convert_backbone
 from castling.model.build import build
 from castling.model.castle import set_progress
 from castling.model.vit import CastlingViT
@@ -215,7 +215,7 @@ def test_chosen_layers_castle_and_every_other_weight_is_kept() -> None:
     config = ModelConfig(blocks=(BlockConfig(operator="softmax"),) * 3)
     model = build(config, seed=0)
     mask = MaskSchedule(start_multiple=2.0)
-    castled = castle_backbone(
+    castled = convert_backbone(
         model, ["softmax", {"operator": "linear_angular", "mask": mask}, "taylor"]
     )
     assert isinstance(castled, CastlingViT)
@@ -230,13 +230,13 @@ def test_chosen_layers_castle_and_every_other_weight_is_kept() -> None:
         castled.head.weight.zero_()
     assert model.head.weight.any()  # a model of its own
     images = torch.randn(2, 1, 8, 8)
-    same = castle_backbone(model, "softmax")
+    same = convert_backbone(model, "softmax")
     assert torch.equal(same.eval()(images), model.eval()(images))
 
 
 def test_choices_that_do_not_fit_a_vit_are_refused() -> None:
     model = build(ModelConfig(blocks=(BlockConfig(),) * 3), seed=0)
     with pytest.raises(ConfigError, match="blocks: must have one choice for each of the 3"):
-        castle_backbone(model, ["softmax", "softmax"])
+        convert_backbone(model, ["softmax", "softmax"])
     with pytest.raises(ConfigError, match="options: must be left out for a model that is built"):
-        castle_backbone(model, "softmax", num_classes=3)
+        convert_backbone(model, "softmax", num_classes=3)

@@ -1,7 +1,6 @@
 """What every operator must do, run over the registry: a new operator is tested by existing."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import nn
 import castling
 from castling.config import OPERATOR_FIELDS, BlockConfig, MaskSchedule, ModelConfig
 from castling.errors import ConfigError
+from castling.model.check import canonical_layer, check, check_layer
 from castling.operators import OPERATORS, OperatorSpec, TokenGrid
 from castling.operators.auxiliary import branches
 from castling.operators.spec import LayerShape
@@ -73,9 +73,9 @@ def layer(
     return LayerShape(block=config, embed_width=WIDTH, grid=grid, qkv_bias=bias, index=index)
 
 
-def model(shape: LayerShape) -> Callable[[], ModelConfig]:
-    """Return what makes a model of one such layer."""
-    return lambda: ModelConfig(
+def model(shape: LayerShape) -> ModelConfig:
+    """Return a model of one such layer."""
+    return ModelConfig(
         image_size=(shape.grid.height, shape.grid.width),
         patch_size=1,
         embed_width=WIDTH,
@@ -118,7 +118,7 @@ def test_keeps_the_shape_and_has_the_parameters_it_declares(
     if grid not in served(name):
         refused = model(shape)
         with pytest.raises(ConfigError, match=r"blocks\.0\.operator"):
-            refused()
+            check(refused)
         return
     module = build(shape)
     x = tokens(grid)
@@ -204,7 +204,7 @@ def test_reads_exactly_the_fields_it_declares(name: str, field: str) -> None:
     if same:
         spec, shapes = OPERATORS[name], (layer(before), layer(after))
         assert costs(spec, shapes[0]) == costs(spec, shapes[1])
-        assert before.canonical() == after.canonical()
+        assert canonical_layer(before) == canonical_layer(after)
 
 
 def costs(spec: OperatorSpec, shape: LayerShape) -> tuple[int, int, int]:
@@ -250,9 +250,10 @@ def test_serves_some_layers_and_says_why_not_the_others(name: str) -> None:
 
 def test_options_have_defaults_and_no_others_are_taken(name: str) -> None:
     options = OPERATORS[name].options()
-    assert block(name).replace(options=options.to_data()).canonical() == block(name).canonical()
+    written_out = block(name).replace(options=options.to_data())
+    assert canonical_layer(written_out) == canonical_layer(block(name))
     with pytest.raises(ConfigError, match=r"options\.beauty"):
-        block(name).replace(options={"beauty": 1})
+        check_layer(block(name).replace(options={"beauty": 1}))
 
 
 def test_closed_form_is_what_is_counted(name: str) -> None:

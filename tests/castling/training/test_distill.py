@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, DistillConfig, ModelConfig
 from castling.errors import ConfigError
-from castling.model.backbone import castle_backbone
+from castling.model.backbone import convert_backbone
 from castling.model.build import build
 from castling.training.distill import (
     Distillation,
@@ -170,7 +170,7 @@ def test_a_token_is_classified_as_an_image_of_that_token_alone(name: str) -> Non
 def test_layers_of_backbones_are_taught_castled_or_not() -> None:
     name, options = "vit_tiny_patch16_224", {"embed_dim": 16, "depth": 2, "num_heads": 2}
     teacher = timm.create_model(name, img_size=32, num_classes=5, **options).eval()
-    model = castle_backbone(name, "linear_angular", image_size=32, num_classes=5, **options)
+    model = convert_backbone(name, "linear_angular", image_size=32, num_classes=5, **options)
     assert [type(layer).__name__ for layer in attention_layers(model, (3, 32, 32))] == [
         "LinearAngularAttention"
     ] * 2

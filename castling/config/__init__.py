@@ -1,0 +1,40 @@
+"""Models, trainings and data as frozen configs: plain data with ranges, which live in YAML.
+
+Whether a model of such data can be built is `castling.model.check`'s to say.
+"""
+
+from castling.config.base import Config, Mark, Positive
+from castling.config.data import DataConfig
+from castling.config.layer import OPERATOR_FIELDS, BlockConfig, LayerChoice, MaskSchedule
+from castling.config.model import (
+    Architecture,
+    BackboneConfig,
+    ModelConfig,
+    Side,
+    StockBackbone,
+    pair,
+)
+from castling.config.run import RunConfig
+from castling.config.train import AugmentConfig, DistillConfig, TrainConfig
+
+
+__all__ = [
+    "OPERATOR_FIELDS",
+    "Architecture",
+    "AugmentConfig",
+    "BackboneConfig",
+    "BlockConfig",
+    "Config",
+    "DataConfig",
+    "DistillConfig",
+    "LayerChoice",
+    "Mark",
+    "MaskSchedule",
+    "ModelConfig",
+    "Positive",
+    "RunConfig",
+    "Side",
+    "StockBackbone",
+    "TrainConfig",
+    "pair",
+]

@@ -1,0 +1,68 @@
+"""The config of a model of timm that was built without one, recovered from the model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from castling.config import BackboneConfig, LayerChoice
+from castling.errors import ConfigError
+from castling.model.check import check
+from castling.model.timm_models import create
+
+
+def image_shape(
+    model: nn.Module, image_size: int | tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """Return (channel, height, width) of the images that a model is for."""
+    pretrained = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = pretrained.get("input_size", (3, 224, 224))
+    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    if convolutions:
+        channels = convolutions[0].in_channels
+    patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    sides = image_size or patches or size
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    return channels, height, width
+
+
+def recovered_config(
+    model: nn.Module, shape: tuple[int, int, int], choices: Sequence[LayerChoice]
+) -> BackboneConfig | None:
+    """Return the config that builds a model anew, or None where it would build another.
+
+    It is the one that the model was built from, or else timm's defaults for its architecture.
+    """
+    pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+    built_from = getattr(model, "config", None)
+    options = built_from.options if isinstance(built_from, BackboneConfig) else {}
+    try:
+        config = BackboneConfig(
+            backbone=pretrained.get("architecture", ""),
+            image_size=shape[1:],
+            channels=shape[0],
+            num_classes=getattr(model, "num_classes", 0),
+            options=options,
+            blocks=tuple(choices),
+        )
+        check(config)
+        with torch.device("meta"):
+            anew = create(
+                config.backbone, img_size=shape[1:], in_chans=shape[0],
+                num_classes=config.num_classes, **options,
+            )  # fmt: skip
+    except (ConfigError, KeyError):
+        return None
+    return config if _structure(anew) == _structure(model) else None
+
+
+def _structure(model: nn.Module) -> dict[str, object]:
+    """Return what two models must share to be one at inference: parts, settings, sizes."""
+    parts = {
+        path: (type(part).__name__, part.extra_repr())
+        for path, part in model.named_modules()
+        if not isinstance(part, nn.Dropout | nn.Identity | DropPath)
+    }
+    return parts | {path: tensor.shape for path, tensor in model.state_dict().items()}

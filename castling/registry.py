@@ -84,7 +84,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise
 
     def _file(self, name: str, loaded: object) -> None:
-        """File what an entry point names, unless it is a module, which files its entries itself."""
+        """File what an entry point names; a module files its entries itself."""
         if self._entry is None or isinstance(loaded, ModuleType):
             return
         entry = self._entry(name, loaded)

@@ -31,9 +31,9 @@ import optuna
 
 import reports
 import search
+from castling.blocks.parts import block_cost
 from castling.config import ModelConfig, RunConfig
 from castling.model.check import digest
-from castling.model.parts import block_cost
 from castling.operators.spec import layer_shapes
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState

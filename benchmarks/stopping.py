@@ -111,7 +111,10 @@ class Recording:
 def shown(curve: Sequence[EpochMetrics], judge: str) -> Sequence[EpochMetrics]:
     """Return what a stopper is shown of a curve so far."""
     if judge == "branch":
-        return [replace(metrics, top1=metrics.top1_branch) for metrics in curve]
+        return [
+            replace(epoch, metrics={**epoch.metrics, "top1": epoch.metrics["top1_branch"]})
+            for epoch in curve
+        ]
     return curve[-1:] if judge == "last" else curve
 
 
@@ -133,7 +136,8 @@ def replay(
         stations = [*rungs.epochs(record.epochs_planned), record.epochs_planned]
         epoch = next(epoch for epoch in stations if epoch > done)
         curve = recording.curves[record.trial]
-        spent = curve[epoch - 1].train_seconds - (curve[done - 1].train_seconds if done else 0.0)
+        seconds = [0.0, *(metrics.metrics["train_seconds"] for metrics in curve)]
+        spent = seconds[epoch] - seconds[done]
         heapq.heappush(events, (now + spent, record.trial, epoch, record))
 
     for _ in range(workers):
@@ -239,7 +243,7 @@ def predict(args: argparse.Namespace) -> None:
     for folder in args.folders:
         recording = Recording.load(folder)
         curves = [recording.curves[trial] for trial in recording.trials.trial]
-        final = [curve[-1].top1 for curve in curves]
+        final = [curve[-1].metrics["top1"] for curve in curves]
         print(f"\n{recording.name}: rank correlation with the final accuracy\n")
         print("| part of the epochs | castled | with branch | best so far | - loss | gap |")
         print("|---|---|---|---|---|---|")
@@ -247,13 +251,13 @@ def predict(args: argparse.Namespace) -> None:
             now = [curve[: math.ceil(share * len(curve))] for curve in curves]
             last = [curve[-1] for curve in now]
             measured = {
-                "castled": [metrics.top1 for metrics in last],
-                "branch": [metrics.top1_branch for metrics in last],
-                "best": [max(metrics.top1 for metrics in curve) for curve in now],
-                "loss": [-metrics.loss for metrics in last],
+                "castled": [epoch.metrics["top1"] for epoch in last],
+                "branch": [epoch.metrics["top1_branch"] for epoch in last],
+                "best": [max(epoch.metrics["top1"] for epoch in curve) for curve in now],
+                "loss": [-epoch.metrics["loss"] for epoch in last],
             }
             ranks = [f"{spearmanr(values, final)[0]:.3f}" for values in measured.values()]
-            gap = np.mean([metrics.top1_branch - metrics.top1 for metrics in last])
+            gap = np.subtract(measured["branch"], measured["castled"]).mean()
             print(f"| {share:.3f} | {' | '.join(ranks)} | {gap:+.2%} |")
 
 
@@ -265,7 +269,7 @@ def forecasts(args: argparse.Namespace) -> None:
         recording = Recording.load(folder)
         trained = replay(recording, STOPPERS["pareto"], 1)
         planned = {mark.trial: mark.epochs_planned for mark in recording.records}
-        final = {trial: curve[-1].top1 for trial, curve in recording.curves.items()}
+        final = {trial: curve[-1].metrics["top1"] for trial, curve in recording.curves.items()}
         full = [trial for trial, epochs in trained.items() if epochs == planned[trial]]
         stopped = [trial for trial in trained if trial not in full]
         others = np.mean([final[trial] for trial in full])
@@ -284,7 +288,7 @@ def forecasts(args: argparse.Namespace) -> None:
 
 def best(recording: Recording, trial: int, epochs: int) -> float:
     """Return a trial's best accuracy of its first epochs."""
-    return max(metrics.top1 for metrics in recording.curves[trial][:epochs])
+    return max(epoch.metrics["top1"] for epoch in recording.curves[trial][:epochs])
 
 
 def rms(numbers: Sequence[float]) -> float:

@@ -25,9 +25,9 @@ from types import FrameType
 import timm
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice
+from castling.costs.count import macs_by_module
 from castling.errors import ConfigError
 from castling.model.adapters.sites import AttentionSites, NoAttentionError, attentions, examine
 from castling.model.adapters.spec import AttentionLayer
@@ -142,7 +142,7 @@ def converted_row(
         for layer in layers:
             stock = model.get_submodule(layer.name)
             model.set_submodule(layer.name, layer.converted(stock, choice))
-    counted = counted_macs(castle(model), shape)
+    counted = macs_by_module(castle(model).requires_grad_(requires_grad=False), shape)[""]
     if counted != closed:
         return row(state=WRONG, reason=f"torch counts {counted} MACs")
     return row(
@@ -164,14 +164,6 @@ def recounted(name: str) -> bool:
 def adapter_of(layer: AttentionLayer) -> str:
     """Return the adapter that a layer is of: the file that makes it."""
     return getattr(layer, "build", type(layer)).__module__.rpartition(".")[2]
-
-
-def counted_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Return the multiply-accumulates that torch counts in one pass of one image."""
-    image = torch.zeros(1, *shape, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.requires_grad_(requires_grad=False)(image)
-    return counter.get_total_flops() // 2
 
 
 def what_stays(refused: Mapping[str, str]) -> str:

@@ -20,9 +20,10 @@ from rich.table import Table
 from torch import Tensor
 
 from castling.config import MaskSchedule, RunConfig
+from castling.data.memory import InMemoryBatches
 from castling.model.build import build
-from castling.training.data import Dataset, load_data
-from castling.training.loop import Pixels, train
+from castling.training.data import TrainingData, load_data
+from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from space.presets import SPACES
 
@@ -42,7 +43,7 @@ class Race:
     """Epochs and bare steps in turns; both in images per second."""
 
     run: RunConfig
-    data: Dataset
+    data: TrainingData
     epochs: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
@@ -50,14 +51,16 @@ class Race:
         """Train, and take bare steps after every epoch."""
         self.model = build(self.run.model, seed=0).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, fused=True)
-        pixels = Pixels.of(self.data.train, self.data, torch.device("cpu"))
-        self.size = min(self.run.train.batch_size, len(pixels.labels))
-        self.images, self.labels = pixels.batch(slice(0, self.size)), pixels.labels[: self.size]
+        device = torch.device("cpu")
+        batches = InMemoryBatches.of(self.data.train, self.data.statistics, device)
+        self.size = min(self.run.train.batch_size, len(batches))
+        batch = batches.batch(slice(0, self.size))
+        self.images, self.labels = batch.images, batch.labels
         train(self.run, self.data, on_epoch=self.after)
 
     def after(self, metrics: EpochMetrics) -> bool:
         """Note an epoch and time as many steps."""
-        self.epochs.append(metrics.images_per_s)
+        self.epochs.append(metrics.metrics["images_per_s"])
         count = len(self.data.train) // self.size
         started = time.perf_counter()
         for _ in range(count):

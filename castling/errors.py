@@ -185,8 +185,21 @@ class UncountedOperatorError(CastlingError, ArithmeticError):
         """One sentence that names the operators."""
         return (
             f"MACs cannot be measured: no count is known for {', '.join(self.operators)}; "
-            "add a handle or, if it has no multiply-adds, list it as free in space/measure.py"
+            "where it has no multiply-adds, list it in `free` of its operator's OperatorSpec, "
+            "else give its count in `handles`"
         )
+
+
+class OperatorError(CastlingError, ValueError):
+    """An operator, perhaps from a plugin, cannot be searched as it declares itself."""
+
+    def __init__(self, name: str, reason: str, fix: str) -> None:
+        super().__init__(name, reason, fix)
+        self.name, self.reason, self.fix = name, reason, fix
+
+    def __str__(self) -> str:
+        """One sentence: the operator, what is wrong, the remedy."""
+        return f"operator {self.name}: {self.reason}; {self.fix}"
 
 
 class CostMismatchError(CastlingError, ArithmeticError):

@@ -25,8 +25,8 @@ from castling.model.castle import castle
 from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
-from castling.training.data import Dataset, load_data, load_test
-from castling.training.loop import evaluate
+from castling.training.data import TrainingData, load_data, load_test
+from castling.training.evaluation import evaluate
 from reports.frame import load as load_trials, load_config
 from reports.masks import TrainingEnd, alive_masks, last_threshold
 from reports.records import weights_path
@@ -167,7 +167,7 @@ def export(
     end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
     if onnx:
         check_onnx()
-    data = load_data(config.data, config.model)
+    data = load_data(config.data, config.model, config.task)
     try:
         metrics = write_model(
             model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
@@ -193,7 +193,7 @@ def _check_empty(out: Path) -> None:
 def write_model(
     model: nn.Module,
     config: RunConfig,
-    data: Dataset,
+    data: TrainingData,
     out: Path,
     *,
     trained_by: str,
@@ -207,12 +207,13 @@ def write_model(
     threshold = last_threshold(config, end.epochs)
     config = config.replace(model=settled_config(config.model, model))
     castled = castle(settle(model))
-    top1 = evaluate(castled, data.validation, data)
+    top1 = evaluate(config, castled, data.validation, data)["top1"]
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
+    test = load_test(config.data, config.model, config.task)
     metrics = ModelMetrics(
         top1_validation=top1,
-        top1_test=evaluate(castled, load_test(config.data, config.model), data),
+        top1_test=evaluate(config, castled, test, data)["top1"],
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
@@ -252,8 +253,9 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
     model = load(folder)
-    data = load_data(config.data, config.model)
-    top1 = evaluate(model, data.validation, data)
+    data = load_data(config.data, config.model, config.task)
+    test = load_test(config.data, config.model, config.task)
+    top1 = evaluate(config, model, data.validation, data)["top1"]
     end = TrainingEnd(
         epochs=recorded.epochs,
         top1_branch=recorded.top1_validation_branch,
@@ -264,7 +266,7 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
         threshold = last_threshold(config, recorded.epochs)
     return Evaluation(
         top1_validation=top1,
-        top1_test=evaluate(model, load_test(config.data, config.model), data),
+        top1_test=evaluate(config, model, test, data)["top1"],
         recorded=recorded,
         masks=alive_masks(threshold, end, top1),
     )

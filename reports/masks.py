@@ -10,7 +10,7 @@ import torch
 from castling.config import RunConfig
 from castling.model.build import build
 from castling.model.castle import set_progress
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.training.metrics import EpochMetrics
 
 
@@ -31,7 +31,7 @@ class TrainingEnd:
         densities = metrics.mask_density
         return cls(
             epochs=metrics.epoch,
-            top1_branch=metrics.top1_branch if densities else None,
+            top1_branch=metrics.metrics.get("top1_branch") if densities else None,
             mask_density=fmean(densities) if densities else None,
         )
 

@@ -286,10 +286,16 @@ def train(
 
 def _print_epoch(metrics: "EpochMetrics") -> None:
     density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
+    values = metrics.metrics
+    measured = [
+        f"{name} {values[f'{name}_branch']:.2%}, castled {values[name]:.2%}"
+        for name in values
+        if f"{name}_branch" in values
+    ]
     console.print(
-        f"epoch {metrics.epoch}: loss {metrics.loss:.4f}, top1 {metrics.top1_branch:.2%}, castled "
-        f"{metrics.top1:.2%}, mask density {density or '-'}, rate {metrics.learning_rate:.2e}, "
-        f"{metrics.images_per_s:.0f} images/s",
+        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, {', '.join(measured)}, "
+        f"mask density {density or '-'}, rate {values['learning_rate']:.2e}, "
+        f"{values['images_per_s']:.0f} images/s",
         soft_wrap=True,
         highlight=False,
     )
@@ -340,7 +346,7 @@ def operators(
     heads: Annotated[int, typer.Option(help="Heads; must divide the width.", min=1)] = 3,
 ) -> None:
     """List the operators with the cost of a layer."""
-    from space.cost import operator_costs
+    from space.operator_table import operator_costs
 
     table = Table(box=None, pad_edge=False, title=f"{tokens} tokens, width {width}, {heads} heads")
     for column in ("operator", "MACs", "training MACs", "params", "summary"):

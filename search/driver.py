@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from castling.data.folder import folder_settings
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import Dataset, folder_settings, load_data
+from castling.training.data import TrainingData, load_data
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.manifest import Manifest
@@ -48,6 +49,7 @@ from search.searcher import StopWhenTold, StudySearcher
 from search.study import SearchStudy
 from search.worker import train_trial
 from space.budget import format_size, parse_size
+from space.contract import check_operators
 from space.point import Point, Space
 
 
@@ -137,7 +139,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     space = config.build_space() if manifest is None else resumed_space(folder, manifest, config)
     table = config.latency_table(folder / LATENCY_FILE if resume else None)
     setting = _checked_setting(config, space, table)
-    data = load_data(space.base.data, space.base.model)
+    check_operators(space)
+    data = load_data(space.base.data, space.base.model, space.base.task)
     check_weights(space.base)
     url = _database(storage, manifest)
     if manifest is None:
@@ -242,7 +245,7 @@ class _Search:
         study = open_study(store, self._config.objectives)
         return SearchStudy(study, store, self._config, setting, self.on_record)
 
-    def run(self, study: SearchStudy, setting: Setting, data: Dataset) -> SearchSummary:
+    def run(self, study: SearchStudy, setting: Setting, data: TrainingData) -> SearchSummary:
         """Train trials until there are enough; raise what ended the search early."""
         started = time.monotonic()
         self._trained = [record for record in study.records if record.state == TrialState.TRAINED]
@@ -305,7 +308,7 @@ class _Search:
             bounds.append(f"{budget.max_latency_ms:g} ms")
         return f"{self._config.space} within {' and '.join(bounds) or 'no budget'}"
 
-    def _tune(self, searcher: StudySearcher, data: Dataset) -> None:
+    def _tune(self, searcher: StudySearcher, data: TrainingData) -> None:
         """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""
         state = tempfile.mkdtemp(prefix="castling-tune-")
         resources = {

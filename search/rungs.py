@@ -168,5 +168,5 @@ def _value(goal: Objective, record: Record, curve: Sequence[EpochMetrics]) -> fl
     if goal.metric in KNOWN:
         return goal.sign * float(getattr(record, goal.metric))
     if goal.metric in OF_THE_LAST_EPOCH:
-        return goal.sign * float(getattr(curve[-1], goal.metric))
-    return min(goal.sign * float(getattr(metrics, goal.metric)) for metrics in curve)
+        return goal.sign * curve[-1].metrics[goal.metric]
+    return min(goal.sign * epoch.metrics[goal.metric] for epoch in curve)

@@ -16,7 +16,7 @@ from reports.records import TrialState
 from search.cluster import Resources
 from search.rungs import Rungs
 from search.study import Outcome, SearchStudy
-from search.worker import CURVE, OUTCOME, STORAGE_PROBLEM
+from search.worker import CURVE, OUTCOME, SCORE, STORAGE_PROBLEM
 
 
 class StudySearcher(Searcher):
@@ -94,7 +94,7 @@ class StudySearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on how far a running trial has come."""
         if "epoch" in result:
-            self._on_progress(self._trials[trial_id], result["epoch"], result["top1"])
+            self._on_progress(self._trials[trial_id], result["epoch"], result[SCORE])
 
     def on_trial_complete(
         self,

@@ -75,15 +75,16 @@ class Outcome:
     @classmethod
     def of(cls, metrics: EpochMetrics, state: TrialState) -> Self:
         """Build the outcome of a training that ended, or was stopped, after an epoch."""
+        values = metrics.metrics
         return cls(
             state=state,
-            top1=metrics.top1,
-            top1_branch=metrics.top1_branch,
-            loss=metrics.loss,
+            top1=values.get("top1", math.nan),
+            top1_branch=values.get("top1_branch", math.nan),
+            loss=values["loss"],
             mask_density=fmean(metrics.mask_density) if metrics.mask_density else math.nan,
             epochs=metrics.epoch,
-            train_seconds=metrics.train_seconds,
-            images_per_s=metrics.images_per_s,
+            train_seconds=values["train_seconds"],
+            images_per_s=values["images_per_s"],
         )
 
 

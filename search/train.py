@@ -6,16 +6,19 @@ from typing import Any
 
 from castling.config import RunConfig
 from castling.errors import RunFolderError
-from castling.files import append_line, write_yaml
+from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
+from castling.training.callbacks import Curve
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import load_data
-from castling.training.loop import check_begin, train
+from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
+from castling.training.start import check_start
 from reports.export import METRICS_FILE, ModelMetrics, write_model
 from reports.masks import TrainingEnd
 from search.config import with_settings
+from space.contract import check_model
 
 
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
@@ -47,17 +50,18 @@ def train_config(
     config, out = Path(config), Path(out)
     begun = {} if initial is None else {"train.initial": str(initial)}
     run = with_settings(read_run_config(config), {**(settings or {}), **begun})
-    data = load_data(run.data, run.model)
-    check_begin(run)
+    check_model(run.model)
+    data = load_data(run.data, run.model, run.task)
+    check_start(run)
     _claim(out, run, resume=resume)
-    curve, checkpoint = out / CURVE_FILE, out / CHECKPOINT_FILE
+    checkpoint = out / CHECKPOINT_FILE
 
-    def after_epoch(metrics: EpochMetrics) -> bool:
-        append_line(curve, metrics.to_line())
+    def report(metrics: EpochMetrics) -> bool:
         on_epoch(metrics)
         return True
 
-    trained = train(run, data, on_epoch=after_epoch, checkpoint=checkpoint)
+    curve = Curve(out / CURVE_FILE)
+    trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
     end = TrainingEnd.of(trained.metrics)
     metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
     remove_checkpoint(checkpoint)

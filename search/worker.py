@@ -13,10 +13,11 @@ import torch
 from ray import tune
 
 from castling.config import RunConfig
-from castling.files import append_line
 from castling.model.castle import castle
 from castling.model.storage import save_weights
-from castling.training.data import Dataset
+from castling.tasks import TASKS
+from castling.training.callbacks import Curve
+from castling.training.data import TrainingData
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve
@@ -34,6 +35,9 @@ STDERR = 2
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not enough memory")
 """What torch says on a CPU that has no memory left."""
 
+SCORE = "score"
+"""Key of a report's value of the task's primary metric, for the display."""
+
 CURVE = "curve"
 """Key of the report at a rung: every epoch so far. The training waits there to be judged."""
 
@@ -41,7 +45,7 @@ REPORT_EVERY_S = 1.0
 """Shortest time between two reports of progress; every epoch is in the curve all the same."""
 
 
-def train_trial(config: Mapping[str, Any], data: Dataset) -> None:
+def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
     """Train one trial and report its outcome to Ray Tune.
 
     Args:
@@ -83,21 +87,20 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
-def _train(run: RunConfig, data: Dataset, folder: Path, config: Mapping[str, Any]) -> Outcome:
+def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:
     trial, rungs = config["trial"], frozenset(config["rungs"])
-    path = curve_path(folder, trial)
+    primary = TASKS[run.task].primary
     curve = read_curve(folder, trial)
     reported_at = time.monotonic()
 
     def on_epoch(metrics: EpochMetrics) -> bool:
         nonlocal reported_at
-        append_line(path, metrics.to_line())
         curve[metrics.epoch - 1 :] = [metrics]  # an interrupted trial repeats some epochs
         if metrics.epoch == run.train.epochs:
             return True
-        report = {"epoch": metrics.epoch, "top1": metrics.top1, "trial": trial}
+        report = {"epoch": metrics.epoch, SCORE: metrics.metrics[primary], "trial": trial}
         if metrics.epoch in rungs:
-            tune.report(report | {CURVE: json.dumps([asdict(epoch) for epoch in curve])})
+            tune.report(report | {CURVE: json.dumps([epoch.to_data() for epoch in curve])})
         elif time.monotonic() - reported_at >= REPORT_EVERY_S:
             tune.report(report)
         else:
@@ -105,13 +108,13 @@ def _train(run: RunConfig, data: Dataset, folder: Path, config: Mapping[str, Any
         reported_at = time.monotonic()
         return True
 
-    unfinished = training_path(folder, trial)
     trained = train(
         run,
         data,
+        callbacks=[Curve(curve_path(folder, trial))],
         on_epoch=on_epoch,
-        checkpoint=unfinished,
-        known_epochs=len(curve),
+        checkpoint=training_path(folder, trial),
+        newest_epoch=len(curve),
         device=config["device"],
     )
     save_weights(castle(trained.model), weights_path(folder, trial))

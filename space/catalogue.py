@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from castling.config import Config, Positive
 from castling.errors import ConfigError
 from castling.limits import MOST_DIMENSIONS
+from castling.operators import OPERATORS
 from space.domain import Choice, Domain, FloatRange, IntRange
 from space.kinds import domain_from_data
 from space.point import Dimension, Tie
@@ -14,8 +15,6 @@ from space.point import Dimension, Tie
 
 def operator_choice() -> Choice:
     """Return the operators that spaces may offer."""
-    from castling.operators import OPERATORS  # imports torch, which listing spaces does not need
-
     return Choice(tuple(name for name, spec in OPERATORS.items() if spec.searchable))
 
 

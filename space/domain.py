@@ -13,9 +13,6 @@ from castling.errors import ConfigError
 Value: TypeAlias = bool | int | float | str | None
 D_co = TypeVar("D_co", covariant=True)
 
-STEP = 0.2
-"""Standard deviation of a real number's move, as a part of its range."""
-
 
 class Forms(Protocol[D_co]):
     """The three forms of a domain that a library of samplers knows.
@@ -85,10 +82,10 @@ class Domain(ABC):
         return self.from_unit(rng.random())
 
     def neighbour(self, value: Value, rng: Random) -> Value:
-        """Return another value; where the values are ordered, half of the time one next to it."""
+        """Return another value; of ordered ones that can be listed half of the time the next."""
         values = self.all_values()
         if values is None:
-            return self.moved(value, STEP, rng) if rng.random() < 0.5 else self.sample(rng)
+            return self.sample(rng)
         place = values.index(value)
         if self.is_ordered and rng.random() < 0.5:
             near = [at for at in (place - 1, place + 1) if 0 <= at < len(values)]
@@ -97,17 +94,15 @@ class Domain(ABC):
         return values[at + (at >= place)]
 
     def moved(self, value: Value, step: float, rng: Random) -> Value:
-        """Return a value moved along the domain where it has no steps, else the value itself.
+        """Return a value near another, reflected at the ends so that these collect none.
 
         Args:
             value: from which to move.
             step: standard deviation of the move, as a part of the domain's range.
             rng: source of the move.
         """
-        if self.all_values() is not None:
-            return value
-        place = self.to_unit(value) + rng.gauss(0.0, step)
-        return self.from_unit(min(max(place, 0.0), 1.0))
+        place = abs(self.to_unit(value) + rng.gauss(0.0, step))
+        return self.from_unit(min(max(1.0 - abs(1.0 - place), 0.0), 1.0))
 
     @property
     def num_features(self) -> int:
@@ -299,10 +294,12 @@ class FloatRange(Domain):
         return self._within(rng.uniform(self.low, self.high))
 
     def moved(self, value: Value, step: float, rng: Random) -> float:
-        """Return a number near another, on the domain's scale."""
+        """Return a number near another on the domain's scale, reflected at the ends."""
         assert isinstance(value, float)
         low, high = self._scaled(self.low), self._scaled(self.high)
         moved = self._scaled(value) + rng.gauss(0.0, step) * (high - low)
+        moved = low + abs(moved - low)
+        moved = high - abs(high - moved)
         return self._within(math.exp(moved) if self.log else moved)
 
     def extremes(self) -> Sequence[Value]:

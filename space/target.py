@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from castling.config import OPERATOR_FIELDS, Config, Mark, RunConfig
 from castling.errors import ConfigError
 from castling.limits import MOST_BLOCKS
+from castling.operators import OPERATORS
 
 
 EVERY = "*"
@@ -97,8 +98,6 @@ class Target:
 
     def is_used_by(self, operator: str) -> bool:
         """Return whether the field matters to a block with this operator."""
-        from castling.operators import OPERATORS  # imports torch, which a name does not need
-
         if not self.block_steps or operator not in OPERATORS:
             return True  # building the config says what is wrong
         spec = OPERATORS[operator]

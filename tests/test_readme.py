@@ -1,11 +1,11 @@
-"""The README agrees with the code: its file map, its commands, its links."""
+"""The README and the map agree with the code: files, commands, links."""
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 import typer
+import write_map
 
 from search.cli import app
 from search.recipes import RECIPES
@@ -13,30 +13,11 @@ from search.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for package in ("castling", "space", "reports", "search")
-    for path in (ROOT / package).rglob("*.py")
-    if path.name not in {"__init__.py", "__main__.py"}
-)
 
 
-def summary(module: str) -> str:
-    docstring = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8")))
-    assert docstring is not None
-    return docstring.splitlines()[0]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_file_map_has_every_module_with_its_own_words(module: str) -> None:
-    line = re.search(rf"^{re.escape(module)} +(.*)$", README, re.MULTILINE)
-    assert line is not None
-    assert line[1] == summary(module)
-
-
-def test_file_map_has_no_module_that_is_gone() -> None:
-    mapped = re.findall(r"^((?:castling|space|reports|search)/\S+\.py) ", README, re.MULTILINE)
-    assert mapped == MODULES
+def test_map_is_written_from_the_modules_of_today() -> None:
+    """`python docs/write_map.py` writes it."""
+    assert (ROOT / "docs" / "map.md").read_text(encoding="utf-8") == write_map.page()
 
 
 def test_every_command_is_named() -> None:

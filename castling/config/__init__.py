@@ -14,11 +14,12 @@ from castling.config.model import (
     StockBackbone,
     pair,
 )
-from castling.config.run import RunConfig
+from castling.config.run import DEFAULT_TASK, RunConfig
 from castling.config.train import AugmentConfig, DistillConfig, TrainConfig
 
 
 __all__ = [
+    "DEFAULT_TASK",
     "OPERATOR_FIELDS",
     "Architecture",
     "AugmentConfig",

@@ -1,6 +1,6 @@
 """One complete training as plain data."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -10,8 +10,11 @@ from castling.config.model import Architecture, ModelConfig, model_from_data
 from castling.config.train import TrainConfig
 
 
+DEFAULT_TASK = "classification"
+
+
 class RunConfig(Config):
-    """One complete training: model, training scheme, data."""
+    """One complete training: model, training scheme, data, task."""
 
     model: Annotated[Architecture, BeforeValidator(model_from_data)] = Field(
         default_factory=ModelConfig
@@ -19,3 +22,12 @@ class RunConfig(Config):
     """A CastlingViT, or with the field `backbone` a model of timm."""
     train: Annotated[TrainConfig, Mark.COSTS_NOTHING] = TrainConfig()
     data: Annotated[DataConfig, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = DataConfig()
+    task: str = DEFAULT_TASK
+    """What the model learns to do: classification, or the task of a plugin."""
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain values; the default task is left out, which version 0.1 did not know."""
+        data = super().to_data()
+        if self.task == DEFAULT_TASK:
+            del data["task"]
+        return data

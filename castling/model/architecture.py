@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from castling.blocks.parts import block_cost, embedding_cost, head_cost
 from castling.config import Architecture as ArchitectureConfig, BackboneConfig, ModelConfig
 from castling.costs.cost import Cost
 from castling.errors import ConfigError
 from castling.limits import MOST_PARAMS
 from castling.model.adapters.sites import sites_of
 from castling.model.convert import build_backbone, stock_config
-from castling.model.parts import block_cost, embedding_cost, head_cost
 from castling.model.pieces import Part, backbone_parts, vit_parts
 from castling.model.vit import CastlingViT
 from castling.operators import OPERATORS

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from castling.operators.auxiliary import branches
-from castling.operators.training_only import BranchHolder, TrainingOnly
+from castling.operators.modules.auxiliary import branches
+from castling.operators.modules.training_only import BranchHolder, TrainingOnly
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -9,10 +9,9 @@ from torch import nn
 from castling.config import BackboneConfig, LayerChoice
 from castling.model.adapters.sites import AttentionSites, sites_of
 from castling.model.adapters.spec import KEEP
-from castling.model.sizes import hold_image_size
+from castling.model.sizes import hold_image_size, holds_grid
 from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.model.timm_models import create, create_with
-from castling.operators.spec import holds_grid
 
 
 def build_backbone(

@@ -24,6 +24,10 @@ from castling.model.vit import Block, CastlingViT
 from castling.operators.spec import LayerShape, layer_shapes
 
 
+OPERATOR_PART = OPERATOR_FIELDS | {"operator", "options"}
+MLP_PART = frozenset({"mlp", "mlp_ratio"})
+UNTIMED = frozenset({"drop_path"})
+"""Fields of a block by the only part that they change; a rate of training costs no time."""
 PERIOD = 2
 """After how many layers an operator repeats that depends on its place: Swin shifts every other."""
 
@@ -67,16 +71,30 @@ def vit_parts(model: ModelConfig) -> Iterator[Part]:
     stem = _named("stem", alone.replace(blocks=(BlockConfig(mask=None),)).to_data())
     yield Part(name=stem, take_apart=partial(_vit_stem, stem, alone))
     for shape in layer_shapes(model):
-        place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
-        block = shape.block.to_data()
-        chosen = {name: block[name] for name in (*OPERATOR_FIELDS, "operator", "options")}
-        names = {
-            "attn": _named("operator", {**place, "turn": shape.index % PERIOD, **chosen}),
-            "mlp": _named("mlp", {**place, "mlp": block["mlp"], "ratio": block["mlp_ratio"]}),
-            "": _named("block", place),
-        }
-        for path, name in names.items():
+        for path, name in _block_names(shape).items():
             yield Part(name=name, take_apart=partial(_of_block, name, path, shape))
+
+
+def _block_names(shape: LayerShape) -> dict[str, str]:
+    """Return the names of a block's operator, MLP and rest, by their paths in the block.
+
+    A name holds every field that changes the part. Where it is not declared which part a field
+    changes, every name has it, unless it stands at its default.
+    """
+    block, fields = shape.block.to_data(), type(shape.block).model_fields
+    others = {
+        name: block[name]
+        for name in block.keys() - OPERATOR_PART - MLP_PART - UNTIMED
+        if getattr(shape.block, name) != fields[name].get_default(call_default_factory=True)
+    }
+    place = {"width": shape.embed_width, "grid": repr(shape.grid), "bias": shape.qkv_bias}
+    chosen = {name: block[name] for name in OPERATOR_PART}
+    mlp = {"mlp": block["mlp"], "ratio": block["mlp_ratio"]}
+    return {
+        "attn": _named("operator", {**place, "turn": shape.index % PERIOD, **chosen, **others}),
+        "mlp": _named("mlp", {**place, **mlp, **others}),
+        "": _named("block", {**place, **others}),
+    }
 
 
 def backbone_parts(model: BackboneConfig) -> Iterator[Part]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from castling.config import Architecture
 from castling.model.build import build, config_of
-from castling.operators.gates import Gated, gated
+from castling.operators.modules.gates import Gated, gated
 
 
 def settle(model: nn.Module) -> nn.Module:

@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from castling.operators.spec import TokenGrid, other_size
 
 
+def holds_grid(module: nn.Module) -> bool:
+    """Return whether a module, or a part of it, is built for one grid, which it has as `grid`."""
+    return any(isinstance(getattr(part, "grid", None), TokenGrid) for part in module.modules())
+
+
 def check_image_size(images: Tensor, size: tuple[int, int]) -> None:
     """Raise ConfigError unless images (..., height, width) are of a model's size in pixels."""
     height, width = images.shape[-2:]

@@ -1,12 +1,16 @@
 """CastlingViT: a vision transformer whose every layer follows its own BlockConfig."""
 
+from collections import OrderedDict
+
 import torch
 from jaxtyping import Float
-from timm.layers import DropPath, trunc_normal_
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from castling.blocks.mlp import MLPS
+from castling.blocks.parts import BRANCH_PARTS, block_cost, vit_cost
 from castling.config import ModelConfig
-from castling.model.mlp import MLPS
+from castling.costs.count import check_params
 from castling.model.sizes import check_image_size
 from castling.operators import OPERATORS
 from castling.operators.spec import LayerShape, layer_shapes
@@ -28,7 +32,13 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + operator(norm(x)), then x + MLP(norm(x))."""
+    """Pre-norm transformer block: x + operator(norm(x)), then x + MLP(norm(x)).
+
+    Before it is added to x, the output of operator and of MLP passes through the `BRANCH_PARTS`.
+
+    Raises:
+        CostMismatchError: when the block has not the parameters of its closed form.
+    """
 
     def __init__(self, shape: LayerShape) -> None:
         super().__init__()
@@ -37,12 +47,20 @@ class Block(nn.Module):
         self.attn = OPERATORS[block.operator].build(shape)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLPS[block.mlp].build(shape)
-        self.drop_path = DropPath(block.drop_path) if block.drop_path > 0.0 else nn.Identity()
+        self.after1, self.after2 = _branch_parts(shape), _branch_parts(shape)
+        name = f"block {shape.index} ({block.operator}, {block.mlp} MLP)"
+        check_params(self, block_cost(shape).params, name)
 
     def forward(self, x: Float[Tensor, "batch token embed"]) -> Float[Tensor, "batch token embed"]:
         """Mix tokens, then channels."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.after1(self.attn(self.norm1(x)))
+        return x + self.after2(self.mlp(self.norm2(x)))
+
+
+def _branch_parts(shape: LayerShape) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict((name, part.build(shape)) for name, part in BRANCH_PARTS.items())
+    )
 
 
 class CastlingViT(nn.Module):
@@ -64,6 +82,7 @@ class CastlingViT(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for shape in shapes)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, config.num_classes)
+        check_params(self, vit_cost(config).params, "the model")
         self._init_weights()
 
     def _init_weights(self) -> None:

@@ -1,20 +1,44 @@
-"""GvT's attention: queries and keys from a graph convolution over the grid, heads that talk."""
+"""GvT's attention: queries and keys from a graph convolution over the grid, heads that talk.
 
-import math
+GvT's attention between graph convolutions, with heads that talk.
 
-import torch
-from jaxtyping import Bool, Float
+Source: Shan and Chen, GvT: A Graph-based Vision Transformer with Talking-Heads Utilizing
+Sparsity, Trained from Scratch on Small Datasets, 2024. Tokens are the nodes of a graph A whose
+edges join neighbours on the grid, weighted by likeness; D is the diagonal of its row sums, T
+(head, head) a learned mixing. With * elementwise and A_I the 8-neighbourhood, for head i:
+
+    A   = (A_I + I) * softmax_j(cos(x_i, x_j))
+    x_q = D^-1/2 A D^-1/2 x W_q,  x_k = D^-1/2 A D^-1/2 x W_k
+    S_i = softmax(x_q x_k^T / sqrt(d))
+    R_i = sum_j T_ij S_j                           talking heads
+    y_i = R_i (x W_v)                              the second graph convolution
+
+and y's heads are merged and projected. x and the result are (batch, token, channel).
+
+There is no released code. The paper's word is cosine distance, here it is the similarity:
+like neighbours weigh more. Its softmax is over all tokens, also those without an edge. Its
+talking heads select entries by bilinear pooled features; here T is a plain matrix, at first
+the identity. Its second convolution is D^-1/2 R D^-1/2 x W_v + x; rows of S sum to one, so D
+would be one number per head, sum_j T_ij, which W_v absorbs and which may be zero, and + x is
+the block's: both are left out. A class token, of which it does not speak, is a neighbour of
+every token. It pools the graph between blocks; our blocks keep their tokens, so the option
+`pool` instead averages over pool x pool cells what keys and values are made of, x after the
+graph convolution and x; class tokens stay. Tokens of norm zero have cosine zero.
+
+Cost per layer, with N tokens, M of them left after pooling, embed width C and attention width
+A = h d: 2 N^2 C (cosines and graph convolution, as dense products) + 2 (N + M) C A + 2 N M A
++ h^2 N M (talking heads) MACs.
+"""
+
 from pydantic import Field
-from torch import Tensor, nn
 
 from castling.config import Config
 from castling.limits import LARGEST_SIDE
-from castling.operators.linear_angular import normalize_rows
 from castling.operators.spec import (
     OPERATORS,
+    Imported,
     LayerShape,
     OperatorSpec,
-    TokenGrid,
     projection_params,
 )
 
@@ -30,112 +54,13 @@ class GvtOptions(Config):
     """Side of the grid cells whose keys and values are averaged; must divide the grid."""
 
 
-def neighbours(grid: TokenGrid) -> Bool[Tensor, "token token"]:
-    """Return A_I + I: whether tokens are the same or among the 8 around each other.
-
-    Every class token is a neighbour of every token.
-    """
-    prefix = grid.num_prefix
-    index = torch.arange(grid.height * grid.width)
-    row, column = index // grid.width, index % grid.width
-    near = torch.ones(grid.num_tokens, grid.num_tokens, dtype=torch.bool)
-    near[prefix:, prefix:] = ((row[:, None] - row).abs() <= 1) & (
-        (column[:, None] - column).abs() <= 1
-    )
-    return near
-
-
-class GraphAttention(nn.Module):
-    """GvT's attention between graph convolutions, with heads that talk.
-
-    Source: Shan and Chen, GvT: A Graph-based Vision Transformer with Talking-Heads Utilizing
-    Sparsity, Trained from Scratch on Small Datasets, 2024. Tokens are the nodes of a graph A whose
-    edges join neighbours on the grid, weighted by likeness; D is the diagonal of its row sums, T
-    (head, head) a learned mixing. With * elementwise and A_I the 8-neighbourhood, for head i:
-
-        A   = (A_I + I) * softmax_j(cos(x_i, x_j))
-        x_q = D^-1/2 A D^-1/2 x W_q,  x_k = D^-1/2 A D^-1/2 x W_k
-        S_i = softmax(x_q x_k^T / sqrt(d))
-        R_i = sum_j T_ij S_j                           talking heads
-        y_i = R_i (x W_v)                              the second graph convolution
-
-    and y's heads are merged and projected. x and the result are (batch, token, channel).
-
-    There is no released code. The paper's word is cosine distance, here it is the similarity:
-    like neighbours weigh more. Its softmax is over all tokens, also those without an edge. Its
-    talking heads select entries by bilinear pooled features; here T is a plain matrix, at first
-    the identity. Its second convolution is D^-1/2 R D^-1/2 x W_v + x; rows of S sum to one, so D
-    would be one number per head, sum_j T_ij, which W_v absorbs and which may be zero, and + x is
-    the block's: both are left out. A class token, of which it does not speak, is a neighbour of
-    every token. It pools the graph between blocks; our blocks keep their tokens, so the option
-    `pool` instead averages over pool x pool cells what keys and values are made of, x after the
-    graph convolution and x; class tokens stay. Tokens of norm zero have cosine zero.
-
-    Cost per layer, with N tokens, M of them left after pooling, embed width C and attention width
-    A = h d: 2 N^2 C (cosines and graph convolution, as dense products) + 2 (N + M) C A + 2 N M A
-    + h^2 N M (talking heads) MACs.
-    """
-
-    neighbours: Tensor
-
-    def __init__(self, shape: LayerShape) -> None:
-        super().__init__()
-        block, width = shape.block, shape.embed_width
-        self.grid, self.pool = shape.grid, _pool(shape)
-        self.num_heads, self.head_size = block.num_heads, block.head_size
-        self.q = nn.Linear(width, block.attention_width, bias=shape.qkv_bias)
-        self.k = nn.Linear(width, block.attention_width, bias=shape.qkv_bias)
-        self.v = nn.Linear(width, block.attention_width, bias=shape.qkv_bias)
-        self.talk = nn.Parameter(torch.eye(block.num_heads))
-        self.proj = nn.Linear(block.attention_width, width)
-        self.register_buffer("neighbours", neighbours(shape.grid), persistent=False)
-
-    def forward(
-        self, x: Float[Tensor, "batch token channel"]
-    ) -> Float[Tensor, "batch token channel"]:
-        """Mix tokens; shapes (batch, token, channel) in and out."""
-        self.grid.check(x.shape[1])
-        near = self._graph(x) @ x
-        q, k = self._heads(self.q(near)), self._heads(self.k(self._pooled(near)))
-        v = self._heads(self.v(self._pooled(x)))
-        scores = q @ k.transpose(-2, -1) * (1.0 / math.sqrt(self.head_size))
-        attention = scores.softmax(dim=-1)
-        mixed = (self.talk @ attention.flatten(2)).unflatten(2, attention.shape[2:])
-        return self.proj((mixed @ v).transpose(1, 2).flatten(2))
-
-    def _graph(
-        self, x: Float[Tensor, "batch token channel"]
-    ) -> Float[Tensor, "batch token token"]:
-        """Return D^-1/2 A D^-1/2, from the cosines on in at least float32."""
-        direction = normalize_rows(x)
-        cosines = direction @ direction.transpose(-2, -1)
-        wide = cosines.to(torch.promote_types(cosines.dtype, torch.float32))
-        edges = torch.where(self.neighbours, wide.softmax(dim=-1), 0.0)
-        scale = edges.sum(dim=-1).rsqrt()
-        return (edges * scale.unsqueeze(-1) * scale.unsqueeze(-2)).to(x.dtype)
-
-    def _pooled(
-        self, x: Float[Tensor, "batch token channel"]
-    ) -> Float[Tensor, "batch kept channel"]:
-        if self.pool == 1:
-            return x
-        height, width = self.grid.height, self.grid.width
-        prefix, image = x.split([self.grid.num_prefix, height * width], dim=1)
-        cells = (height // self.pool, self.pool, width // self.pool, self.pool)
-        return torch.cat([prefix, image.unflatten(1, cells).mean(dim=(2, 4)).flatten(1, 2)], dim=1)
-
-    def _heads(
-        self, x: Float[Tensor, "batch token width"]
-    ) -> Float[Tensor, "batch head token size"]:
-        return x.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
-
-
-def _pool(shape: LayerShape) -> int:
+def pool_side(shape: LayerShape) -> int:
+    """Return the side of the cells that are averaged for keys and values."""
     return GvtOptions.from_data(shape.block.options).pool
 
 
 def _check(shape: LayerShape) -> str:
-    pool, grid = _pool(shape), shape.grid
+    pool, grid = pool_side(shape), shape.grid
     if grid.height % pool or grid.width % pool:
         return f"must have an option pool that divides the grid of {grid.height} x {grid.width}"
     if grid.num_tokens > LARGEST_GRAPH:
@@ -146,7 +71,7 @@ def _check(shape: LayerShape) -> str:
 def _macs(shape: LayerShape) -> int:
     block, grid, width = shape.block, shape.grid, shape.embed_width
     tokens = grid.num_tokens
-    kept = grid.num_prefix + grid.height * grid.width // _pool(shape) ** 2
+    kept = grid.num_prefix + grid.height * grid.width // pool_side(shape) ** 2
     graph = 2 * tokens**2 * width
     projections = 2 * (tokens + kept) * width * block.attention_width
     attention = tokens * kept * (2 * block.attention_width + block.num_heads**2)
@@ -162,7 +87,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="GvT: queries and keys from a graph convolution over the grid, talking heads",
         source="Shan and Chen, GvT: A Graph-based Vision Transformer, 2024",
-        build=GraphAttention,
+        build=Imported("castling.operators.modules.gvt:GraphAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=_macs,
         params=_params,

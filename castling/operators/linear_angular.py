@@ -1,20 +1,27 @@
-"""Castling's linear-angular attention: linear in the tokens, with a depthwise convolution on v."""
+"""Castling's linear-angular attention: linear in the tokens, with a depthwise convolution on v.
 
-import math
-from collections.abc import Callable
+Linear-angular attention (You et al., Castling-ViT, CVPR 2023), as released.
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+The angular kernel 1 - arccos(q.k / |q||k|) / pi is kept to first order, 1/2 + x / pi; a
+depthwise convolution on v and, in training, a masked softmax branch learn the rest. Per head:
+
+    qn = q / |q|, kn = k / |k|
+    y  = v / 2 + qn (kn^T v) / pi  [+ S v while training]
+    y  = y / |y| + DWConv(v)
+
+The term v / 2 is an identity, not a sum over tokens, and there is no denominator. The paper
+leaves rows of norm zero open (the release returns NaN): here their direction is zero.
+
+Cost per castled layer, with N tokens, embed width C, attention width A = h d and k taps:
+4 N C A + 2 N A d + k N A MACs (k^2 H W A for the 2-D convolution).
+"""
 
 from castling.config import LayerChoice
-from castling.native import linear_angular as native
-from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import (
     OPERATORS,
     CoreShape,
     CoreSpec,
+    Imported,
     LayerShape,
     OperatorSpec,
     TokenGrid,
@@ -23,232 +30,6 @@ from castling.operators.spec import (
     projection_macs,
     projection_params,
 )
-
-
-SMALLEST_SQUARED_NORM = 1e-24
-"""Rows of a smaller squared norm have no direction: they become zero and pass no gradient."""
-
-
-def normalize_rows(x: Float[Tensor, "*row size"]) -> Float[Tensor, "*row size"]:
-    """Return x / |x| over the last axis; rows without a direction become zero, never NaN.
-
-    The norm is taken in at least float32, so that bfloat16 rows neither overflow nor vanish.
-    """
-    wide = x if x.dtype == torch.float64 else x.float()
-    squared = wide.square().sum(dim=-1, keepdim=True)
-    inverse = squared.clamp_min(SMALLEST_SQUARED_NORM).rsqrt()
-    return (wide * torch.where(squared > SMALLEST_SQUARED_NORM, inverse, 0.0)).to(x.dtype)
-
-
-class TokenConvolution(nn.Module):
-    """Depthwise convolution with zero padding on the values, over the token axis or the grid.
-
-    tokens: 1-D along the flattened tokens, class token included, k taps (the release, k = 9).
-    grid: 2-D k x k over the token grid; the class token bypasses and receives zero.
-    Filters are shared by a head's channels (the release) or one per channel. No bias.
-    Costs k N A MACs (tokens) or k^2 H W A (grid).
-    """
-
-    def __init__(
-        self, choice: LayerChoice, grid: TokenGrid, num_heads: int, head_size: int
-    ) -> None:
-        super().__init__()
-        self.grid = grid if choice.conv_form == "grid" else None
-        self.kernel, self.width = choice.conv_kernel, num_heads * head_size
-        num_filters = num_heads if choice.conv_filters == "head" else self.width
-        size = (self.kernel, self.kernel if self.grid else 1)
-        self.weight = nn.Parameter(torch.empty(num_filters, 1, *size))
-        bound = 1.0 / math.sqrt(size[0] * size[1])
-        nn.init.uniform_(self.weight, -bound, bound)
-
-    def reach(self, num_tokens: int) -> native.ConvolutionGrid:
-        """Return the grid that the taps run over, for the native kernel."""
-        grid = self.grid
-        if grid is None:
-            return native.ConvolutionGrid(prefix=0, height=num_tokens, width=1)
-        grid.check(num_tokens)
-        return native.ConvolutionGrid(prefix=grid.num_prefix, height=grid.height, width=grid.width)
-
-    def forward(self, v: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        """Convolve the values, (batch, token, attention width) in and out."""
-        grid = self.grid
-        if grid is None:
-            return self._convolve(v.unsqueeze(2)).squeeze(2)
-        grid.check(v.shape[1])
-        prefix, image = v.split([grid.num_prefix, grid.height * grid.width], dim=1)
-        mixed = self._convolve(image.unflatten(1, (grid.height, grid.width)))
-        return torch.cat([torch.zeros_like(prefix), mixed.flatten(1, 2)], dim=1)
-
-    def _convolve(
-        self, image: Float[Tensor, "batch height width channel"]
-    ) -> Float[Tensor, "batch height width channel"]:
-        """Run channels last, tens of times faster for depthwise filters than heads first."""
-        weight = self.weight.repeat_interleave(self.width // self.weight.shape[0], dim=0)
-        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-        mixed = F.conv2d(image.permute(0, 3, 1, 2), weight, padding=padding, groups=self.width)
-        return mixed.permute(0, 2, 3, 1)
-
-
-def linear_angular(
-    q: Float[Tensor, "batch head query size"],
-    k: Float[Tensor, "batch head key size"],
-    v: Float[Tensor, "batch head key value"],
-    own: Float[Tensor, "batch head query value"],
-    added: Float[Tensor, "batch head query value"] | None,
-) -> Float[Tensor, "batch head query value"]:
-    """Return y / |y| of y = own / 2 + qn (kn^T v) / pi + added.
-
-    Args:
-        q: queries.
-        k: keys.
-        v: values of the keys.
-        own: each query's own value, v itself where queries and keys are the same tokens.
-        added: what the masked branch adds while training.
-    """
-    context = normalize_rows(k).transpose(-2, -1) @ v
-    y = 0.5 * own + (normalize_rows(q) @ context) * (1.0 / math.pi)
-    return normalize_rows(y if added is None else y + added)
-
-
-class LinearAngularAttention(nn.Module):
-    """Linear-angular attention (You et al., Castling-ViT, CVPR 2023), as released.
-
-    The angular kernel 1 - arccos(q.k / |q||k|) / pi is kept to first order, 1/2 + x / pi; a
-    depthwise convolution on v and, in training, a masked softmax branch learn the rest. Per head:
-
-        qn = q / |q|, kn = k / |k|
-        y  = v / 2 + qn (kn^T v) / pi  [+ S v while training]
-        y  = y / |y| + DWConv(v)
-
-    The term v / 2 is an identity, not a sum over tokens, and there is no denominator. The paper
-    leaves rows of norm zero open (the release returns NaN): here their direction is zero.
-
-    Cost per castled layer, with N tokens, embed width C, attention width A = h d and k taps:
-    4 N C A + 2 N A d + k N A MACs (k^2 H W A for the 2-D convolution).
-    """
-
-    def __init__(self, shape: LayerShape) -> None:
-        super().__init__()
-        block = shape.block
-        self.num_heads, self.head_size = block.num_heads, block.head_size
-        self.qkv = nn.Linear(shape.embed_width, 3 * block.attention_width, bias=shape.qkv_bias)
-        self.conv = TokenConvolution(block, shape.grid, block.num_heads, block.head_size)
-        self.proj = nn.Linear(block.attention_width, shape.embed_width)
-        if block.mask is not None:
-            self.auxiliary = AuxiliaryBranch(block.mask, shape.grid.num_tokens)
-
-    def forward(
-        self, x: Float[Tensor, "batch token channel"]
-    ) -> Float[Tensor, "batch token channel"]:
-        """Mix tokens; shapes (batch, token, channel) in and out."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
-        branch, weight = alive_branch(self), self.conv.weight
-        if not (branch and branch.needs_map) and native.serves_packed(qkv, weight):
-            threshold = branch.limit if branch else None
-            reach = self.conv.reach(x.shape[1])
-            mixed, survivors = native.mix_packed(qkv, weight, reach, threshold)
-            if branch and survivors is not None:
-                branch.note(survivors, x.shape[1])
-            return self.proj(mixed.flatten(2))
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        added = None if branch is None else branch(q, k, v)
-        y = linear_angular(q, k, v, v, added).transpose(1, 2)
-        return self.proj(y.flatten(2) + self.conv(v.transpose(1, 2).flatten(2)))
-
-
-Mix = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""From q, k, v, each query's own value and what the branch adds, to mixed values, per head."""
-
-
-class ConvolvedCore(nn.Module):
-    """Attention with an identity and a convolution between an attention's own projections.
-
-    As `LinearAngularAttention`, with v at the query's place in the identity and the convolution.
-    The paper leaves attention between different grids open (LeViT's downsampling, MViTv2's pooled
-    keys): here a query's own value is that of the key at its place on the layer's input grid, or
-    of the next one above and to the left of it.
-
-    Cost, with N queries, M keys, heads h, sizes d and e of key and value, and k taps: k N h e
-    MACs beside those of `mix`, which are (N + M) h d e for `linear_angular`.
-    """
-
-    def __init__(self, mix: Mix, shape: CoreShape) -> None:
-        super().__init__()
-        self.mix = mix
-        self.own = OwnValues(shape)
-        self.conv = TokenConvolution(
-            shape.choice, shape.queries, shape.num_heads, shape.value_size
-        )
-
-    def forward(
-        self,
-        q: Float[Tensor, "batch head query size"],
-        k: Float[Tensor, "batch head key size"],
-        v: Float[Tensor, "batch head key value"],
-        added: Float[Tensor, "batch head query value"] | None,
-    ) -> Float[Tensor, "batch head query value"]:
-        """Mix values by queries and keys, each per head."""
-        own = self.own(q, v)
-        local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
-        return self.mix(q, k, v, own, added) + local.transpose(1, 2)
-
-
-class LinearAngularCore(ConvolvedCore):
-    """The `ConvolvedCore` of `linear_angular`, by the native kernel where it serves."""
-
-    def __init__(self, shape: CoreShape) -> None:
-        super().__init__(linear_angular, shape)
-
-    def forward(
-        self,
-        q: Float[Tensor, "batch head query size"],
-        k: Float[Tensor, "batch head key size"],
-        v: Float[Tensor, "batch head key value"],
-        added: Float[Tensor, "batch head query value"] | None,
-    ) -> Float[Tensor, "batch head query value"]:
-        """Mix values by queries and keys, each per head."""
-        weight = self.conv.weight
-        if not native.serves(q, k, v, added, weight):
-            return super().forward(q, k, v, added)
-        own = self.own(q, v)
-        return native.mix(q, k, v, own, added, weight, self.conv.reach(q.shape[2]))
-
-
-class OwnValues(nn.Module):
-    """The value of the key at each query's place; the values themselves on one common grid."""
-
-    places: Tensor | None
-
-    def __init__(self, shape: CoreShape) -> None:
-        super().__init__()
-        same = shape.queries == shape.keys and shape.query_stride == shape.key_stride
-        self.grid, self.keys = None if same else shape.queries, shape.keys
-        self.register_buffer("places", None if same else _places(shape), persistent=False)
-
-    def forward(
-        self,
-        q: Float[Tensor, "batch head query size"],
-        v: Float[Tensor, "batch head key value"],
-    ) -> Float[Tensor, "batch head query value"]:
-        """Take the values of some keys, or of some keys often; ConfigError on other grids."""
-        if self.places is None or self.grid is None:
-            return v
-        self.grid.check(q.shape[2])
-        self.keys.check(v.shape[2])
-        return v.index_select(2, self.places)
-
-
-def _places(shape: CoreShape) -> Int[Tensor, " query"]:
-    """Return the index of the key at each query's place; class tokens keep their own."""
-
-    def along(queries: int, keys: int) -> Tensor:
-        steps = torch.arange(queries) * shape.query_stride // shape.key_stride
-        return steps.clamp_max(keys - 1)
-
-    keys, queries = shape.keys, shape.queries
-    rows, columns = along(queries.height, keys.height), along(queries.width, keys.width)
-    image = (rows[:, None] * keys.width + columns).flatten() + keys.num_prefix
-    return torch.cat([torch.arange(queries.num_prefix), image])
 
 
 def _conv_taps(choice: LayerChoice) -> int:
@@ -295,7 +76,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="Castling: linear angular kernel, depthwise convolution, masked branch to train",
         source="You et al., Castling-ViT, CVPR 2023",
-        build=LinearAngularAttention,
+        build=Imported("castling.operators.modules.linear_angular:LinearAngularAttention"),
         uses=frozenset(
             {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}
         ),
@@ -303,7 +84,7 @@ OPERATORS.add(
         params=_params,
         training_macs=_training_macs,
         core=CoreSpec(
-            build=LinearAngularCore,
+            build=Imported("castling.operators.modules.linear_angular:LinearAngularCore"),
             macs=_core_macs,
             params=conv_core_params,
         ),

@@ -1,41 +1,20 @@
-"""Softmax attention, computed by torch's fused kernel: the quadratic baseline."""
+"""Softmax attention, computed by torch's fused kernel: the quadratic baseline.
 
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+Multi-head attention softmax(q k^T / sqrt(d)) v (Vaswani et al., 2017).
+
+The attention width h x d is free of the embed width; parameter names are those of timm's
+`Attention`, so that its weights load unchanged when the two are equal.
+
+Cost per layer, with N tokens, embed width C, attention width A: 4 N C A + 2 N^2 A MACs.
+"""
 
 from castling.operators.spec import (
     OPERATORS,
-    LayerShape,
+    Imported,
     OperatorSpec,
     attention_macs,
     projection_params,
 )
-
-
-class SoftmaxAttention(nn.Module):
-    """Multi-head attention softmax(q k^T / sqrt(d)) v (Vaswani et al., 2017).
-
-    The attention width h x d is free of the embed width; parameter names are those of timm's
-    `Attention`, so that its weights load unchanged when the two are equal.
-
-    Cost per layer, with N tokens, embed width C, attention width A: 4 N C A + 2 N^2 A MACs.
-    """
-
-    def __init__(self, shape: LayerShape) -> None:
-        super().__init__()
-        self.num_heads, self.head_size = shape.block.num_heads, shape.block.head_size
-        width = shape.block.attention_width
-        self.qkv = nn.Linear(shape.embed_width, 3 * width, bias=shape.qkv_bias)
-        self.proj = nn.Linear(width, shape.embed_width)
-
-    def forward(
-        self, x: Float[Tensor, "batch token channel"]
-    ) -> Float[Tensor, "batch token channel"]:
-        """Mix tokens; shapes (batch, token, channel) in and out."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 OPERATORS.add(
@@ -43,7 +22,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="softmax attention, fused; the quadratic baseline",
         source="Vaswani et al., Attention Is All You Need, 2017",
-        build=SoftmaxAttention,
+        build=Imported("castling.operators.modules.softmax:SoftmaxAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=attention_macs,
         params=projection_params,

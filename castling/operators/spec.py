@@ -1,14 +1,19 @@
 """What an operator declares: how to build it, which fields it reads, what it costs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from castling.config import BlockConfig, Config, LayerChoice, ModelConfig
+from castling.costs.cost import Cost
+from castling.costs.handles import Handle
 from castling.errors import ConfigError
 from castling.registry import Registry
+
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,28 +29,25 @@ class TokenGrid:
         """Tokens of the sequence, class tokens included."""
         return self.height * self.width + self.num_prefix
 
-    def check(self, num_tokens: int) -> None:
+    def check(self, num_tokens: "int | Tensor") -> None:
         """Raise ConfigError unless a sequence has as many tokens as this grid.
 
         What is built for a grid asks this first: images of another size would have tokens in
-        places that are not theirs. Where a pass is traced, the grid is the trace's own.
+        places that are not theirs. While torch traces, sizes are tensors, and the grid is the
+        trace's own.
         """
-        if not torch.jit.is_tracing() and num_tokens != self.num_tokens:
+        if isinstance(num_tokens, int) and num_tokens != self.num_tokens:
             rule = f"must be that of the model, of which this layer has {self.num_tokens:,} tokens"
             raise other_size(rule, num_tokens)
 
-    def check_sides(self, height: int | Tensor, width: int | Tensor) -> None:
+    def check_sides(self, height: "int | Tensor", width: "int | Tensor") -> None:
         """Raise ConfigError unless a map of tokens has the sides of this grid."""
-        if not torch.jit.is_tracing() and (height, width) != (self.height, self.width):
+        whole = all(isinstance(side, int) for side in (height, width))
+        if whole and (height, width) != (self.height, self.width):
             rule = (
                 f"must be that of the model, of which this layer has {self.height} x {self.width}"
             )
             raise other_size(f"{rule} tokens", f"{height} x {width}")
-
-
-def holds_grid(module: nn.Module) -> bool:
-    """Return whether a module, or a part of it, is built for one grid, which it has as `grid`."""
-    return any(isinstance(getattr(part, "grid", None), TokenGrid) for part in module.modules())
 
 
 def other_size(rule: str, got: object) -> ConfigError:
@@ -139,6 +141,28 @@ def needs_no_class_token(shape: LayerShape) -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A module's maker, written "package.module:name" and imported when it is first called."""
+
+    path: str
+
+    def __call__(self, *arguments: Any) -> "nn.Module":
+        """Make the module.
+
+        Raises:
+            ConfigError: when nothing of that name can be imported.
+        """
+        module, _, name = self.path.partition(":")
+        try:
+            make = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            rule = f"must be importable, as package.module:name ({error})"
+            raise ConfigError("build", rule, self.path) from error
+        built: nn.Module = make(*arguments)
+        return built
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreSpec:
     """What stands between the projections of an operator, for attentions that keep their own.
@@ -148,7 +172,7 @@ class CoreSpec:
     query, value size) or None, to (batch, head, query, value size).
     """
 
-    build: Callable[[CoreShape], nn.Module]
+    build: Callable[[CoreShape], "nn.Module"]
     macs: Callable[[CoreShape], int]
     """Multiply-accumulates per image, without the branch."""
     params: Callable[[CoreShape], int]
@@ -162,8 +186,9 @@ class OperatorSpec:
     """One line for the table of operators."""
     source: str
     """Paper or report of the formula."""
-    build: Callable[[LayerShape], nn.Module]
-    """Makes the module (batch, token, channel) -> (batch, token, channel)."""
+    build: Callable[[LayerShape], "nn.Module"]
+    """Makes the module (batch, token, channel) -> (batch, token, channel); `Imported` where the
+    module stands in a file of its own, so that torch is imported no sooner."""
     uses: frozenset[str]
     """The fields of BlockConfig that change this operator; the others are ignored."""
     macs: Formula
@@ -180,6 +205,19 @@ class OperatorSpec:
     """What serves attentions that keep their own projections; None serves whole layers only."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
+    free: frozenset[str] = frozenset()
+    """Operations without multiply-adds that only this operator needs, such as `aten::elu`."""
+    handles: Mapping[str, Handle] = field(default_factory=dict, hash=False)
+    """By name, how to count operations of which nothing is known: from traced inputs and outputs
+    to MACs, as in `castling.costs.handles`."""
+
+    def cost(self, shape: LayerShape) -> Cost:
+        """Return the cost of the whole layer, projections included."""
+        return Cost(
+            macs=self.macs(shape),
+            params=self.params(shape),
+            training_macs=self.training_macs(shape),
+        )
 
 
 OPERATORS: Registry[OperatorSpec] = Registry("operator", entry_points="castling.operators")

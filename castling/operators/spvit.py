@@ -1,15 +1,38 @@
-"""SPViT's bottleneck convolutions, 1x1 and 3x3, with weights mixed from those of attention."""
+"""SPViT's bottleneck convolutions, 1x1 and 3x3, with weights mixed from those of attention.
 
-from functools import partial
+A bottleneck convolution made of attention weights, SPViT's candidates below attention.
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+Source: He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021, and
+its released code. The parameters are the value and output projections of an attention layer,
+W_v (A, C) and W_proj (C, A), sliced into heads of d channels, the bias of W_proj, and scores
+P (head, offset) for the offsets of a k x k kernel, k = 1 or 3. With p = softmax over heads of
+P / alpha, * the zero-padded convolution over the token grid and BN the batch norm of the d
+bottleneck channels:
+
+    K_o = sum_h p_ho W_v,h                 the kernel at offset o, (d, C)
+    M   = sum_o sum_h p_ho W_proj,h        (C, d)
+    y   = M ReLU(BN(K * x)) + bias
+
+x and y are (batch, token, channel). Scores start at 1: all heads have equal shares.
+
+Read off the release: M is a sum, not a mean, over the offsets, W_v and W_proj share p, and a
+class token leaves the layer as it came. Choices: P has only the offsets of its kernel, by
+rows (the release keeps nine, by columns, of which 1x1 reads the fifth). W_v has no bias, as
+the batch norm subtracts what the release's adds. A convolution brings no image to a class
+token: unless the option `bypass` is on, a layer with one is refused.
+
+K and M are mixed anew in every pass, once for all images, and are not folded when castled:
+their h (k^2 + 1) C d scalings of weights are elementwise, hence no MACs here or in fvcore.
+While training, batch norm needs two positions in a batch and lets its images see each other.
+
+Cost per layer, with an H x W grid, embed width C and head size d: (k^2 + 1) H W C d MACs,
+whatever the number of heads.
+"""
+
 from pydantic import Field
-from torch import Tensor, nn
 
 from castling.config import Config
-from castling.operators.spec import OPERATORS, Formula, LayerShape, OperatorSpec
+from castling.operators.spec import OPERATORS, Formula, Imported, LayerShape, OperatorSpec
 
 
 class SpvitOptions(Config):
@@ -21,103 +44,14 @@ class SpvitOptions(Config):
     """Whether a class token passes by, as released, though no image token then reaches it."""
 
 
-class Bottleneck(nn.Module):
-    """The bottleneck convolution itself: scores and batch norm, on weights that another has."""
-
-    def __init__(self, shape: LayerShape, kernel: int) -> None:
-        super().__init__()
-        block, options = shape.block, _options(shape)
-        self.grid, self.kernel, self.alpha = shape.grid, kernel, options.alpha
-        self.num_heads, self.head_size = block.num_heads, block.head_size
-        self.scores = nn.Parameter(torch.ones(self.num_heads, kernel**2))
-        self.norm = nn.BatchNorm2d(self.head_size)
-
-    def convolve(
-        self,
-        x: Float[Tensor, "batch token channel"],
-        v: Float[Tensor, "attention channel"],
-        proj: nn.Linear,
-    ) -> Float[Tensor, "batch token channel"]:
-        """Convolve the grid with the weights of a value and an output projection."""
-        self.grid.check(x.shape[1])
-        height, width = self.grid.height, self.grid.width
-        prefix, image = x.split([self.grid.num_prefix, height * width], dim=1)
-        image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        shares = self._shares()
-        hidden = F.conv2d(image, self._inward(shares, v), padding=self.kernel // 2)
-        hidden = self.norm(hidden).relu().flatten(2).transpose(1, 2)
-        y = F.linear(hidden, self._outward(shares, proj.weight), proj.bias)
-        return torch.cat([prefix.to(y.dtype), y], dim=1)
-
-    def _shares(self) -> Float[Tensor, "head offset"]:
-        """Return p in at least float32, as dividing by alpha magnifies roundings."""
-        scores = self.scores.to(torch.promote_types(self.scores.dtype, torch.float32))
-        return (scores / self.alpha).softmax(dim=0).to(self.scores.dtype)
-
-    def _inward(
-        self, shares: Float[Tensor, "head offset"], v: Float[Tensor, "attention channel"]
-    ) -> Float[Tensor, "size channel kernel kernel"]:
-        slices = v.unflatten(0, (self.num_heads, self.head_size))
-        kernels = (slices.unsqueeze(-1) * shares[:, None, None]).sum(dim=0)
-        return kernels.unflatten(-1, (self.kernel, self.kernel))
-
-    def _outward(
-        self, shares: Float[Tensor, "head offset"], proj: Float[Tensor, "channel attention"]
-    ) -> Float[Tensor, "channel size"]:
-        slices = proj.unflatten(1, (self.num_heads, self.head_size))
-        return (slices * shares.sum(dim=1)[:, None]).sum(dim=1)
-
-
-class BottleneckConvolution(Bottleneck):
-    """A bottleneck convolution made of attention weights, SPViT's candidates below attention.
-
-    Source: He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021, and
-    its released code. The parameters are the value and output projections of an attention layer,
-    W_v (A, C) and W_proj (C, A), sliced into heads of d channels, the bias of W_proj, and scores
-    P (head, offset) for the offsets of a k x k kernel, k = 1 or 3. With p = softmax over heads of
-    P / alpha, * the zero-padded convolution over the token grid and BN the batch norm of the d
-    bottleneck channels:
-
-        K_o = sum_h p_ho W_v,h                 the kernel at offset o, (d, C)
-        M   = sum_o sum_h p_ho W_proj,h        (C, d)
-        y   = M ReLU(BN(K * x)) + bias
-
-    x and y are (batch, token, channel). Scores start at 1: all heads have equal shares.
-
-    Read off the release: M is a sum, not a mean, over the offsets, W_v and W_proj share p, and a
-    class token leaves the layer as it came. Choices: P has only the offsets of its kernel, by
-    rows (the release keeps nine, by columns, of which 1x1 reads the fifth). W_v has no bias, as
-    the batch norm subtracts what the release's adds. A convolution brings no image to a class
-    token: unless the option `bypass` is on, a layer with one is refused.
-
-    K and M are mixed anew in every pass, once for all images, and are not folded when castled:
-    their h (k^2 + 1) C d scalings of weights are elementwise, hence no MACs here or in fvcore.
-    While training, batch norm needs two positions in a batch and lets its images see each other.
-
-    Cost per layer, with an H x W grid, embed width C and head size d: (k^2 + 1) H W C d MACs,
-    whatever the number of heads.
-    """
-
-    def __init__(self, shape: LayerShape, kernel: int) -> None:
-        super().__init__(shape, kernel)
-        width = shape.block.attention_width
-        self.v = nn.Linear(shape.embed_width, width, bias=False)
-        self.proj = nn.Linear(width, shape.embed_width)
-
-    def forward(
-        self, x: Float[Tensor, "batch token channel"]
-    ) -> Float[Tensor, "batch token channel"]:
-        """Convolve the grid; shapes (batch, token, channel) in and out."""
-        return self.convolve(x, self.v.weight, self.proj)
-
-
-def _options(shape: LayerShape) -> SpvitOptions:
+def options_of(shape: LayerShape) -> SpvitOptions:
+    """Return a layer's options, those left out at their defaults."""
     return SpvitOptions.from_data(shape.block.options)
 
 
 def serves(shape: LayerShape) -> str:
     """Return the objection to a class token that does not pass by."""
-    if shape.grid.num_prefix and not _options(shape).bypass:
+    if shape.grid.num_prefix and not options_of(shape).bypass:
         return "must have the option bypass for a class token, or the model's pooling must be mean"
     return ""
 
@@ -145,7 +79,7 @@ def _spec(kernel: int) -> OperatorSpec:
     return OperatorSpec(
         summary=f"SPViT: {kernel}x{kernel} bottleneck convolution, its weights mixed over heads",
         source="He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021",
-        build=partial(BottleneckConvolution, kernel=kernel),
+        build=Imported(f"castling.operators.modules.spvit:conv{kernel}"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=bottleneck_macs(kernel),
         params=_params(kernel),
@@ -156,4 +90,6 @@ def _spec(kernel: int) -> OperatorSpec:
 
 
 OPERATORS.add("spvit_conv1", _spec(1))
+
+
 OPERATORS.add("spvit_conv3", _spec(3))

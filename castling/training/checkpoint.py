@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +15,9 @@ from castling.training.metrics import EpochMetrics
 
 
 PER_WEIGHT, SLACK = 6, 2**20
-"""A checkpoint has at most so many numbers per weight, and bytes beside them."""
+"""Largest size of a checkpoint: numbers per weight, and bytes of everything else."""
+EXTRA = "beside."
+"""Prefix of the extra module's tensors; the name dates from version 0.1, whose files are read."""
 
 
 def save_checkpoint(
@@ -25,19 +26,19 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     metrics: EpochMetrics,
     config_id: str,
-    beside: nn.Module | None = None,
+    extra: nn.Module | None = None,
 ) -> None:
     """Write weights, optimiser state and the last epoch's metrics atomically.
 
-    The checkpoint before stays beside it, for the case that the disk spoils this one.
+    The previous checkpoint stays in the folder, in case the disk damages this one.
     Random numbers need no state: every epoch draws from generators seeded by (seed, epoch).
-    `beside` is what is trained with the model and is no part of it.
+    `extra` is a module that is trained together with the model but not exported.
     """
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors |= {f"beside.{key}": value for key, value in _state(beside).items()}
+    tensors |= _extra_tensors(extra)
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    note = {"config_id": config_id, "metrics": json.dumps(asdict(metrics))}
+    note = {"config_id": config_id, "metrics": metrics.to_line()}
     written = _next_checkpoint(path)
     write_tensors(written, tensors, {"format": "castling-checkpoint", **note})
     with suppress(FileNotFoundError):
@@ -46,14 +47,14 @@ def save_checkpoint(
 
 
 def previous_checkpoint(path: Path) -> Path:
-    """Return where the checkpoint before the one of a path is kept."""
+    """Return where the checkpoint before the one of a path is."""
     return path.with_suffix(f".previous{path.suffix}")
 
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint and the one before it, as far as they are there."""
-    for kept in (path, previous_checkpoint(path), _next_checkpoint(path)):
-        kept.unlink(missing_ok=True)
+    for file in (path, previous_checkpoint(path), _next_checkpoint(path)):
+        file.unlink(missing_ok=True)
 
 
 def _next_checkpoint(path: Path) -> Path:
@@ -66,29 +67,27 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     config_id: str,
-    beside: nn.Module | None = None,
-    most_epochs: int | None = None,
+    extra: nn.Module | None = None,
+    newest_epoch: int | None = None,
 ) -> EpochMetrics:
     """Put a checkpoint's state into what is trained and return its last epoch's metrics.
 
     Raises:
-        CheckpointError: when the file is missing, truncated, of another training or of more than
-            `most_epochs`; model, optimiser and what is beside the model are then unchanged.
+        CheckpointError: when the file is missing, truncated, of another training or newer than
+            `newest_epoch`; model, optimiser and extra module are then unchanged.
     """
-    trained = bytes_of(
-        {**model.state_dict(), **{f"beside.{k}": v for k, v in _state(beside).items()}}
-    )
+    trained = bytes_of({**model.state_dict(), **_extra_tensors(extra)})
     tensors, metadata = read_tensors(path, most_bytes=PER_WEIGHT * trained + SLACK)
     try:
         metrics = EpochMetrics.from_data(json.loads(metadata["metrics"]))
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
     if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")
-    if most_epochs is not None and metrics.epoch > most_epochs:
-        raise CheckpointError(str(path), f"it has more than {most_epochs} epochs")
-    weights, others = _part(tensors, "model."), _part(tensors, "beside.")
-    if _kinds(weights) != _kinds(model.state_dict()) or _kinds(others) != _kinds(_state(beside)):
+    if newest_epoch is not None and metrics.epoch > newest_epoch:
+        raise CheckpointError(str(path), f"it has more than {newest_epoch} epochs")
+    weights, others = _part(tensors, "model."), _part(tensors, EXTRA)
+    if _kinds(weights) != _kinds(model.state_dict()) or _kinds(others) != _kinds(_state(extra)):
         raise CheckpointError(str(path), "it belongs to another model")
     if strange_progress(weights) is not None:
         raise CheckpointError(str(path), "its masks are at no fraction of a training")
@@ -97,11 +96,16 @@ def load_checkpoint(
     except (IndexError, ValueError):
         raise CheckpointError(str(path), "it belongs to another optimiser") from None
     model.load_state_dict(weights)
-    if beside is not None:
-        beside.load_state_dict(others)
+    if extra is not None:
+        extra.load_state_dict(others)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     return metrics
+
+
+def _extra_tensors(extra: nn.Module | None) -> dict[str, Tensor]:
+    """Return the extra module's tensors under their names in a checkpoint."""
+    return {f"{EXTRA}{key}": value for key, value in _state(extra).items()}
 
 
 def _state(module: nn.Module | None) -> dict[str, Tensor]:
@@ -123,14 +127,14 @@ def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
 def _optimizer_states(
     tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """Return the state of each parameter; ValueError or IndexError when a parameter is not its."""
+    """Return the state of each parameter; ValueError or IndexError when it is another's."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
-            own = parameters[int(index)]
-            if tensor.shape not in (torch.Size(), own.shape) or not tensor.is_floating_point():
+            shape = parameters[int(index)].shape
+            if tensor.shape not in (torch.Size(), shape) or not tensor.is_floating_point():
                 raise ValueError(name)
             states.setdefault(int(index), {})[key] = tensor
     if len({frozenset(state) for state in states.values()}) > 1:

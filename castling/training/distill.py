@@ -1,4 +1,4 @@
-"""What a teacher adds to a training's loss: its logits, its layers' outputs, its tokens."""
+"""The distillation loss: a teacher's logits, the outputs of its layers, its tokens."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -23,22 +23,23 @@ SMALLEST_ENERGY = 1e-12
 
 
 class Distillation(nn.Module):
-    """A model's lesson from a teacher; its parameters are SUN's local head, if tokens are taught.
+    """The distillation loss; its only parameters are SUN's token classifier, if token_weight > 0.
 
-    The loss is `weight` x logits + `layer_weight` x layers + `token_weight` x tokens, each as the
-    functions below have it; the training adds (1 - `weight`) x the cross entropy of the labels.
-    The local head is trained with the model and is no part of it.
+    The loss is `weight` x logits + `layer_weight` x layers + `token_weight` x tokens, each term as
+    the functions below define it. The token classifier is trained together with the model and is
+    not exported.
     """
 
     model: nn.Module
     teacher: nn.Module
     layers: tuple[list[nn.Module], list[nn.Module]]
-    """Attention layers of model and teacher, if they are taught."""
+    """Attention layers of model and teacher whose outputs are compared; none if layer_weight is 0.
+    """
 
     def __init__(
         self, config: DistillConfig, model: nn.Module, teacher: nn.Module, seed: int
     ) -> None:
-        """Pair layers and tokens, as a blank image shows them.
+        """Pair layers and tokens by the shapes that they have for a blank image.
 
         Args:
             config: the weights of the losses.
@@ -47,49 +48,50 @@ class Distillation(nn.Module):
             seed: seed of the local head's initial weights.
 
         Raises:
-            ConfigError: when layers or tokens are taught and do not pair.
+            ConfigError: when layers or tokens are to be compared and do not pair.
         """
         super().__init__()
         self.config = config
         layers = _paired_layers(model, teacher) if config.layer_weight > 0.0 else ([], [])
-        vars(self).update(model=model, teacher=teacher, layers=layers)  # no parts of the lesson
+        # Not as submodules: neither parameters nor state of this module include theirs.
+        vars(self).update(model=model, teacher=teacher, layers=layers)
         if config.token_weight > 0.0:
             self.local = _local_head(model, teacher, seed)
 
     def forward(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch num_classes"], Float[Tensor, ""]]:
-        """Return the model's logits (batch, class) and the weighted loss of what is taught."""
+        """Return the model's logits (batch, class) and the distillation loss."""
         config = self.config
-        with outputs_of(self.layers[0]) as given:
+        with outputs_of(self.layers[0]) as outputs:
             features, logits = self._run(self.model, images)
-        with torch.no_grad(), outputs_of(self.layers[1]) as asked:
-            shown, answers = self._run(self.teacher, images)
-        loss = config.weight * logits_loss(logits, answers, config)
-        if given:
-            loss = loss + config.layer_weight * layers_loss(given, asked)
-        if features is not None and shown is not None:
-            loss = loss + config.token_weight * self._tokens_loss(features, shown)
+        with torch.no_grad(), outputs_of(self.layers[1]) as teacher_outputs:
+            teacher_features, teacher_logits = self._run(self.teacher, images)
+        loss = config.weight * logits_loss(logits, teacher_logits, config)
+        if outputs:
+            loss = loss + config.layer_weight * layers_loss(outputs, teacher_outputs)
+        if features is not None and teacher_features is not None:
+            loss = loss + config.token_weight * self._tokens_loss(features, teacher_features)
         return logits, loss
 
     def _run(self, model: Any, images: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return features and logits; no features where no tokens are taught."""
+        """Return features and logits; no features if token_weight is 0."""
         if self.config.token_weight == 0.0:
             return None, model(images)
         features = model.forward_features(images)
         return features, model.forward_head(features)
 
-    def _tokens_loss(self, features: Tensor, shown: Tensor) -> Tensor:
-        """Return the mean over tokens of the local head's cross entropy with SUN's targets."""
+    def _tokens_loss(self, features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Return the token classifier's cross entropy with SUN's targets, the mean over tokens."""
         with torch.no_grad():
-            targets = token_targets(token_logits(self.teacher, shown), self.config)
-        said = self.local(tokens_of(self.model, features))
-        return F.cross_entropy(said.float().flatten(0, 1), targets.flatten(0, 1))
+            targets = token_targets(token_logits(self.teacher, teacher_features), self.config)
+        logits = self.local(tokens_of(self.model, features))
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(0, 1))
 
 
 def logits_loss(
     logits: Float[Tensor, "batch num_classes"],
-    answers: Float[Tensor, "batch num_classes"],
+    teacher_logits: Float[Tensor, "batch num_classes"],
     config: DistillConfig,
 ) -> Float[Tensor, ""]:
     """Return DeiT's distillation loss, the mean over images.
@@ -99,27 +101,27 @@ def logits_loss(
 
     Args:
         logits: the student's.
-        answers: the teacher's.
+        teacher_logits: the teacher's.
         config: form and temperature.
     """
-    logits, answers = logits.float(), answers.float()
+    logits, teacher_logits = logits.float(), teacher_logits.float()
     if config.form == "hard":
-        return F.cross_entropy(logits, answers.argmax(dim=1))
-    said = (logits / config.temperature).log_softmax(dim=1)
-    right = (answers / config.temperature).log_softmax(dim=1)
-    distance = F.kl_div(said, right, reduction="batchmean", log_target=True)
+        return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
+    student = (logits / config.temperature).log_softmax(dim=1)
+    teacher = (teacher_logits / config.temperature).log_softmax(dim=1)
+    distance = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return config.temperature**2 * distance
 
 
-def layers_loss(given: Sequence[Tensor], asked: Sequence[Tensor]) -> Float[Tensor, ""]:
+def layers_loss(outputs: Sequence[Tensor], teacher_outputs: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Return the mean over layers of |student - teacher|^2 / |teacher|^2, norms over the batch.
 
     Relative, so that layers of small and of large outputs count alike; the form is ours.
     """
     distances = [
-        (own.float() - other.float()).square().sum()
-        / other.float().square().sum().clamp_min(SMALLEST_ENERGY)
-        for own, other in zip(given, asked, strict=True)
+        (student.float() - teacher.float()).square().sum()
+        / teacher.float().square().sum().clamp_min(SMALLEST_ENERGY)
+        for student, teacher in zip(outputs, teacher_outputs, strict=True)
     ]
     return torch.stack(distances).mean()
 
@@ -139,10 +141,10 @@ def token_targets(
     """
     probabilities = logits.float().softmax(dim=-1)
     top = probabilities.topk(min(config.token_top, logits.shape[-1]), dim=-1)
-    kept = torch.zeros_like(probabilities).scatter(
+    top_only = torch.zeros_like(probabilities).scatter(
         -1, top.indices, top.values / top.values.sum(dim=-1, keepdim=True)
     )
-    targets = F.pad(kept, (0, 1))
+    targets = F.pad(top_only, (0, 1))
     confidence = top.values[..., 0].flatten()
     num_background = int(config.token_background * len(confidence))
     unsure = confidence.topk(num_background, largest=False).indices
@@ -244,9 +246,9 @@ def _paired_layers(
     shapes = []
     channels, height, width = image.shape[1:]
     layers = [attention_layers(part, (channels, height, width)) for part in (model, teacher)]
-    for part, own in zip((model, teacher), layers, strict=True):
-        with outputs_of(own) as outputs:
-            _look(part, image)
+    for part, attentions in zip((model, teacher), layers, strict=True):
+        with outputs_of(attentions) as outputs:
+            _features(part, image)
         shapes.append([tuple(output.shape[1:]) for output in outputs])
     if shapes[0] != shapes[1]:
         raise ConfigError(
@@ -264,16 +266,16 @@ def _described(shapes: Sequence[tuple[int, ...]]) -> str:
 def _local_head(model: nn.Module, teacher: nn.Module, seed: int) -> nn.Linear:
     """Return SUN's local head: a linear classifier of tokens, with a class for background."""
     image = _blank_image(model)
-    own, other = (tokens_of(part, _look(part, image)) for part in (model, teacher))
-    if own.shape[1] != other.shape[1]:
+    tokens, others = (tokens_of(part, _features(part, image)) for part in (model, teacher))
+    if tokens.shape[1] != others.shape[1]:
         raise ConfigError(
             "train.distill.token_weight",
-            f"must be 0 for a teacher of {other.shape[1]} tokens where the model has "
-            f"{own.shape[1]}",
+            f"must be 0 for a teacher of {others.shape[1]} tokens where the model has "
+            f"{tokens.shape[1]}",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Linear(own.shape[2], config_of(model).num_classes + 1)
+        head = nn.Linear(tokens.shape[2], config_of(model).num_classes + 1)
         trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
     return head
@@ -286,8 +288,8 @@ def _blank_image(model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def _look(model: Any, image: Tensor) -> Tensor:
-    """Return a model's features of an image, seen in eval mode."""
+def _features(model: Any, image: Tensor) -> Tensor:
+    """Return a model's features of an image in evaluation mode."""
     was_training = model.training
     features = model.eval().forward_features(image)
     model.train(was_training)

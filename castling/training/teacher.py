@@ -1,7 +1,6 @@
-"""The weights that a training begins with and the teacher that it learns from: found, checked."""
+"""The models that a training begins with and learns from: loaded anew for each, and checked."""
 
 import json
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
@@ -19,7 +18,7 @@ from castling.model.build import config_of
 from castling.model.castle import castle
 from castling.model.check import read_run_config
 from castling.model.convert import build_backbone
-from castling.model.storage import WEIGHTS_FILE, load
+from castling.model.storage import load
 from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.model.timm_models import checkpoint_classes, create, create_with
 
@@ -38,8 +37,7 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     """Return the model whose weights a training begins with, or None.
 
     A model of castling's is as its folder has it, castled; one of timm's has softmax in every
-    layer, and where its weights are of other classes, a random classifier. It is loaded once per
-    process: whoever changes it changes it for all.
+    layer, and where its weights are of other classes, a random classifier. The caller owns it.
 
     Raises:
         ConfigError: when there is no such model, or it is of other classes or images.
@@ -49,30 +47,19 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     if initial is None:
         return None
     stock = architecture_of(model).stock()
-    described = json.dumps(stock.to_data()) if stock else ""
-    state = _state_of(Path(initial))
-    return _load_initial(
-        initial, _shape(model), model.num_classes, described, run.train.seed, state
-    )
-
-
-@lru_cache(maxsize=1)
-def _load_initial(
-    initial: str, shape: Shape, num_classes: int, stock: str, seed: int, _: tuple[int, ...]
-) -> nn.Module:
     path = Path(initial)
     if path.is_dir():
-        _check_images("train.initial", path, shape, num_classes)
+        _check_images("train.initial", path, _shape(model), model.num_classes)
         return load(path).float()
     if initial != PRETRAINED and path.suffix not in CHECKPOINTS:
         rule = "must be a folder of castling's, a checkpoint of timm's (.safetensors, .pth) or "
         raise ConfigError("train.initial", f"{rule}`{PRETRAINED}`", initial)
-    if not stock:
+    if stock is None:
         raise ConfigError("train.initial", "must be a folder of castling's here", initial)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BackboneConfig.from_data(json.loads(stock))
-        return _timm_initial(model, None if initial == PRETRAINED else path)
+        torch.manual_seed(run.train.seed)
+        weights = None if initial == PRETRAINED else path
+        return _timm_initial(stock, weights)
 
 
 def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
@@ -86,10 +73,12 @@ def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
 
 
 def load_teacher(run: RunConfig, initial: nn.Module | None) -> nn.Module:
-    """Return the teacher of a training, castled, in eval mode, without gradients.
+    """Return the teacher of a training, castled, in evaluation mode, without gradients.
+
+    The caller owns it; it is a copy even where the initial model is the teacher.
 
     Args:
-        run: the training; `run.train.distill` must be given.
+        run: the training, whose `train.distill` is not None.
         initial: the model whose weights the training begins with, if any.
 
     Raises:
@@ -101,13 +90,8 @@ def load_teacher(run: RunConfig, initial: nn.Module | None) -> nn.Module:
     if distill.teacher == INITIAL:
         teacher = _original(run, initial)
     else:
-        teacher = _load_teacher(
-            distill.teacher,
-            distill.weights,
-            _shape(run.model),
-            run.model.num_classes,
-            _state_of(distill.weights or Path(distill.teacher)),
-        )
+        shape = _shape(run.model)
+        teacher = _named_teacher(distill.teacher, distill.weights, shape, run.model.num_classes)
     return castle(teacher).requires_grad_(requires_grad=False)
 
 
@@ -120,24 +104,21 @@ def _original(run: RunConfig, initial: nn.Module | None) -> nn.Module:
             INITIAL,
             "set train.initial (--from), or name a teacher",
         )
-    own, stock = run.train.initial, architecture_of(run.model).stock()
-    if stock is not None and own is not None and not Path(own).is_dir():
-        _check_classes(_timm_classes(stock.backbone, own), stock.num_classes)
+    source, stock = run.train.initial, architecture_of(run.model).stock()
+    if stock is not None and source is not None and not Path(source).is_dir():
+        _check_classes(_timm_classes(stock.backbone, source), stock.num_classes)
     return initial
 
 
 def _timm_classes(backbone: str, initial: str) -> int | None:
-    """Return the classes that the weights a training begins with are for, if that is seen."""
+    """Return of how many classes the initial weights are; None if they do not tell."""
     if initial != PRETRAINED:
         return checkpoint_classes(read_timm_checkpoint(Path(initial)), backbone)
-    own = timm.get_pretrained_cfg(backbone)
-    return own.num_classes if own else None
+    pretrained = timm.get_pretrained_cfg(backbone)
+    return pretrained.num_classes if pretrained else None
 
 
-@lru_cache(maxsize=1)
-def _load_teacher(
-    name: str, weights: Path | None, shape: Shape, num_classes: int, _: tuple[int, ...]
-) -> nn.Module:
+def _named_teacher(name: str, weights: Path | None, shape: Shape, num_classes: int) -> nn.Module:
     folder = Path(name)
     if folder.is_dir():
         if weights is not None:
@@ -158,12 +139,13 @@ def _load_teacher(
 
 def _downloaded_teacher(name: str, shape: Shape, num_classes: int) -> nn.Module:
     _check_downloadable(name, "train.distill.weights")
-    own = timm.get_pretrained_cfg(name)
-    assert own is not None  # it has weights
-    _check_classes(own.num_classes, num_classes)
-    given = own.input_size if own.fixed_input_size else (own.input_size[0], *shape[1:])
-    if tuple(given) != shape:
-        raise ConfigError("train.distill.teacher", _images_rule(shape), f"{name}: {tuple(given)}")
+    pretrained = timm.get_pretrained_cfg(name)
+    assert pretrained is not None  # it has weights
+    _check_classes(pretrained.num_classes, num_classes)
+    size = pretrained.input_size[1:] if pretrained.fixed_input_size else shape[1:]
+    images = (pretrained.input_size[0], *size)
+    if images != shape:
+        raise ConfigError("train.distill.teacher", _images_rule(shape), f"{name}: {images}")
     try:
         return create(name, pretrained=True)
     except (ConfigError, OSError) as error:
@@ -173,9 +155,9 @@ def _downloaded_teacher(name: str, shape: Shape, num_classes: int) -> nn.Module:
 def _stored_teacher(name: str, weights: Path, shape: Shape, num_classes: int) -> nn.Module:
     tensors = read_timm_checkpoint(weights)
     _check_classes(checkpoint_classes(tensors, name), num_classes)
-    own = timm.get_pretrained_cfg(name)
+    pretrained = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {"in_chans": shape[0], "num_classes": num_classes}
-    if own is None or own.fixed_input_size:
+    if pretrained is None or pretrained.fixed_input_size:
         options["img_size"] = shape[1:]
     teacher = create_with(weights, tensors, name, **options)
     built = teacher.state_dict()
@@ -209,29 +191,29 @@ def _images_rule(shape: Shape) -> str:
     return f"must take the model's images of {shape} channels, height, width"
 
 
-def _check_classes(given: int | None, needed: int) -> None:
-    if given is not None and given != needed:
+def _check_classes(num_classes: int | None, needed: int) -> None:
+    if num_classes is not None and num_classes != needed:
         raise ConfigError(
             "train.distill.teacher",
             f"must tell the model's {needed:,} classes apart",
-            f"{given:,} classes",
+            f"{num_classes:,} classes",
             "choose a teacher of the same data",
         )
 
 
 def _check_downloadable(name: str, field: str) -> None:
-    own = timm.get_pretrained_cfg(name)
-    if own is None or not own.has_weights:
+    pretrained = timm.get_pretrained_cfg(name)
+    if pretrained is None or not pretrained.has_weights:
         raise ConfigError(field, f"must be a checkpoint: timm has no weights of {name}")
 
 
 def _check_images(field: str, folder: Path, shape: Shape, num_classes: int) -> None:
     """Raise ConfigError unless a folder's model is for the same images and classes."""
-    given = read_run_config(folder).model
+    model = read_run_config(folder).model
     for name, got, needed in (
-        ("num_classes", given.num_classes, num_classes),
-        ("channels", given.channels, shape[0]),
-        ("image_size", given.image_size, shape[1:]),
+        ("num_classes", model.num_classes, num_classes),
+        ("channels", model.channels, shape[0]),
+        ("image_size", model.image_size, shape[1:]),
     ):
         if got != needed:
             raise ConfigError(field, f"must be a model with the {name} {needed} of this one", got)
@@ -239,16 +221,6 @@ def _check_images(field: str, folder: Path, shape: Shape, num_classes: int) -> N
 
 def _shape(model: Architecture) -> Shape:
     return (model.channels, *model.image_size)
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file, or the weights in a folder, is written anew."""
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_size
 
 
 def _not_fetched(name: str, error: Exception) -> CheckpointError:

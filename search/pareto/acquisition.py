@@ -15,6 +15,9 @@ FEWEST_RESULTS = 3
 """Trials with a result before a surrogate is trusted; until then candidates fill the space."""
 NADIR_MARGIN = 0.1
 """How far beyond the worst trial an objective without reference counts, in trials' ranges."""
+DEAR, PATIENCE = 2.0 / 3.0, 4
+"""From which part of the range of the costs on a candidate is dear, and how many trials in a row
+may be cheaper before the next is sought among the dear ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +81,15 @@ def acquisition(goal: Goal, history: History) -> Score:
     learnt objective has a Gaussian process of its own, the others are known, and running trials
     count as if they had the result that is expected of them. Before, it is the distance to the
     nearest trial.
+
+    Near the budget a candidate has little hypervolume left to add, so that a short search would
+    never go there: every few trials, unless one of them did, the dear candidates come first, by
+    what they add where costs count for nothing.
     """
-    if history.is_informative(goal):
-        return _Improvement(goal, history)
-    return _Distance(history.trials.features)
+    if not history.is_informative(goal):
+        return _Distance(history.trials.features)
+    improvement = _Improvement(goal, history)
+    return _Dear(improvement) if improvement.is_dear_due else improvement
 
 
 class _Distance:
@@ -101,7 +109,7 @@ class _Improvement:
     """Rates candidates by their expected hypervolume improvement."""
 
     def __init__(self, goal: Goal, history: History) -> None:
-        self._goal = goal
+        self._goal, self._trials = goal, history.trials
         measured = history.measured
         running = history.trials[~measured]
         self._surrogates = {
@@ -124,11 +132,50 @@ class _Improvement:
     def __call__(self, candidates: Encoded) -> Points:
         return expected_improvement(self._forecast(candidates), self._front, self._reference)
 
+    @property
+    def is_dear_due(self) -> bool:
+        """Whether it is time for a dear candidate: the last trials were all cheaper."""
+        learnt = self._goal.learnt
+        if len(self._trials) % (PATIENCE + 1) or learnt.all() or not learnt.any():
+            return False
+        latest = self._trials[np.arange(-PATIENCE, 0)]
+        return bool((self.spent(latest) < DEAR).all())
+
+    def spent(self, candidates: Encoded) -> Points:
+        """Return what part of the range of its costs each candidate uses, the largest of them.
+
+        The range reaches from the cheapest trial, 0, to the worst value that counts, 1.
+        """
+        known = ~self._goal.learnt
+        low = self._trials.values[:, known].min(axis=0)
+        width = self._reference[known] - low
+        above = candidates.values[:, known] - low
+        parts = np.divide(above, width, out=np.zeros_like(above), where=width > 0.0)
+        return parts.max(axis=1, initial=0.0)
+
+    def costless(self, candidates: Encoded) -> Points:
+        """Return the expected improvement of the learnt objectives alone."""
+        learnt = self._goal.learnt
+        forecast = self._forecast(candidates)
+        learnt_alone = Forecast(mean=forecast.mean[:, learnt], std=forecast.std[:, learnt])
+        return expected_improvement(learnt_alone, self._front[:, learnt], self._reference[learnt])
+
     def _forecast(self, candidates: Encoded) -> Forecast:
         mean, std = candidates.values.copy(), np.zeros_like(candidates.values)
         for objective, surrogate in self._surrogates.items():
             mean[:, objective], std[:, objective] = surrogate.predict(candidates.features)
         return Forecast(mean=mean, std=std)
+
+
+class _Dear:
+    """Rates dear candidates by what they add to the learnt objectives; the others come after."""
+
+    def __init__(self, improvement: _Improvement) -> None:
+        self._improvement = improvement
+
+    def __call__(self, candidates: Encoded) -> Points:
+        spent = self._improvement.spent(candidates)
+        return np.where(spent < DEAR, spent - DEAR, self._improvement.costless(candidates))
 
 
 def _completed(reference: Points, values: Points) -> Points:

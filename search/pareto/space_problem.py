@@ -21,7 +21,7 @@ from search.pareto.acquisition import Encoded, Goal
 from search.pareto.encoding import Encoding
 from space.budget import Budget
 from space.decode import active, decode
-from space.domain import Value
+from space.domain import Domain, Value
 from space.feasible import default_point, projected
 from space.known import KNOWN, Pricing
 from space.point import Point, Space
@@ -36,6 +36,9 @@ MOST_DRAWS = 8
 """Draws over budget before one is brought within it."""
 LEANING = 0.5
 """The part of the draws that lean on the base config: they have some share of its values."""
+REDRAWN, STEP = 0.5, 0.05
+"""How often a candidate's real number is drawn anew, and the standard deviation, as a part of its
+range, by which it is moved otherwise."""
 REMEMBERED = 8192
 """Points whose features and costs are kept."""
 
@@ -154,13 +157,14 @@ class SpaceProblem:
         drawn = self.values_of(self._space.sample(rng))
         if not share:
             return drawn
-        pairs = zip(drawn, self._default, strict=True)
+        near = self._nudged(self._default, rng)
+        pairs = zip(drawn, near, strict=True)
         return tuple(known if rng.random() < share else value for value, known in pairs)
 
     def mutate(self, point: Values, rng: Random) -> Values:
-        """Return a point of which one or a few values are others."""
+        """Return a point of which one or a few values are others, and all real ones."""
         mutable = [place for place, domain in enumerate(self._domains) if domain.size > 1]
-        changed = list(point)
+        changed = list(self._nudged(point, rng))
         rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
         chosen = [place for place in mutable if rng.random() < rate]
         for place in chosen or rng.sample(mutable, min(1, len(mutable))):
@@ -168,9 +172,20 @@ class SpaceProblem:
         return self._projected(tuple(changed), point, rng)
 
     def cross(self, one: Values, other: Values, rng: Random) -> Values:
-        """Return a point that has each value from one of two."""
+        """Return a point that has each value from one of two, real ones moved."""
         mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
-        return self._projected(mixed, one, rng)
+        return self._projected(self._nudged(mixed, rng), one, rng)
+
+    def _nudged(self, values: Values, rng: Random) -> Values:
+        """Return values of which the real ones are moved a little or drawn anew.
+
+        Copied, or only moved, a learning rate that an early front shares would be tried again and
+        again; the surrogate is to choose among all there are.
+        """
+        return tuple(
+            _nudged(domain, value, rng) if domain.all_values() is None else value
+            for domain, value in zip(self._domains, values, strict=True)
+        )
 
     def _fits(self, run: RunConfig) -> bool:
         return self._pricing(run.model).within(self._budget)
@@ -201,3 +216,8 @@ class SpaceProblem:
         if len(self._described) > REMEMBERED:
             self._described.popitem(last=False)
         return found
+
+
+def _nudged(domain: Domain, value: Value, rng: Random) -> Value:
+    """Return a value near another, or any."""
+    return domain.sample(rng) if rng.random() < REDRAWN else domain.moved(value, STEP, rng)

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 import stopping
+from epochs import epoch_metrics
 
-from castling.training.metrics import EpochMetrics
 from reports.frame import tabulate
 from reports.records import Record, TrialState
 from search.rungs import CostRanges
@@ -30,15 +30,8 @@ def recording(*trials: tuple[int, float, float]) -> stopping.Recording:
             )
         )
         curves[number] = [
-            EpochMetrics(
-                epoch=epoch,
-                loss=1.0,
-                top1=top1 * epoch / 8,
-                top1_branch=top1,
-                mask_density=(),
-                learning_rate=1e-3,
-                images_per_s=1.0,
-                train_seconds=seconds * epoch,
+            epoch_metrics(
+                epoch, top1=top1 * epoch / 8, top1_branch=top1, train_seconds=seconds * epoch
             )
             for epoch in range(1, 9)
         ]

@@ -27,6 +27,7 @@ EXAMPLES: list[CastlingError] = [
     errors.CheckpointError("best/model.safetensors", "it is truncated"),
     errors.DataError("digits", "train has no images", "install the files anew"),
     errors.UncountedOperatorError(iter(["aten::fft"])),
+    errors.OperatorError("elu_mix", "no count is known for aten::elu", "list it in `free`"),
     errors.CostMismatchError("macs", 10, 11),
     errors.DivergedError("loss", 2, 7, float("inf")),
     errors.RecordError("runs/a/study.journal", "line 3 is cut off"),

@@ -1,9 +1,10 @@
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from epochs import epoch_metrics
 
 import reports
 from castling.errors import RunFolderError
@@ -14,16 +15,7 @@ from reports.records import curve_path
 
 
 def epoch(number: int, loss: float = 1.0) -> EpochMetrics:
-    return EpochMetrics(
-        epoch=number,
-        loss=loss,
-        top1=0.5,
-        top1_branch=0.6,
-        mask_density=(0.1, 0.2),
-        learning_rate=1e-3,
-        images_per_s=100.0,
-        train_seconds=float(number),
-    )
+    return epoch_metrics(number, mask_density=(0.1, 0.2), loss=loss)
 
 
 def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
@@ -33,7 +25,10 @@ def test_curves_have_a_row_per_trial_and_epoch(run: Path) -> None:
     curves = reports.load_curves(run)
     assert list(zip(curves.trial, curves.epoch, strict=True)) == [(2, 1), (2, 2), (10, 1), (10, 2)]
     row = curves.iloc[3].to_dict()
-    assert row == {"trial": 10} | asdict(epoch(2))
+    last = epoch(2)
+    assert row == {
+        "trial": 10, "epoch": 2, **last.metrics, "mask_density": last.mask_density
+    }  # fmt: skip
 
 
 def test_a_trials_curve_is_its_epochs_up_to_the_first_that_is_missing(run: Path) -> None:
@@ -61,6 +56,16 @@ def test_torn_line_is_left_out_and_the_next_one_is_whole(torn: str, run: Path) -
     assert json.loads(path.read_text().splitlines()[-1])["epoch"] == 2
 
 
+def test_metrics_of_other_tasks_are_columns_too(run: Path) -> None:
+    own = {"loss": 1.0, "learning_rate": 1e-3, "images_per_s": 1.0, "train_seconds": 1.0}
+    other = replace(epoch(1), metrics=own | {"mean_error": 2.5})
+    append_line(curve_path(run, 0), other.to_line())
+    append_line(curve_path(run, 1), epoch(1).to_line())
+    curves = reports.load_curves(run)
+    assert curves.mean_error.isna().tolist() == [False, True]
+    assert curves.top1.isna().tolist() == [True, False]
+
+
 def test_files_that_are_no_curves_are_left_out(run: Path) -> None:
     append_line(curve_path(run, 0), epoch(1).to_line())
     append_line(curve_path(run, 0).with_name("notes.jsonl"), epoch(2).to_line())
@@ -73,7 +78,8 @@ def test_files_that_are_no_curves_are_left_out(run: Path) -> None:
 def test_damaged_value_does_not_hide_the_other_epochs(name: str, value: str, run: Path) -> None:
     append_line(curve_path(run, 0), epoch(1).to_line())
     good = json.loads(epoch(2).to_line())
-    line = json.dumps(good | {name: "VALUE"}).replace('"VALUE"', value)
+    changed = good | {name: "VALUE"} if name in good else good | {"metrics": {name: "VALUE"}}
+    line = json.dumps(changed).replace('"VALUE"', value)
     append_line(curve_path(run, 0), line)
     assert next(iter(reports.load_curves(run).epoch)) == 1
 

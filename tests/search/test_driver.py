@@ -51,7 +51,7 @@ def test_every_epoch_is_in_the_curve(small_run: Path) -> None:
         lines = (small_run / CURVES_FOLDER / f"{row.trial:05d}.jsonl").read_text().splitlines()
         epochs = [json.loads(line) for line in lines]
         assert [epoch["epoch"] for epoch in epochs] == [1, 2]
-        assert epochs[-1]["top1"] == row.top1
+        assert epochs[-1]["metrics"]["top1"] == row.top1
 
 
 def test_the_fronts_weights_are_kept_and_no_others(small_run: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from epochs import epoch_metrics
 from hypothesis import given, settings, strategies as st
 from optuna.storages.journal import JournalFileBackend
 from search_bridge import Bridge, bridge
@@ -81,15 +82,8 @@ def metrics(run: RunConfig, epoch: int) -> EpochMetrics:
     rng = Random(digest(run))
     best, speed = rng.uniform(0.6, 0.99), rng.uniform(0.5, 3.0)
     top1 = best * epoch / (epoch + speed)
-    return EpochMetrics(
-        epoch=epoch,
-        loss=1.0 - top1,
-        top1=top1,
-        top1_branch=top1,
-        mask_density=(0.0,),
-        learning_rate=1e-3,
-        images_per_s=1e3,
-        train_seconds=float(epoch),
+    return epoch_metrics(
+        epoch, mask_density=(0.0,), loss=1.0 - top1, top1=top1, top1_branch=top1, images_per_s=1e3
     )
 
 
@@ -105,7 +99,7 @@ def train(driver: Bridge, given: dict[str, Any], death: Death) -> dict[str, Any]
         death.comes_at(path, partial(append_line, path, now.to_line()))
         curve[epoch - 1 :] = [now]
         if epoch in given["rungs"]:
-            report = {CURVE: json.dumps([asdict(each) for each in curve])}
+            report = {CURVE: json.dumps([each.to_data() for each in curve])}
             if not driver.searcher.goes_on("trial", report):
                 return None
         if epoch % CHECKPOINT_EVERY == 0:

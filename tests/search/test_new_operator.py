@@ -4,14 +4,22 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 import reports
-from castling.errors import ConfigError
+import search
+from castling.config import RunConfig
+from castling.errors import ConfigError, OperatorError
+from castling.files import write_yaml
 from castling.operators import OPERATORS
+from castling.operators.modules.softmax import SoftmaxAttention
 from reports.export import evaluate_folder
+from search.train import train_config
 
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +90,26 @@ def test_an_operator_in_one_file_is_listed_searched_exported_and_gone(
     assert "average" not in OPERATORS
     with pytest.raises(ConfigError, match=r"blocks\.0\.operator: must be one of"):
         evaluate_folder(best)
+
+
+class EluAttention(SoftmaxAttention):
+    """Softmax attention with an activation that castling has not met."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.elu(super().forward(x))
+
+
+def test_an_operator_that_an_export_would_refuse_is_refused_before_anything_trains(
+    tmp_path: Path,
+) -> None:
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(RECIPE)
+    with OPERATORS.temporarily("average", replace(OPERATORS["softmax"], build=EluAttention)):
+        with pytest.raises(OperatorError, match="average: no count is known for aten::elu") as no:
+            search.run(str(recipe), out=run)
+        assert no.value.is_bad_input
+        config = tmp_path / "config.yaml"
+        write_yaml(config, RunConfig().to_data(), "Of one block.")
+        with pytest.raises(OperatorError, match="aten::elu"):
+            train_config(config, run, settings={"model.blocks.0.operator": "average"})
+    assert not run.exists()

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from epochs import epoch_metrics
 from hypothesis import given, strategies as st
 
 from castling.files import append_line
@@ -36,16 +37,7 @@ def record(trial: int, macs: int = 50, planned: int = 16, **changes: Any) -> Rec
 def curve(*top1: float, loss: float = 1.0) -> list[EpochMetrics]:
     """Return the metrics of epochs of these accuracies."""
     return [
-        EpochMetrics(
-            epoch=number,
-            loss=loss / number,
-            top1=accuracy,
-            top1_branch=accuracy,
-            mask_density=(),
-            learning_rate=1e-3,
-            images_per_s=1.0,
-            train_seconds=float(number),
-        )
+        epoch_metrics(number, loss=loss / number, top1=accuracy, top1_branch=accuracy)
         for number, accuracy in enumerate(top1, start=1)
     ]
 

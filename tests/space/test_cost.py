@@ -5,18 +5,17 @@ import pytest
 import timm
 from hypothesis import given, settings, strategies as st
 
+from castling.blocks.parts import block_cost
 from castling.config import BlockConfig, MaskSchedule, ModelConfig
 from castling.costs.cost import Cost
 from castling.errors import ConfigError
-from castling.model.build import build
-from castling.model.castle import castle
-from castling.model.parts import block_cost
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
-from space.cost import cost, operator_costs
+from space.cost import cost
 from space.decode import decode
 from space.feasible import Quantity, max_cost_point, min_cost_point
-from space.measure import measure_macs, measure_params
+from space.measure import measure_cost, measure_macs, measure_params
+from space.operator_table import operator_costs
 from space.point import Point, Space
 from space.presets import SPACES
 
@@ -27,16 +26,6 @@ EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_any
 
 ALIVE = MaskSchedule(start_multiple=0.0)
 """A branch that is alive however few tokens there are."""
-
-
-def measured(model: ModelConfig) -> Cost:
-    training, shape = build(model, seed=0), (model.channels, *model.image_size)
-    castled = castle(training)
-    return Cost(
-        macs=measure_macs(castled, shape),
-        params=measure_params(castled),
-        training_macs=measure_macs(training, shape),
-    )
 
 
 BLOCK_CONFIGS = st.builds(
@@ -69,7 +58,7 @@ MODEL_CONFIGS = st.builds(
 @given(model=MODEL_CONFIGS)
 @settings(max_examples=15)
 def test_the_closed_form_is_what_is_measured(model: ModelConfig) -> None:
-    assert cost(model) == measured(model)
+    assert cost(model) == measure_cost(model)
 
 
 @pytest.mark.parametrize(("pooling", "form"), [("cls", "grid"), ("mean", "tokens")])
@@ -97,7 +86,7 @@ def test_every_operator_costs_what_is_measured(operator: str, form: str, pooling
             "blocks": [block.to_data()],
         }
     )
-    assert cost(model) == measured(model)
+    assert cost(model) == measure_cost(model)
 
 
 NUM_EXAMPLES = {"imagenet": 1}
@@ -112,7 +101,7 @@ def test_points_of_the_presets_cost_what_is_measured(name: str) -> None:
     @settings(max_examples=NUM_EXAMPLES.get(name, 3))
     def check(seed: int) -> None:
         model = decode(space, space.sample(Random(seed))).model
-        assert cost(model) == measured(model)
+        assert cost(model) == measure_cost(model)
 
     check()
 
@@ -124,7 +113,7 @@ def test_the_ends_of_the_small_presets_cost_what_is_measured(
 ) -> None:
     space = SPACES[name]()
     model = decode(space, find(space, "macs")).model
-    assert cost(model) == measured(model)
+    assert cost(model) == measure_cost(model)
 
 
 @given(model=MODEL_CONFIGS, block=BLOCK_CONFIGS)

@@ -171,8 +171,16 @@ def test_near_values_are_neighbours_more_often_than_others(seed: int) -> None:
     found = [IntRange(1, 9).neighbour(5, rng) for _ in range(400)]
     assert set(found) == {1, 2, 3, 4, 6, 7, 8, 9}
     assert sum(value in (4, 6) for value in found) > 200
-    moved = [FloatRange(0.0, 1.0).neighbour(0.5, rng) for _ in range(400)]
-    assert sum(0.3 <= value <= 0.7 for value in moved if isinstance(value, float)) > 180
+
+
+@pytest.mark.parametrize("log", [False, True])
+@given(seed=SEEDS)
+def test_real_numbers_move_within_their_range_and_gather_at_no_end(seed: int, log: bool) -> None:
+    rng, domain = Random(seed), FloatRange(1.0, 2.0, log)
+    moved = [domain.moved(2.0, 0.1, rng) for _ in range(100)]
+    assert all(value in domain for value in moved)
+    assert moved.count(2.0) < 5
+    assert sum(value > 1.7 for value in moved) > 90
 
 
 @given(domain=NARROW, seed=SEEDS)

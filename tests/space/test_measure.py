@@ -15,7 +15,7 @@ from castling.model.backbone import backbone_config
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.operators import OPERATORS
-from castling.operators.softmax import SoftmaxAttention
+from castling.operators.modules.softmax import SoftmaxAttention
 from castling.operators.spec import fits_anywhere
 from space.cost import cost
 from space.measure import measure_latency_ms, measure_macs, measure_model, measure_params

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from castling.config import LayerChoice
 from castling.model.adapters.spec import CoreLayer, has_branch
-from castling.model.sizes import check_bias
+from castling.model.sizes import check_bias, holds_grid
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, alive_branch
-from castling.operators.spec import holds_grid
-from castling.operators.training_only import BranchHolder
+from castling.operators.modules.auxiliary import AuxiliaryBranch, alive_branch
+from castling.operators.modules.training_only import BranchHolder
 
 
 class ConvertedAttention(BranchHolder, ABC):

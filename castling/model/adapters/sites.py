@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice, StockBackbone
+from castling.costs.count import macs_by_module
 from castling.errors import ConfigError
 from castling.model.adapters.refused import REFUSED_KINDS
 from castling.model.adapters.spec import (
@@ -123,20 +123,15 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
         )
         for name in adapters
     ]
-    counter = FlopCounterMode(display=False)  # stumbles over latents that want a gradient
-    dtype = next(model.parameters()).dtype
+    model.eval().requires_grad_(requires_grad=False)
     try:
-        with counter, torch.no_grad():
-            model.eval().requires_grad_(requires_grad=False)(
-                torch.zeros(1, *image_shape, device="meta", dtype=dtype)
-            )
+        macs = macs_by_module(model, image_shape)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         rule = f"does not fit {backbone} ({first_line(error)})"
         raise ConfigError("image_size", rule, image_shape[1:]) from None
     finally:
         for hook in hooks:
             hook.remove()
-    macs = _macs_by_name(model, counter)
     layers, refused = [], {}
     for name, adapter in adapters.items():
         found = _layer(name, adapter, calls.get(name, []), model, macs)
@@ -222,14 +217,3 @@ def _layer(
         named=calls[0][1],
     )
     return adapter.layer(call)
-
-
-def _macs_by_name(model: nn.Module, counter: FlopCounterMode) -> dict[str, int]:
-    """Return the multiply-accumulates of every module by its path; of the model under ""."""
-    root = type(model).__name__
-    counts = {
-        name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
-        for name, flops in counter.get_flop_counts().items()
-        if name != "Global"
-    }
-    return {"": counter.get_total_flops() // 2} | counts

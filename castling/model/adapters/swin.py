@@ -17,8 +17,8 @@ from castling.config import LayerChoice
 from castling.model.adapters.converted import ConvertedAttention, bias_of_qkv, with_biases
 from castling.model.adapters.spec import ADAPTERS, AttentionAdapter, Call, CoreLayer, num_params
 from castling.model.sizes import hold_map
+from castling.operators.modules.training_only import TrainingOnly
 from castling.operators.spec import TokenGrid
-from castling.operators.training_only import TrainingOnly
 
 
 class ConvertedWindowAttention(ConvertedAttention):

@@ -24,7 +24,7 @@ from castling.model.backbone import backbone_config
 from castling.model.check import digest, read_run_config
 from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from space.cost import cost
 from space.measure import measure_macs, measure_params
 

@@ -11,7 +11,7 @@ from castling.model.build import build
 from castling.model.castle import castle, is_castled, set_progress
 from castling.model.vit import CastlingViT
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
 from castling.operators.spec import fits_anywhere
 
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from oracle_comparison import random_input, relative_error, values_and_gradients
 from torch import Tensor, nn
 
+from castling.blocks.mlp import MLPS, gate_width, hidden_width
+from castling.blocks.modules.mlp import BidimensionalMlp
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.model.build import build
-from castling.model.mlp import MLPS, BidimensionalMlp, gate_width, hidden_width
 from castling.operators import TokenGrid
 from castling.operators.spec import LayerShape
 from space.cost import cost

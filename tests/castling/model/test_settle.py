@@ -2,14 +2,14 @@ import pytest
 import torch
 
 import castling
+from castling.blocks.modules.mlp import ShrinkingMlp
 from castling.config import BlockConfig, ModelConfig, RunConfig, TrainConfig
 from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.mlp import ShrinkingMlp
 from castling.model.settle import settle
 from castling.model.vit import CastlingViT
-from castling.operators.gates import gated
-from castling.operators.spvit_gated import GatedSinglePath
+from castling.operators.modules.gates import gated
+from castling.operators.modules.spvit_gated import GatedSinglePath
 from castling.training.data import load_data
 from castling.training.loop import train
 from space.cost import cost

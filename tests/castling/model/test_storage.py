@@ -16,7 +16,7 @@ from castling.model.castle import castle, is_castled, set_progress
 from castling.model.check import read_run_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load_weights, read_tensors
 from castling.model.vit import CastlingViT
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 
 
 CONFIG = ModelConfig(

@@ -15,7 +15,7 @@ from castling.model.build import build
 from castling.model.castle import set_progress
 from castling.model.vit import CastlingViT
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.operators.spec import fits_anywhere, layer_shapes
 
 

@@ -7,14 +7,14 @@ from torch import library
 
 from castling.config import BlockConfig
 from castling.native import linear_angular as native
-from castling.operators.linear_angular import LinearAngularAttention
+from castling.operators.modules.linear_angular import LinearAngularAttention
 from castling.operators.spec import LayerShape, TokenGrid
 
 
 _COMPILED_AND_EAGER = """
 import torch
 from castling.config import BlockConfig, MaskSchedule
-from castling.operators.linear_angular import LinearAngularAttention
+from castling.operators.modules.linear_angular import LinearAngularAttention
 from castling.operators.spec import LayerShape, TokenGrid
 
 seen = []

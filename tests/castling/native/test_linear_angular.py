@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from castling.config import LayerChoice
 from castling.native import linear_angular as native
 from castling.native.masked_attention import masked_attention
-from castling.operators.linear_angular import TokenConvolution, linear_angular
+from castling.operators.modules.linear_angular import TokenConvolution, linear_angular
 from castling.operators.spec import TokenGrid
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from castling.config import MaskSchedule
 from castling.native import masked_attention as native
-from castling.operators.auxiliary import AuxiliaryBranch
+from castling.operators.modules.auxiliary import AuxiliaryBranch
 
 
 def _rows(batch: int, tokens: int, heads: int, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from castling.errors import ConfigError
 from castling.native import linear_angular as native
 from castling.native.masked_attention import add_gradients, forward, masked_attention
-from castling.operators.linear_angular import linear_angular
+from castling.operators.modules.linear_angular import linear_angular
 
 
 BATCH, HEADS, SIZE, PREFIX, HEIGHT, WIDTH = 2, 2, 8, 1, 3, 2

@@ -15,9 +15,10 @@ from oracle_comparison import (
 from torch import Tensor
 
 from castling.config import BlockConfig
-from castling.operators import OPERATORS, TokenGrid, angular
-from castling.operators.angular import AngularAttention, excess_similarity
-from castling.operators.linear_angular import LinearAngularAttention
+from castling.operators import OPERATORS, TokenGrid
+from castling.operators.modules import angular
+from castling.operators.modules.angular import AngularAttention, excess_similarity
+from castling.operators.modules.linear_angular import LinearAngularAttention
 from castling.operators.reference import angular as reference, linear_angular as linear_reference
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs, measure_params
@@ -141,7 +142,8 @@ def test_autocast_is_near_float32() -> None:
 def test_closed_forms_are_what_is_counted(size: Size) -> None:
     layer, spec = size.layer(), OPERATORS["angular"]
     module = spec.build(layer)
-    assert spec.macs(layer) == measure_macs(module, (layer.grid.num_tokens, layer.embed_width))
+    sizes = (layer.grid.num_tokens, layer.embed_width)
+    assert spec.macs(layer) == measure_macs(module, sizes, ["angular"])
     assert spec.params(layer) == measure_params(module)
 
 

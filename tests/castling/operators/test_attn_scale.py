@@ -18,9 +18,9 @@ from torch import Tensor
 
 from castling.config import BlockConfig
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.attn_scale import AttnScale
+from castling.operators.modules.attn_scale import AttnScale
+from castling.operators.modules.softmax import SoftmaxAttention
 from castling.operators.reference import attn_scale as reference
-from castling.operators.softmax import SoftmaxAttention
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs, measure_params
 

@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from castling.config import MaskSchedule
-from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
 from castling.operators.reference import linear_angular as reference
 
 

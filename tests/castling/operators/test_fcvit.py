@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.fcvit import EPSILON, FCViTMixer, FCViTOptions, GlobalContext, standardize
+from castling.operators.fcvit import FCViTOptions
+from castling.operators.modules.fcvit import EPSILON, FCViTMixer, GlobalContext, standardize
 from castling.operators.reference import fcvit as reference
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs, measure_params

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from castling.config import BlockConfig
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.feat_scale import FeatScale
+from castling.operators.modules.feat_scale import FeatScale
+from castling.operators.modules.softmax import SoftmaxAttention
 from castling.operators.reference import feat_scale as reference
-from castling.operators.softmax import SoftmaxAttention
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs, measure_params
 

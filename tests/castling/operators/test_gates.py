@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from castling.operators.gates import Gated, Gates, cost_penalty
+from castling.operators.modules.gates import Gated, Gates, cost_penalty
 
 
 class Part(Gated):

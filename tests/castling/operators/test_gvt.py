@@ -8,7 +8,7 @@ from torch import Tensor
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.gvt import GraphAttention
+from castling.operators.modules.gvt import GraphAttention
 from castling.operators.reference import gvt as reference
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs

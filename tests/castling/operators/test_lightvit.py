@@ -18,7 +18,8 @@ from torch import Tensor
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.lightvit import LightViTAttention, LightViTOptions, window_side
+from castling.operators.lightvit import LightViTOptions, window_side
+from castling.operators.modules.lightvit import LightViTAttention
 from castling.operators.reference import lightvit as reference
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs, measure_params

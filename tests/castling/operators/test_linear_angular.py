@@ -17,7 +17,7 @@ from torch import Tensor
 
 from castling.config import BlockConfig, MaskSchedule
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.linear_angular import LinearAngularAttention, normalize_rows
+from castling.operators.modules.linear_angular import LinearAngularAttention, normalize_rows
 from castling.operators.reference import linear_angular as reference
 from castling.operators.spec import LayerShape
 

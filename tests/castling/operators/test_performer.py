@@ -13,7 +13,7 @@ from castling.errors import ConfigError
 from castling.model.build import build
 from castling.model.castle import castle
 from castling.operators import OPERATORS, TokenGrid
-from castling.operators.performer import PerformerAttention, orthogonal_rows, performer
+from castling.operators.modules.performer import PerformerAttention, orthogonal_rows, performer
 from castling.operators.reference import performer as reference
 from castling.operators.spec import LayerShape
 from space.measure import measure_macs

@@ -4,8 +4,8 @@ from timm.layers import Attention
 
 from castling.config import BlockConfig
 from castling.operators import OPERATORS, TokenGrid
+from castling.operators.modules.softmax import SoftmaxAttention
 from castling.operators.reference import linear_angular as reference
-from castling.operators.softmax import SoftmaxAttention
 from castling.operators.spec import LayerShape
 
 

@@ -10,9 +10,9 @@ from castling.errors import ConfigError
 from castling.model.build import build as build_model
 from castling.model.castle import castle
 from castling.operators import OPERATORS, TokenGrid
+from castling.operators.modules.spvit import BottleneckConvolution
 from castling.operators.reference import spvit as reference
 from castling.operators.spec import LayerShape
-from castling.operators.spvit import BottleneckConvolution
 from space.measure import measure_macs
 
 

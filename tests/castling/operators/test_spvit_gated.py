@@ -6,8 +6,9 @@ import torch
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, TokenGrid
+from castling.operators.modules.spvit_gated import GatedSinglePath
 from castling.operators.spec import LayerShape
-from castling.operators.spvit_gated import CANDIDATES, GatedSinglePath
+from castling.operators.spvit_gated import CANDIDATES
 
 
 def layer(operator: str = "spvit_gated", *, prefix: int = 0) -> LayerShape:

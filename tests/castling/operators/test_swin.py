@@ -19,9 +19,10 @@ from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.model.build import build
 from castling.operators import OPERATORS, TokenGrid
+from castling.operators.modules.swin import SwinAttention
 from castling.operators.reference import swin as reference
 from castling.operators.spec import LayerShape
-from castling.operators.swin import SwinAttention, SwinOptions, shifts, window_sides
+from castling.operators.swin import SwinOptions, shifts, window_sides
 from space.measure import measure_macs, measure_params
 
 

@@ -12,9 +12,9 @@ from castling.config import BlockConfig, MaskSchedule, ModelConfig
 from castling.model.build import build
 from castling.model.castle import castle, is_castled, set_progress
 from castling.operators import TokenGrid
+from castling.operators.modules.taylor import TaylorAttention, taylor
 from castling.operators.reference import linear_angular as branch_reference, taylor as reference
 from castling.operators.spec import LayerShape
-from castling.operators.taylor import TaylorAttention, taylor
 
 
 VECTORS = Path(__file__).parents[2] / "data"

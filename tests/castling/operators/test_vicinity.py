@@ -11,9 +11,9 @@ from torch.nn.functional import linear
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS, TokenGrid
+from castling.operators.modules.vicinity import VicinityAttention, clamp_magnitude
 from castling.operators.reference import vicinity as reference
 from castling.operators.spec import LayerShape
-from castling.operators.vicinity import VicinityAttention, clamp_magnitude
 
 
 VECTORS = Path(__file__).parents[2] / "data"
@@ -181,7 +181,7 @@ def test_every_clamp_counts_in_the_comparison(monkeypatch: pytest.MonkeyPatch, c
         calls = iter(range(6))
         with monkeypatch.context() as patch:
             patch.setattr(
-                "castling.operators.vicinity.clamp_magnitude",
+                "castling.operators.modules.vicinity.clamp_magnitude",
                 lambda y, calls=calls: y if next(calls) == clamp else clamp_magnitude(y),
             )
             changes.append((module(x) - expected).abs().max() / expected.abs().max())

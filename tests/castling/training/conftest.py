@@ -11,7 +11,7 @@ from castling.config import (
     RunConfig,
     TrainConfig,
 )
-from castling.training.data import Dataset, load_data
+from castling.training.data import TrainingData, load_data
 
 
 @pytest.fixture(scope="session")
@@ -46,5 +46,5 @@ def everything_on(tiny: RunConfig) -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def digits(tiny: RunConfig) -> Dataset:
+def digits(tiny: RunConfig) -> TrainingData:
     return load_data(tiny.data, tiny.model)

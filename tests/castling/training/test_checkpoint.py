@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from epochs import epoch_metrics
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,21 +17,12 @@ from castling.model.build import build
 from castling.model.castle import set_progress
 from castling.model.storage import read_tensors, write_tensors
 from castling.model.vit import CastlingViT
-from castling.operators.auxiliary import branches
+from castling.operators.modules.auxiliary import branches
 from castling.training.checkpoint import load_checkpoint, save_checkpoint
 from castling.training.metrics import EpochMetrics
 
 
-METRICS = EpochMetrics(
-    epoch=2,
-    loss=1.5,
-    top1=0.25,
-    top1_branch=0.5,
-    mask_density=(0.125,),
-    learning_rate=3e-4,
-    images_per_s=10.0,
-    train_seconds=1.0,
-)
+METRICS = epoch_metrics(2, mask_density=(0.125,), loss=1.5, top1=0.25, learning_rate=3e-4)
 State = tuple[CastlingViT, torch.optim.Optimizer]
 
 
@@ -198,7 +190,7 @@ def test_a_checkpoint_of_another_optimiser_is_refused(
     refused(path, "another optimiser")
 
 
-def test_what_is_trained_beside_the_model_is_kept_beside_it(state: State, path: Path) -> None:
+def test_the_extra_module_has_a_place_of_its_own(state: State, path: Path) -> None:
     head, fresh = nn.Linear(3, 2), nn.Linear(3, 2)
     save_checkpoint(path, *state, METRICS, "me", head)
     assert {name for name in read_tensors(path)[0] if name.startswith("beside.")} == {
@@ -209,15 +201,15 @@ def test_what_is_trained_beside_the_model_is_kept_beside_it(state: State, path: 
     assert equal(head, fresh)
 
 
-@pytest.mark.parametrize("beside", [None, nn.Linear(4, 2)])
-def test_a_checkpoint_with_another_part_beside_the_model_is_refused(
-    state: State, path: Path, beside: nn.Module | None
+@pytest.mark.parametrize("extra", [None, nn.Linear(4, 2)])
+def test_a_checkpoint_with_another_extra_module_is_refused(
+    state: State, path: Path, extra: nn.Module | None
 ) -> None:
     save_checkpoint(path, *state, METRICS, "me", nn.Linear(3, 2))
     model, optimizer = started(1, steps=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match="another model"):
-        load_checkpoint(path, model, optimizer, "me", beside)
+        load_checkpoint(path, model, optimizer, "me", extra)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -261,7 +253,16 @@ def test_a_checkpoint_with_a_hostile_note_is_refused(state: State, path: Path) -
         write_tensors(path, tensors, {**metadata, "metrics": note})
         refused(path, "it is not a training checkpoint")
     whole = json.loads(metadata["metrics"])
-    for change in ({"epoch": "1"}, {"epoch": 0}, {"loss": None}, {"mask_density": ["x"]}):
+    no_loss = {name: value for name, value in whole["metrics"].items() if name != "loss"}
+    for change in (
+        {"epoch": "1"},
+        {"epoch": 0},
+        {"metrics": whole["metrics"] | {"loss": None}},
+        {"metrics": whole["metrics"] | {"loss": 10**400}},
+        {"metrics": no_loss},
+        {"metrics": []},
+        {"mask_density": ["x"]},
+    ):
         write_tensors(path, tensors, {**metadata, "metrics": json.dumps(whole | change)})
         refused(path, "it is not a training checkpoint")
 

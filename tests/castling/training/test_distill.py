@@ -33,7 +33,7 @@ def images(count: int = 3, **shape: int) -> Tensor:
     return torch.randn(count, channels, size, size, generator=generator)
 
 
-def lesson(model: nn.Module, teacher: nn.Module, **weights: float) -> Distillation:
+def distillation(model: nn.Module, teacher: nn.Module, **weights: float) -> Distillation:
     return Distillation(DistillConfig(**{"weight": 0.0, **weights}), model, teacher.eval(), seed=0)
 
 
@@ -67,16 +67,16 @@ def test_the_layers_loss_is_relative_and_a_mean_over_layers() -> None:
 
 def test_layers_of_equal_models_differ_by_nothing_and_of_others_do_not() -> None:
     model, same = build(SOFTMAX, seed=0).eval(), build(SOFTMAX, seed=0)
-    assert lesson(model, same, layer_weight=1.0)(images())[1].item() == 0.0
+    assert distillation(model, same, layer_weight=1.0)(images())[1].item() == 0.0
     other = build(CASTLED, seed=0).eval()
-    assert lesson(other, same, layer_weight=1.0)(images())[1].item() > 0.1
+    assert distillation(other, same, layer_weight=1.0)(images())[1].item() > 0.1
 
 
 def test_the_loss_is_the_weighted_sum_and_the_logits_are_the_models() -> None:
     model, teacher = build(CASTLED, seed=0).eval(), build(SOFTMAX, seed=1).eval()
     weights = {"weight": 0.3, "layer_weight": 0.7, "token_weight": 0.5}
-    parts = [lesson(model, teacher, **{name: 1.0})(images())[1] for name in weights]
-    logits, loss = lesson(model, teacher, **weights)(images())
+    parts = [distillation(model, teacher, **{name: 1.0})(images())[1] for name in weights]
+    logits, loss = distillation(model, teacher, **weights)(images())
     assert torch.equal(logits, model(images()))
     expected = sum(w * part.item() for w, part in zip(weights.values(), parts, strict=True))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -88,10 +88,10 @@ def test_only_the_model_and_the_local_head_learn_and_no_hook_is_left() -> None:
         build(SOFTMAX, seed=1).requires_grad_(requires_grad=False),
     )
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    taught = lesson(model, teacher, weight=0.5, layer_weight=1.0, token_weight=0.5)
-    taught(images())[1].backward()
-    assert {name for name, _ in taught.named_parameters()} == {"local.weight", "local.bias"}
-    assert all(part.grad is not None for part in taught.parameters())
+    distilling = distillation(model, teacher, weight=0.5, layer_weight=1.0, token_weight=0.5)
+    distilling(images())[1].backward()
+    assert {name for name, _ in distilling.named_parameters()} == {"local.weight", "local.bias"}
+    assert all(part.grad is not None for part in distilling.parameters())
     assert model.head.weight.grad is not None
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     assert not any(part._forward_hooks for part in [*model.modules(), *teacher.modules()])
@@ -131,11 +131,11 @@ def test_background_is_the_least_sure_of_the_whole_batch() -> None:
 
 def test_the_tokens_loss_is_the_local_heads_cross_entropy() -> None:
     model, teacher = build(CASTLED, seed=0).eval(), build(SOFTMAX, seed=1).eval()
-    taught = lesson(model, teacher, token_weight=1.0)
-    said = taught.local(model.forward_features(images()))
-    targets = token_targets(teacher.head(teacher.forward_features(images())), taught.config)
+    distilling = distillation(model, teacher, token_weight=1.0)
+    said = distilling.local(model.forward_features(images()))
+    targets = token_targets(teacher.head(teacher.forward_features(images())), distilling.config)
     expected = -(targets * said.log_softmax(-1)).sum(-1).mean()
-    assert taught(images())[1].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert distilling(images())[1].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 TIMM: dict[str, dict[str, Any]] = {
@@ -167,18 +167,18 @@ def test_a_token_is_classified_as_an_image_of_that_token_alone(name: str) -> Non
     assert torch.allclose(said[1, 2], model.forward_head(alone)[0], atol=1e-5)
 
 
-def test_layers_of_backbones_are_taught_castled_or_not() -> None:
+def test_layers_of_backbones_are_compared_castled_or_not() -> None:
     name, options = "vit_tiny_patch16_224", {"embed_dim": 16, "depth": 2, "num_heads": 2}
     teacher = timm.create_model(name, img_size=32, num_classes=5, **options).eval()
     model = convert_backbone(name, "linear_angular", image_size=32, num_classes=5, **options)
     assert [type(layer).__name__ for layer in attention_layers(model, (3, 32, 32))] == [
         "LinearAngularAttention"
     ] * 2
-    taught = lesson(model, teacher, layer_weight=1.0, token_weight=0.5)
-    logits, loss = taught(images(2, size=32, channels=3))
+    distilling = distillation(model, teacher, layer_weight=1.0, token_weight=0.5)
+    logits, loss = distilling(images(2, size=32, channels=3))
     assert logits.shape == (2, 5)
     loss.backward()
-    assert all(layer.proj.weight.grad is not None for layer in taught.layers[0])
+    assert all(layer.proj.weight.grad is not None for layer in distilling.layers[0])
 
 
 def test_outputs_are_collected_in_the_order_of_the_layers() -> None:
@@ -202,7 +202,7 @@ def test_what_does_not_pair_is_refused(
     teacher: ModelConfig, weights: dict[str, float], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason) as caught:
-        lesson(build(CASTLED, seed=0), build(teacher, seed=0), **weights)
+        distillation(build(CASTLED, seed=0), build(teacher, seed=0), **weights)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"train.distill.{next(iter(weights))}: must be 0 for a ")
 
@@ -210,9 +210,9 @@ def test_what_does_not_pair_is_refused(
 def test_a_teacher_without_attention_has_no_layers_to_pair() -> None:
     teacher = timm.create_model("resnet10t", in_chans=1, num_classes=10)
     with pytest.raises(ConfigError, match=r"layer_weight: must be 0 for a teacher without"):
-        lesson(build(CASTLED, seed=0), teacher, layer_weight=1.0)
+        distillation(build(CASTLED, seed=0), teacher, layer_weight=1.0)
     wide = build(CASTLED.replace(image_size=32, patch_size=32), seed=0)
-    loss = lesson(wide, teacher, weight=1.0, token_weight=0.5)(images(2, size=32))[1]
+    loss = distillation(wide, teacher, weight=1.0, token_weight=0.5)(images(2, size=32))[1]
     assert loss.isfinite()  # its logits, and its one token, can be taught all the same
 
 

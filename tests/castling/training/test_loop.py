@@ -4,7 +4,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,25 +14,25 @@ import torch
 from torch import nn
 
 from castling.config import DistillConfig, MaskSchedule, RunConfig
+from castling.data.arrays import Split
+from castling.data.batches import Batch
+from castling.data.memory import InMemoryBatches
+from castling.data.statistics import Statistics
 from castling.errors import CheckpointError, ConfigError, DivergedError
 from castling.model.build import build
 from castling.model.castle import castle
-from castling.model.check import digest
+from castling.model.check import digest, run_config
 from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
-from castling.operators.auxiliary import AuxiliaryBranch, branches
+from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
+from castling.tasks import TASKS
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import Dataset, Split, load_data, load_test
-from castling.training.loop import (
-    Pixels,
-    Trained,
-    accuracy,
-    batch_sizes,
-    check_begin,
-    evaluate,
-    train as train_anywhere,
-)
+from castling.training.data import TrainingData, load_data, load_test
+from castling.training.evaluation import evaluate, evaluate_batches
+from castling.training.loop import Trained, train as train_anywhere
 from castling.training.metrics import EpochMetrics
+from castling.training.optimizer import batch_sizes
+from castling.training.start import check_start
 
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "digits_training.json"
@@ -52,7 +52,7 @@ def with_training(run: RunConfig, **changes: object) -> RunConfig:
 
 
 def history(
-    run: RunConfig, data: Dataset, **options: object
+    run: RunConfig, data: TrainingData, **options: object
 ) -> tuple[Trained, list[EpochMetrics]]:
     seen: list[EpochMetrics] = []
 
@@ -64,7 +64,8 @@ def history(
 
 
 def timeless(metrics: EpochMetrics) -> EpochMetrics:
-    return replace(metrics, images_per_s=0.0, train_seconds=0.0)
+    timing = {"images_per_s": 0.0, "train_seconds": 0.0}
+    return replace(metrics, metrics={**metrics.metrics, **timing})
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -72,15 +73,15 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_the_losses_of_twenty_steps_are_golden(tiny: RunConfig, digits: Dataset) -> None:
+def test_the_losses_of_twenty_steps_are_golden(tiny: RunConfig, digits: TrainingData) -> None:
     run = with_training(tiny, epochs=20, batch_size=len(digits.train), learning_rate=1e-2)
-    losses = [metrics.loss for metrics in history(run, digits)[1]]
+    losses = [metrics.metrics["loss"] for metrics in history(run, digits)[1]]
     assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["tiny", "everything_on"])
 def test_one_seed_gives_the_same_weights_bit_for_bit(
-    name: str, digits: Dataset, request: pytest.FixtureRequest
+    name: str, digits: TrainingData, request: pytest.FixtureRequest
 ) -> None:
     run = with_training(request.getfixturevalue(name), epochs=2)
     torch.manual_seed(1)
@@ -91,10 +92,12 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(
     assert list(map(timeless, first_history)) == list(map(timeless, again_history))
     other, other_history = history(with_training(run, seed=1), digits)
     assert not same_weights(first.model, other.model)
-    assert other_history[0].loss != first_history[0].loss
+    assert other_history[0].metrics["loss"] != first_history[0].metrics["loss"]
 
 
-def test_the_global_generator_is_left_as_it_was(everything_on: RunConfig, digits: Dataset) -> None:
+def test_the_global_generator_is_left_as_it_was(
+    everything_on: RunConfig, digits: TrainingData
+) -> None:
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     train(with_training(everything_on, epochs=1), digits)
@@ -104,7 +107,7 @@ def test_the_global_generator_is_left_as_it_was(everything_on: RunConfig, digits
 @pytest.mark.parametrize("name", ["tiny", "everything_on"])
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_stopping_after_any_epoch_and_going_on_changes_nothing(
-    name: str, stop: int, digits: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, stop: int, digits: TrainingData, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     run = request.getfixturevalue(name)
     whole, whole_history = history(run, digits)
@@ -115,13 +118,13 @@ def test_stopping_after_any_epoch_and_going_on_changes_nothing(
     resumed, resumed_history = history(run, digits, checkpoint=path)
     assert list(map(timeless, resumed_history)) == list(map(timeless, whole_history[stop:]))
     assert timeless(resumed.metrics) == timeless(whole.metrics)
-    assert resumed.metrics.train_seconds >= part.metrics.train_seconds
+    assert resumed.metrics.metrics["train_seconds"] >= part.metrics.metrics["train_seconds"]
     assert same_weights(resumed.model, whole.model)
 
 
 @pytest.mark.parametrize("operator", list(OPERATORS))
 def test_every_operator_goes_on_bit_for_bit(
-    operator: str, tiny: RunConfig, digits: Dataset, tmp_path: Path
+    operator: str, tiny: RunConfig, digits: TrainingData, tmp_path: Path
 ) -> None:
     """Whatever an operator holds besides parameters is in the checkpoint, and in a saved model."""
     blocks = tuple(
@@ -136,7 +139,8 @@ def test_every_operator_goes_on_bit_for_bit(
     resumed, _ = history(run, digits, checkpoint=path)
     assert same_weights(resumed.model, whole.model)
     save(whole.model, tmp_path)
-    assert evaluate(load(tmp_path), digits.validation, digits) == whole.metrics.top1
+    measured = evaluate(run, load(tmp_path), digits.validation, digits)
+    assert measured["top1"] == whole.metrics.metrics["top1"]
 
 
 def truncate(path: Path) -> None:
@@ -156,7 +160,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
 
@@ -174,7 +178,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
 
 @pytest.mark.parametrize("harm", [truncate, empty, replace_by_text, Path.unlink])
 def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path, harm: Callable[[Path], None]
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
     train(
@@ -192,14 +196,14 @@ def test_a_killed_training_goes_on_from_the_checkpoint_before_a_broken_one(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("known", "first"), [(None, 4), (3, 4), (2, 3), (1, 1), (0, 1)])
-def test_a_checkpoint_of_more_epochs_than_are_known_is_left(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path, known: int | None, first: int
+@pytest.mark.parametrize(("newest", "first"), [(None, 4), (3, 4), (2, 3), (1, 1), (0, 1)])
+def test_a_checkpoint_that_is_newer_than_the_curve_is_ignored(
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path, newest: int | None, first: int
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
     begun = partial(train, tiny, digits, on_epoch=lambda seen: seen.epoch < 3)
     begun(checkpoint=path, checkpoint_share=math.inf)  # after 3 epochs, and after 2 before it
-    resumed, rest = history(tiny, digits, checkpoint=path, known_epochs=known)
+    resumed, rest = history(tiny, digits, checkpoint=path, newest_epoch=newest)
     assert [metrics.epoch for metrics in rest] == [*range(first, 5)]
     assert same_weights(resumed.model, train(tiny, digits).model)
 
@@ -208,7 +212,7 @@ def test_a_checkpoint_of_more_epochs_than_are_known_is_left(
     ("share", "expected"), [(math.inf, [None, 1, 2, 3]), (1e-9, [None, 1, 1, 1])]
 )
 def test_checkpoints_are_written_in_their_part_of_the_time(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path, share: float, expected: list[int | None]
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path, share: float, expected: list[int | None]
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
 
@@ -228,7 +232,7 @@ def test_checkpoints_are_written_in_their_part_of_the_time(
 
 @pytest.mark.parametrize("harm", [truncate, empty, replace_by_text])
 def test_a_broken_checkpoint_is_ignored_and_training_starts_anew(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path, harm: object
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path, harm: object
 ) -> None:
     run = with_training(tiny, epochs=2)
     path = tmp_path / "checkpoint.safetensors"
@@ -247,7 +251,7 @@ def test_a_broken_checkpoint_is_ignored_and_training_starts_anew(
     "changes", [{"seed": 1}, {"learning_rate": 1e-3}, {"epochs": 3}, {"precision": "bfloat16"}]
 )
 def test_the_checkpoint_of_another_training_is_ignored(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path, changes: dict[str, object]
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     run = with_training(tiny, epochs=2)
     path = tmp_path / "checkpoint.safetensors"
@@ -260,7 +264,7 @@ def test_the_checkpoint_of_another_training_is_ignored(
 
 
 def test_fields_that_an_operator_ignores_do_not_make_another_training(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path
 ) -> None:
     run = with_training(tiny, epochs=2)
     path = tmp_path / "checkpoint.safetensors"
@@ -274,7 +278,7 @@ def test_fields_that_an_operator_ignores_do_not_make_another_training(
 
 @pytest.mark.parametrize(("rate", "clip"), [(1e30, 1.0), (1e18, 1e30)])
 def test_a_training_that_diverges_says_when(
-    tiny: RunConfig, digits: Dataset, tmp_path: Path, rate: float, clip: float
+    tiny: RunConfig, digits: TrainingData, tmp_path: Path, rate: float, clip: float
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
     run = with_training(tiny, learning_rate=rate, clip_norm=clip, warmup=0.0)
@@ -290,7 +294,7 @@ def test_a_training_that_diverges_says_when(
     assert f"at epoch {error.epoch}, step {error.step}" in str(error)
 
 
-def test_masks_empty_then_castling_changes_nothing(tiny: RunConfig, digits: Dataset) -> None:
+def test_masks_empty_then_castling_changes_nothing(tiny: RunConfig, digits: TrainingData) -> None:
     run = with_training(with_mask(tiny, MaskSchedule(end=0.75)), epochs=8)
     trained, seen = history(run, digits)
     densities = [metrics.mask_density for metrics in seen]
@@ -301,25 +305,25 @@ def test_masks_empty_then_castling_changes_nothing(tiny: RunConfig, digits: Data
         assert all(b <= a for a, b in zip(earlier, later, strict=True))
     assert densities[5:] == [(0.0, 0.0)] * 3  # progress 6/8 is the end of the schedule
     for metrics in seen[5:]:
-        assert metrics.top1 == metrics.top1_branch
-    validation = Pixels.of(digits.validation, digits, CPU)
-    assert accuracy(castle(trained.model), validation) == trained.metrics.top1
+        assert metrics.metrics["top1"] == metrics.metrics["top1_branch"]
+    measured = evaluate(run, castle(trained.model), digits.validation, digits)
+    assert measured["top1"] == trained.metrics.metrics["top1"]
 
 
-def test_the_accuracies_are_those_of_the_two_models(tiny: RunConfig, digits: Dataset) -> None:
+def test_the_accuracies_are_those_of_the_two_models(tiny: RunConfig, digits: TrainingData) -> None:
     # A mask that stays alive: castled and training model differ, and each is measured as itself.
     alive = MaskSchedule(shape="constant", start_multiple=0.5)
     run = with_training(with_mask(tiny, alive), epochs=6, learning_rate=1e-2)
     trained, seen = history(run, digits)
-    validation = Pixels.of(digits.validation, digits, CPU)
-    assert accuracy(trained.model, validation) == trained.metrics.top1_branch
-    assert accuracy(castle(trained.model), validation) == trained.metrics.top1
-    assert any(metrics.top1 != metrics.top1_branch for metrics in seen)
+    for name, model in (("top1_branch", trained.model), ("top1", castle(trained.model))):
+        measured = evaluate(run, model, digits.validation, digits)
+        assert measured["top1"] == trained.metrics.metrics[name]
+    assert any(metrics.metrics["top1"] != metrics.metrics["top1_branch"] for metrics in seen)
     assert min(trained.metrics.mask_density) > 0.0
 
 
 def test_an_empty_branch_is_skipped_in_training_and_validation(
-    tiny: RunConfig, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, digits: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thresholds = []
     forward = AuxiliaryBranch.forward
@@ -339,12 +343,12 @@ def test_an_empty_branch_is_skipped_in_training_and_validation(
     assert max(thresholds) < 1.0
 
 
-def final_loss(run: RunConfig, data: Dataset) -> Trained:
+def final_loss(run: RunConfig, data: TrainingData) -> Trained:
     return train(with_training(run, epochs=2), data)
 
 
 def test_the_weight_of_the_surviving_mass_changes_training(
-    tiny: RunConfig, digits: Dataset
+    tiny: RunConfig, digits: TrainingData
 ) -> None:
     masks = [
         MaskSchedule(shape="constant", start_multiple=0.5, l1_weight=weight)
@@ -354,10 +358,10 @@ def test_the_weight_of_the_surviving_mass_changes_training(
     assert not same_weights(free.model, weighed.model)
     assert same_weights(weighed.model, again.model)
     # The penalty is the mean mass times its weight, summed over the two layers: at most 2 x 0.5.
-    assert 0.3 < weighed.metrics.loss - free.metrics.loss < 1.1
+    assert 0.3 < weighed.metrics.metrics["loss"] - free.metrics.metrics["loss"] < 1.1
 
 
-def test_a_strong_weight_lets_less_survive(tiny: RunConfig, digits: Dataset) -> None:
+def test_a_strong_weight_lets_less_survive(tiny: RunConfig, digits: TrainingData) -> None:
     # Cutting entries needs attention flatter than the threshold, here twice uniform attention.
     densities = []
     for weight in (0.0, 30.0):
@@ -371,21 +375,21 @@ def test_training_learns(tiny: RunConfig) -> None:
     run = with_training(tiny, epochs=5, learning_rate=1e-2)
     data = load_data(run.data.replace(num_train=600), run.model)
     trained, seen = history(run, data)
-    assert seen[-1].loss < seen[0].loss - 0.5
-    assert trained.metrics.top1 > 0.5  # chance is 0.1
+    assert seen[-1].metrics["loss"] < seen[0].metrics["loss"] - 0.5
+    assert trained.metrics.metrics["top1"] > 0.5  # chance is 0.1
     test = load_test(run.data, run.model)
-    assert evaluate(castle(trained.model), test, data) > 0.5
+    assert evaluate(run, castle(trained.model), test, data)["top1"] > 0.5
 
 
-def test_the_metrics_of_an_epoch_are_complete(tiny: RunConfig, digits: Dataset) -> None:
+def test_the_metrics_of_an_epoch_are_complete(tiny: RunConfig, digits: TrainingData) -> None:
     trained, seen = history(tiny, digits)
     assert [metrics.epoch for metrics in seen] == [1, 2, 3, 4]
     assert trained.metrics == seen[-1]
     assert all(math.isfinite(value) for value in flat(seen))
-    seconds = [metrics.train_seconds for metrics in seen]
+    seconds = [metrics.metrics["train_seconds"] for metrics in seen]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0.0
-    rates = [metrics.learning_rate for metrics in seen]
+    rates = [metrics.metrics["learning_rate"] for metrics in seen]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.1 * tiny.train.learning_rate
 
@@ -393,72 +397,72 @@ def test_the_metrics_of_an_epoch_are_complete(tiny: RunConfig, digits: Dataset) 
 def flat(seen: Iterable[EpochMetrics]) -> list[float]:
     values = []
     for metrics in seen:
-        for value in asdict(metrics).values():
-            values.extend(value if isinstance(value, tuple) else (value,))
+        values.extend([*metrics.metrics.values(), *metrics.mask_density])
     return values
 
 
-def test_a_model_without_branches_has_no_densities(tiny: RunConfig, digits: Dataset) -> None:
+def test_a_model_without_branches_has_no_densities(tiny: RunConfig, digits: TrainingData) -> None:
     trained = train(with_training(with_mask(tiny, None), epochs=1), digits)
     assert trained.metrics.mask_density == ()
-    assert trained.metrics.top1 == trained.metrics.top1_branch
+    assert trained.metrics.metrics["top1"] == trained.metrics.metrics["top1_branch"]
     assert branches(trained.model) == []
 
 
-def test_pixels_are_normalised_with_the_statistics_of_the_training_images(
-    digits: Dataset,
+def test_images_are_normalised_with_the_statistics_of_the_training_images(
+    digits: TrainingData,
 ) -> None:
-    pixels = Pixels.of(digits.train, digits, CPU).batch(slice(None))
+    pixels = InMemoryBatches.of(digits.train, digits.statistics, CPU).batch(slice(None)).images
     assert pixels.shape == (90, 1, 8, 8)
     assert pixels.dtype == torch.float32
     assert pixels.mean().item() == pytest.approx(0.0, abs=1e-5)
     assert pixels.std(correction=0).item() == pytest.approx(1.0, rel=1e-5)
 
 
-def test_accuracy_counts_over_batches(
-    tiny: RunConfig, digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accuracy_counts_over_batches(tiny: RunConfig, digits: TrainingData) -> None:
     model = train(with_training(tiny, epochs=1), digits).model.train()
-    pixels = Pixels.of(digits.validation, digits, CPU)
+    batches = InMemoryBatches.of(digits.validation, digits.statistics, CPU)
+    whole = batches.batch(slice(None))
     with torch.inference_mode():
-        expected = (model.eval()(pixels.batch(slice(None))).argmax(1) == pixels.labels).float()
-    sizes: list[int] = []
-    monkeypatch.setattr("castling.training.loop.EVALUATION_BATCH", 25)
-    assert accuracy(model, pixels, after_batch=sizes.append) == pytest.approx(
-        expected.mean().item()
-    )
-    assert sizes == [25, 25, 10]
+        expected = (model.eval()(whole.images).argmax(1) == whole.labels).float()
+    in_parts = list(batches.in_order(25))
+    assert [len(batch.labels) for batch in in_parts] == [25, 25, 10]
+    model.train()
+    measured = evaluate_batches(TASKS["classification"].build(tiny), model, in_parts)
+    assert measured == {"top1": pytest.approx(expected.mean().item())}
     assert not model.training
 
 
 @pytest.mark.parametrize("batch_size", [1, 89, 90, 91, 1000])
 def test_any_batch_size_trains_every_image_once_an_epoch(
-    tiny: RunConfig, digits: Dataset, batch_size: int, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, digits: TrainingData, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    batch = Pixels.batch
+    batch = InMemoryBatches.batch
 
-    def noted(pixels: Pixels, chosen: torch.Tensor | slice) -> torch.Tensor:
+    def noted(batches: InMemoryBatches, chosen: torch.Tensor | slice) -> Batch:
         if isinstance(chosen, torch.Tensor):
             rows.extend(chosen.tolist())
-        return batch(pixels, chosen)
+        return batch(batches, chosen)
 
-    monkeypatch.setattr(Pixels, "batch", noted)
+    monkeypatch.setattr(InMemoryBatches, "batch", noted)
     train(with_training(tiny, epochs=1, batch_size=batch_size), digits)
     assert sorted(rows) == list(range(90))
     assert rows != sorted(rows)
 
 
-def test_training_takes_images_that_are_all_alike(tiny: RunConfig, digits: Dataset) -> None:
+def test_training_takes_images_that_are_all_alike(tiny: RunConfig, digits: TrainingData) -> None:
     # Attention among equal tokens is exactly uniform, and the standard deviation is zero.
     blank = Split(images=np.zeros((20, 1, 8, 8), np.uint8), labels=np.arange(20) % 10)
-    data = replace(digits, train=blank, validation=blank, mean=(0.0,), std=(1e-6,))
+    flat = Statistics(mean=(0.0,), std=(1e-6,))
+    data = replace(digits, train=blank, validation=blank, statistics=flat)
     trained = train(with_training(tiny, epochs=1), data)
-    assert math.isfinite(trained.metrics.loss)
+    assert math.isfinite(trained.metrics.metrics["loss"])
 
 
 @pytest.fixture(scope="module")
-def original(tiny: RunConfig, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(
+    tiny: RunConfig, digits: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with the tiny model, all softmax, trained for an epoch."""
     folder = tmp_path_factory.mktemp("original")
     blocks = tuple(block.replace(operator="softmax") for block in tiny.model.blocks)
@@ -472,7 +476,7 @@ EVERYTHING = DistillConfig(layer_weight=1.0, token_weight=0.5)
 
 @pytest.mark.parametrize("name", ["tiny", "everything_on"])
 def test_a_conversion_goes_on_bit_for_bit_with_its_local_head(
-    name: str, digits: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, digits: TrainingData, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     run: RunConfig = request.getfixturevalue(name)
     blocks = tuple(block.replace(operator="softmax") for block in run.model.blocks)
@@ -495,7 +499,7 @@ def test_a_conversion_goes_on_bit_for_bit_with_its_local_head(
 
 
 def test_a_training_begins_with_the_weights_that_it_names(
-    tiny: RunConfig, digits: Dataset, original: Path
+    tiny: RunConfig, digits: TrainingData, original: Path
 ) -> None:
     run = with_training(tiny, epochs=1, learning_rate=1e-12, weight_decay=0.0)
     named = train(with_training(run, initial=str(original)), digits)
@@ -506,7 +510,7 @@ def test_a_training_begins_with_the_weights_that_it_names(
 
 
 def test_the_original_may_be_given_as_a_model(
-    tiny: RunConfig, digits: Dataset, original: Path
+    tiny: RunConfig, digits: TrainingData, original: Path
 ) -> None:
     run = with_training(tiny, epochs=1, distill=DistillConfig())
     given = train(run, digits, initial=load(original))
@@ -518,7 +522,7 @@ def test_the_original_may_be_given_as_a_model(
 
 @pytest.mark.parametrize("role", ["initial", "teacher"])
 def test_a_training_of_other_initial_weights_or_teacher_is_another(
-    role: str, tiny: RunConfig, digits: Dataset, original: Path, tmp_path: Path
+    role: str, tiny: RunConfig, digits: TrainingData, original: Path, tmp_path: Path
 ) -> None:
     folder, path = tmp_path / "model", tmp_path / "checkpoint.safetensors"
     model = load(original)
@@ -537,7 +541,7 @@ def test_a_training_of_other_initial_weights_or_teacher_is_another(
 
 
 def test_a_teacher_changes_the_training_and_its_absence_does_not(
-    tiny: RunConfig, digits: Dataset, original: Path
+    tiny: RunConfig, digits: TrainingData, original: Path
 ) -> None:
     run = with_training(tiny, epochs=1)
     alone = train(run, digits)
@@ -545,11 +549,11 @@ def test_a_teacher_changes_the_training_and_its_absence_does_not(
     assert not same_weights(alone.model, taught.model)
     almost = DistillConfig(teacher=str(original), weight=1e-12)
     silent = train(with_training(run, distill=almost), digits)
-    assert silent.metrics.loss == pytest.approx(alone.metrics.loss, rel=1e-5)
+    assert silent.metrics.metrics["loss"] == pytest.approx(alone.metrics.metrics["loss"], rel=1e-5)
 
 
-def test_check_begin_raises_what_the_training_would(
-    tiny: RunConfig, digits: Dataset, original: Path
+def test_check_start_raises_what_the_training_would(
+    tiny: RunConfig, digits: TrainingData, original: Path
 ) -> None:
     other = tiny.replace(model=tiny.model.replace(embed_width=24))
     for run in (
@@ -560,10 +564,10 @@ def test_check_begin_raises_what_the_training_would(
         ),
     ):
         with pytest.raises((ConfigError, CheckpointError)) as before:
-            check_begin(run)
+            check_start(run)
         with pytest.raises(type(before.value), match=re.escape(str(before.value))):
             train(run, digits)
-    check_begin(tiny)
+    check_start(tiny)
 
 
 NORMED = nn.Sequential(nn.BatchNorm1d(3))
@@ -606,10 +610,11 @@ def test_levit_trains_on_images_of_which_one_is_left() -> None:
         "num_classes": 2,
         "blocks": "linear_angular",
     }
-    run = RunConfig.from_data({"model": model, "train": {"epochs": 2, "batch_size": 4}})
+    run = run_config({"model": model, "train": {"epochs": 2, "batch_size": 4}})
     images = np.random.default_rng(0).integers(0, 255, (9, 1, 32, 32), np.uint8)
     split = Split(images=images, labels=np.arange(9) % 2)
-    data = Dataset(
-        name="noise", train=split, validation=split, classes=("a", "b"), mean=(0.5,), std=(0.3,)
+    statistics = Statistics(mean=(0.5,), std=(0.3,))
+    data = TrainingData(
+        name="noise", train=split, validation=split, classes=("a", "b"), statistics=statistics
     )
     assert train(run, data).metrics.epoch == 2

@@ -90,3 +90,26 @@ def test_known_objectives_need_no_results() -> None:
     )
     gains = acquisition(goal, none)(Encoded(features=line(0.0, 1.0, 2.0), values=values))
     assert gains == pytest.approx([0.16, 0.25, 0.01])
+
+
+def test_after_cheap_trials_the_dear_come_first_by_what_they_add_without_cost() -> None:
+    places = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    cheap = history(line(*places), [*(-0.5 - 0.1 * places)])
+    cheap.trials.values[:, 1] = 0.1
+    offered = candidates(3.0, 1.0, 2.5, 1.5)
+    offered.values[:, 1] = [0.1, 0.6, 0.99, 0.8]
+    assert [*np.argsort(-acquisition(GOAL, cheap)(offered))] == [2, 3, 1, 0]
+    cheap.trials.values[3, 1] = 0.9  # one of the last was dear
+    assert np.argmax(acquisition(GOAL, cheap)(offered)) == 0
+
+
+@pytest.mark.parametrize("learnt", [[True, True], [False, False]])
+def test_without_costs_or_without_anything_to_learn_nothing_is_dear(learnt: list[bool]) -> None:
+    goal = Goal(groups=GOAL.groups, learnt=np.array(learnt), reference=GOAL.reference)
+    places = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    score = acquisition(goal, history(line(*places), [-0.1] * 5))
+    offered = candidates(0.5, 3.0)
+    offered.values[:] = [[-0.5, 0.2], [-0.3, 0.8]]
+    gains = score(offered)
+    assert (gains >= 0.0).all()
+    assert gains.any()

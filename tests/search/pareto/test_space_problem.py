@@ -6,9 +6,11 @@ from hypothesis import given, settings, strategies as st
 from small_space import ONE_OF_ALL
 
 from search.config import SearchConfig
+from search.pareto.acquisition import DEAR, PATIENCE
 from search.pareto.candidates import Trial, propose
 from search.pareto.space_problem import SpaceProblem
 from space.decode import decode
+from space.domain import FloatRange, Value
 from space.known import Pricing
 from space.point import Space
 from space.presets import SPACES
@@ -106,3 +108,37 @@ def test_proposals_find_what_is_accurate_sooner_than_draws() -> None:
         values = (-top1(point), float(problem.encode([point]).values[0, 1]))
         trials.append(Trial(point=point, values=values, identity=problem.identity(point)))
     assert np.mean([trial.values[0] for trial in trials[12:]]) < -0.8
+
+
+@pytest.fixture(scope="module")
+def proposals() -> list[dict[str, Value]]:
+    """16 points after 8 trials with one learning rate, the highest; width brings a little."""
+    problem, _, space = budgeted("digits")
+    rng, trials = Random(0), []
+    for number in range(24):
+        point = problem.sample(rng) if number < 8 else propose(problem, trials, rng)
+        assert point is not None
+        if number < 8:
+            point = problem.values_of(problem.point_of(point) | {"train.learning_rate": 8e-3})
+        width = decode(space, problem.point_of(point)).model.embed_width
+        values = (-0.5 - 0.002 * width, float(problem.encode([point]).values[0, 1]))
+        trials.append(Trial(point=point, values=values, identity=problem.identity(point)))
+    return [problem.point_of(trial.point) for trial in trials[8:]]
+
+
+def test_numbers_go_on_being_varied(proposals: list[dict[str, Value]]) -> None:
+    domains = budgeted("digits")[2].domains
+    different = {name: len({point[name] for point in proposals}) for name in domains}
+    reals = [name for name, domain in domains.items() if isinstance(domain, FloatRange)]
+    assert {name: different[name] for name in reals} == dict.fromkeys(reals, len(proposals))
+    assert different["model.embed_width"] > 2
+
+
+def test_all_of_the_budget_is_seen(proposals: list[dict[str, Value]]) -> None:
+    problem, config, space = budgeted("digits")
+    least = problem.encode([problem.values_of(config.setting(space).feasible_point)]).values[0, 1]
+    costs = problem.encode([problem.values_of(point) for point in proposals]).values[:, 1]
+    is_dear = costs >= least + DEAR * ((config.budget.max_macs or 0) - least)
+    longest = 2 * PATIENCE + 1
+    for begin in range(len(proposals) - longest + 1):
+        assert is_dear[begin : begin + longest].any(), is_dear

@@ -12,9 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from castling.config import DataConfig, ModelConfig
+from castling.data import fashion_mnist
+from castling.data.arrays import Split
 from castling.errors import ConfigError, DataError
 from castling.training import data as data_module
-from castling.training.data import Dataset, Split, load_data, load_test
+from castling.training.data import TrainingData, load_data, load_test
 
 
 DIGITS = ModelConfig()
@@ -98,16 +100,16 @@ def test_what_a_training_sees_holds_no_test_image(config: DataConfig) -> None:
     }
     assert seen >= set(keys(data.train)) | set(keys(data.validation))
     assert not seen & test
-    assert {field.name for field in fields(Dataset)} == {
-        "name", "train", "validation", "classes", "mean", "std",
+    assert {field.name for field in fields(TrainingData)} == {
+        "name", "train", "validation", "classes", "statistics",
     }  # fmt: skip
 
 
 def test_the_statistics_are_those_of_the_training_images() -> None:
     data = load_data(DataConfig(num_train=200), DIGITS)
     scaled = data.train.images / 255.0
-    assert data.mean == pytest.approx((scaled.mean(),))
-    assert data.std == pytest.approx((scaled.std(),))
+    assert data.statistics.mean == pytest.approx((scaled.mean(),))
+    assert data.statistics.std == pytest.approx((scaled.std(),))
 
 
 def test_subsets_are_balanced_and_nested_in_the_split() -> None:
@@ -197,9 +199,15 @@ def test_idx_files_are_read_gzipped_and_plain(fashion: Path) -> None:
     assert data.classes[-1] == "ankle-boot"
 
 
+def load_everything(config: DataConfig, model: ModelConfig) -> None:
+    """Read every image: what is wrong with a file is found by whoever reads it."""
+    load_data(config, model)
+    load_test(config, model)
+
+
 def refused(config: DataConfig, model: ModelConfig, *facts: str) -> None:
     with pytest.raises(DataError) as caught:
-        load_data(config, model)
+        load_everything(config, model)
     text = str(caught.value)
     assert text.startswith(f"data {config.name}: ")
     assert "\n" not in text
@@ -249,7 +257,7 @@ def test_a_missing_file_is_named_with_the_package_that_has_it(fashion: Path, nam
 def test_the_package_is_named_where_nothing_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module, "FASHION_MNIST_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST_FOLDER", tmp_path / "absent")
     refused(DataConfig(name="fashion-mnist"), FASHION, "dataset-fashion-mnist", "data.path")
 
 
@@ -358,7 +366,7 @@ def test_a_corrupt_image_is_an_image_or_named(tmp_path: Path) -> None:
         for value in (0x00, 0x01, 0x12, 0x80):
             path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
             try:
-                load_data(folder_config(tmp_path), FOLDER)
+                load_everything(folder_config(tmp_path), FOLDER)
             except DataError as error:
                 refusals.append(str(error))
     assert len(refusals) > len(content)
@@ -417,7 +425,7 @@ def test_more_images_than_memory_should_hold_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paint(tmp_path, 6)
-    monkeypatch.setattr(data_module, "LARGEST_IN_MEMORY", 12 * 3 * 4 * 6 - 1)
+    monkeypatch.setattr(data_module, "LARGEST_IN_MEMORY", 10 * 3 * 4 * 6 - 1)  # 2 are for tests
     monkeypatch.setattr(Image, "open", None)
     refused(folder_config(tmp_path), FOLDER, "memory", "smaller model.image_size")
 
@@ -431,7 +439,8 @@ def test_a_folder_of_other_classes_than_the_model_is_a_config_error(tmp_path: Pa
 def test_an_idx_file_that_unpacks_without_end_is_refused(
     fashion: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module, "LARGEST_IDX", 10_000)
-    (fashion / IMAGES).write_bytes(gzip.compress(bytes(10**6)))
+    monkeypatch.setattr(fashion_mnist, "LARGEST_IDX", 10_000)
+    content = idx(np.zeros((60, 6, 4), np.uint8)) + bytes(10**6)
+    (fashion / IMAGES).write_bytes(gzip.compress(content))
     with pytest.raises(DataError, match="over 10,000 bytes"):
         load_data(DataConfig(name="fashion-mnist", path=fashion), ModelConfig(image_size=(6, 4)))

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from space.handles import HANDLES, product_macs
-from space.measure import FREE_OPERATORS, measure_macs
+from castling.costs.count import measure_macs
+from castling.costs.handles import FREE_OPERATIONS, HANDLES, product_macs
 
 
 class Product(nn.Module):
@@ -80,4 +80,4 @@ def test_broadcast_axes_of_an_ellipsis_take_the_larger_size() -> None:
 
 
 def test_no_operator_is_both_counted_and_free() -> None:
-    assert not FREE_OPERATORS & set(HANDLES)
+    assert not FREE_OPERATIONS & set(HANDLES)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from castling.config import MaskSchedule
 from castling.native import masked_attention as native
 from castling.native.arguments import is_transformed
-from castling.operators.training_only import TrainingOnly
+from castling.operators.modules.training_only import TrainingOnly
 
 
 class AuxiliaryBranch(TrainingOnly):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from castling.errors import DataError
-from castling.training.data import folder_settings
-from castling.training.image_folder import (
+from castling.data.folder import folder_settings
+from castling.data.image_files import (
     FORMATS,
     REFUSED_FORMATS,
     find_images,
     read_image,
 )
+from castling.errors import DataError
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Exact MACs of traced attention, matmul and einsum, which fvcore misses, miscounts or rounds."""
+"""How traced operations are counted that fvcore misses, miscounts or rounds, and what is free."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,29 @@ from castling.errors import UncountedOperatorError
 
 
 Handle = Callable[[list[Any], list[Any]], int]
-"""From the traced inputs and outputs of an operator to its MACs."""
+"""From the traced inputs and outputs of an operation to its MACs."""
+
+
+FREE_OPERATIONS = frozenset(
+    {
+        "aten::__or__", "aten::abs", "aten::add", "aten::amax", "aten::avg_pool2d",
+        "aten::ceil", "aten::clamp_max", "aten::clamp_min", "aten::clone", "aten::col2im",
+        "aten::cos", "aten::div", "aten::exp", "aten::expand_as", "aten::floor", "aten::gelu",
+        "aten::hardswish", "aten::im2col", "aten::index_select", "aten::le",
+        "aten::linalg_vector_norm", "aten::log", "aten::log_softmax", "aten::lt",
+        "aten::max_pool2d", "aten::mean", "aten::meshgrid", "aten::mul", "aten::neg",
+        "aten::ones_like", "aten::pad", "aten::pow", "aten::reciprocal", "aten::repeat",
+        "aten::repeat_interleave", "aten::reshape_as", "aten::roll", "aten::rsqrt", "aten::rsub",
+        "aten::sigmoid", "aten::sign", "aten::silu", "aten::sin", "aten::softmax", "aten::sqrt",
+        "aten::square", "aten::std", "aten::sub", "aten::sum", "aten::tanh", "aten::threshold",
+        "aten::unflatten", "aten::var", "aten::where",
+    }
+)  # fmt: skip
+"""Operations without multiply-adds: elementwise, reductions, norms, data movement.
+
+What works in place, like `aten::add_`, is as free as what does not. An operator of castling lists
+what it alone needs in its `free`.
+"""
 
 
 def attention_macs(inputs: list[Any], _: list[Any]) -> int:
@@ -71,7 +93,7 @@ def _sizes(tensor: Any) -> list[int]:
 
 
 def nothing(_: list[Any], __: list[Any]) -> int:
-    """Return 0, for operators that are free under our convention."""
+    """Return 0, for operations that are free under our convention."""
     return 0
 
 

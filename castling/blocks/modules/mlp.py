@@ -1,7 +1,5 @@
-"""The channel mixers of a block: the plain MLP, LightViT's gated one, and SPViT's that shrinks."""
+"""The torch modules of a block's MLPs; castling.blocks.mlp has their closed forms."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,18 +8,14 @@ from jaxtyping import Bool, Float
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from castling.operators.gates import Gated, Gates
-from castling.operators.spec import Formula, LayerShape
+from castling.blocks.mlp import gate_width, hidden_width, plain_macs
+from castling.operators.modules.gates import Gated, Gates
+from castling.operators.spec import LayerShape
 
 
-def hidden_width(shape: LayerShape) -> int:
-    """Return the hidden channels of a block's MLP."""
-    return max(1, int(shape.embed_width * shape.block.mlp_ratio))
-
-
-def gate_width(shape: LayerShape) -> int:
-    """Return the channels of the bi-dimensional gates: a quarter of the embed width."""
-    return max(1, shape.embed_width // 4)
+def plain(shape: LayerShape) -> Mlp:
+    """Return timm's MLP: W_2 GELU(W_1 x)."""
+    return Mlp(shape.embed_width, hidden_width(shape))
 
 
 class BidimensionalMlp(nn.Module):
@@ -68,7 +62,7 @@ class ShrinkingMlp(Gated):
         hidden = hidden_width(shape)
         self.mlp = Mlp(shape.embed_width, hidden)
         self.gates = Gates(hidden)
-        self.most_macs = _plain_macs(shape)
+        self.most_macs = plain_macs(shape)
 
     def forward(
         self, x: Float[Tensor, "batch token channel"]
@@ -98,48 +92,3 @@ class ShrinkingMlp(Gated):
             "fc2.weight": state["fc2.weight"][:, kept],
             "fc2.bias": state["fc2.bias"],
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpSpec:
-    """A channel mixer: how to build it and what it costs."""
-
-    build: Callable[[LayerShape], nn.Module]
-    macs: Formula
-    params: Formula
-
-
-def _plain(shape: LayerShape) -> nn.Module:
-    return Mlp(shape.embed_width, hidden_width(shape))
-
-
-def _plain_macs(shape: LayerShape) -> int:
-    return 2 * shape.grid.num_tokens * shape.embed_width * hidden_width(shape)
-
-
-def _plain_params(shape: LayerShape) -> int:
-    width, hidden = shape.embed_width, hidden_width(shape)
-    return 2 * width * hidden + hidden + width
-
-
-def _shrinking_params(shape: LayerShape) -> int:
-    return _plain_params(shape) + hidden_width(shape)
-
-
-def _gated_macs(shape: LayerShape) -> int:
-    tokens, width, gates = shape.grid.num_tokens, shape.embed_width, gate_width(shape)
-    return _plain_macs(shape) + 2 * width * gates + tokens * width * gates + 2 * tokens * gates
-
-
-def _gated_params(shape: LayerShape) -> int:
-    width, gates = shape.embed_width, gate_width(shape)
-    gated = 2 * (width + 1) * gates + (gates + 1) * width + 2 * gates + 1
-    return _plain_params(shape) + 2 * width + gated
-
-
-MLPS: Mapping[str, MlpSpec] = {
-    "plain": MlpSpec(build=_plain, macs=_plain_macs, params=_plain_params),
-    "bidimensional": MlpSpec(build=BidimensionalMlp, macs=_gated_macs, params=_gated_params),
-    "shrinking": MlpSpec(build=ShrinkingMlp, macs=_plain_macs, params=_shrinking_params),
-}
-"""By the names that `BlockConfig.mlp` takes."""

@@ -1,0 +1,1 @@
+"""What a block is made of besides its operator: closed forms here, torch modules apart."""

@@ -1,0 +1,82 @@
+"""The contract of a dataset: what is in it, its splits, and the registry of all datasets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castling.config import Architecture, DataConfig
+from castling.registry import Registry
+
+
+Images = NDArray[np.uint8]
+"""(image, channel, height, width)."""
+Labels = NDArray[np.int64]
+"""(image): the class of each image, as an index into `DatasetInfo.classes`."""
+Rows = NDArray[np.int64]
+"""Indices of images within a split."""
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo:
+    """What a dataset holds, as far as it can be told without decoding an image."""
+
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of the images that the dataset returns."""
+    classes: tuple[str, ...]
+    """Names of the classes; a label is an index into them."""
+    sizes: Mapping[SplitName, int]
+    """Images of every split that the dataset's makers set apart. `train` must be among them; a
+    validation or test split that is missing is drawn from `train`."""
+
+
+class LabelledImages(Protocol):
+    """One split: its labels at once, its images when they are asked for."""
+
+    @property
+    def labels(self) -> Labels:
+        """Return the class of every image."""
+
+    def read(self, rows: Rows) -> Images:
+        """Return the images at these rows as a new array."""
+
+
+class Dataset(ABC):
+    """Labelled images for classification, in splits.
+
+    `DATASETS` maps the name in `data.name`, up to a colon, to the subclass.
+
+    Args:
+        config: `name`, `path` and `split_seed` say which images.
+        model: its image size and channels are what images of varying size are resized to.
+    """
+
+    argument: ClassVar[str] = ""
+    """What follows the colon in `data.name`, as errors call it, such as PATH; none by default."""
+
+    def __init__(self, config: DataConfig, model: Architecture) -> None:
+        self.config, self.model = config, model
+
+    @abstractmethod
+    def info(self) -> DatasetInfo:
+        """Return what the dataset holds; decode no image.
+
+        Raises:
+            DataError: when files are missing or unreadable.
+        """
+
+    @abstractmethod
+    def open(self, split: SplitName) -> LabelledImages:
+        """Return a split that `info().sizes` names; test images are read for tests only.
+
+        Raises:
+            DataError: when files are missing or unreadable.
+        """
+
+
+DATASETS: Registry[type[Dataset]] = Registry("dataset", entry_points="castling.datasets")
+"""Datasets by name; packages add theirs through the entry point group `castling.datasets`."""

@@ -1,0 +1,98 @@
+"""Which images of a split a training takes: held-out parts and subsets, before any is read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from castling.config import DataConfig
+from castling.data.arrays import Split
+from castling.data.dataset import LabelledImages, Labels, Rows
+from castling.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Some images of a split; none is read before `read`."""
+
+    source: LabelledImages
+    rows: Rows
+    """Rising."""
+
+    @classmethod
+    def whole(cls, source: LabelledImages) -> "Selection":
+        """Return all images of a split."""
+        return cls(source=source, rows=np.arange(len(source.labels)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> Labels:
+        """Return the class of every image."""
+        return self.source.labels[self.rows]
+
+    def hold_out(self, num_held_out: int, config: DataConfig) -> tuple["Selection", "Selection"]:
+        """Return the images in two parts, the second of a given size.
+
+        Raises:
+            DataError: when one of them would be empty.
+        """
+        rest, held_out = split_rows(self.labels, num_held_out, config)
+        return (
+            Selection(source=self.source, rows=self.rows[rest]),
+            Selection(source=self.source, rows=self.rows[held_out]),
+        )
+
+    def subset(self, size: int | None, field: str, config: DataConfig) -> "Selection":
+        """Return a class-balanced subset; of size None, everything.
+
+        Args:
+            size: number of images.
+            field: of the config that asks for it, for the error.
+            config: of the data.
+
+        Raises:
+            ConfigError: when there are fewer images, or more classes.
+        """
+        if size is None or size == len(self):
+            return self
+        if size > len(self):
+            rule = f"must be at most {len(self):,} for the data {config.name}"
+            raise ConfigError(field, rule, size)
+        num_classes = len(np.unique(self.labels))
+        if size < num_classes:
+            rule = f"must be at least {num_classes:,}, the classes of the data {config.name}"
+            raise ConfigError(field, rule, size)
+        return self.hold_out(size, config)[1]
+
+    def read(self) -> Split:
+        """Return the images in memory."""
+        return Split(images=self.source.read(self.rows), labels=self.labels)
+
+
+def split_rows(labels: Labels, num_held_out: int, config: DataConfig) -> tuple[Rows, Rows]:
+    """Return the rows of images in two parts, drawn with `data.split_seed`, classes balanced.
+
+    Args:
+        labels: of all images.
+        num_held_out: images of the second part.
+        config: seed, and the name for the error.
+
+    Raises:
+        DataError: when one of the parts would be empty.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if not 0 < num_held_out < len(labels):
+        reason = f"has too few images to split ({len(labels)})"
+        raise DataError(config.name, reason, "add images")
+    classes, counts = np.unique(labels, return_counts=True)
+    smaller = min(num_held_out, len(labels) - num_held_out)
+    balanced = counts.min() > 1 and smaller >= len(classes)
+    rest, held_out = train_test_split(
+        np.arange(len(labels)),
+        test_size=num_held_out,
+        random_state=config.split_seed,
+        stratify=labels if balanced else None,
+    )
+    return np.sort(rest), np.sort(held_out)

@@ -45,8 +45,8 @@ from search.run_folder import open_study
 from search.study import Outcome, SearchStudy
 from space.cost import cost
 from space.decode import decode
-from space.domain import Domain, FloatRange, IntRange
-from space.point import BLOCKS, DEPTH, Dimension, Space
+from space.domain import Domain
+from space.point import Dimension, Space
 from space.presets import SPACES
 
 
@@ -247,7 +247,7 @@ class Synthetic:
         gain = self._shared_gain(model.embed_width, depth)
         gain += sum(self._layer_gain(block, at, depth) for at, block in enumerate(model.blocks))
         for dimension in self.space.dimensions:
-            if isinstance(dimension.domain, FloatRange):
+            if dimension.domain.all_values() is None:
                 gain -= 0.15 * self._misfit(dimension, run) ** 2
         branches = [block.mask for block in model.blocks if block.operator != "softmax"]
         fitting = [mask is not None and mask.shape == "cosine" for mask in branches]
@@ -256,11 +256,11 @@ class Synthetic:
 
     def front(self) -> Points:
         """Return the true front within the bound, (point, 2): accuracy and MACs."""
-        domains = {dim.target: dim.domain for dim in self.space.dimensions}
+        domains = {dim.target.path: dim.domain for dim in self.space.dimensions}
         widths = _values(domains["model.embed_width"])
         found: list[tuple[int, float]] = []
-        for width, depth in itertools.product(widths, _values(domains[DEPTH])):
-            sizes = _values(domains[f"{BLOCKS}head_size"])
+        for width, depth in itertools.product(widths, _values(domains["model.depth"])):
+            sizes = _values(domains["model.blocks.*.head_size"])
             for stages in itertools.product(sizes, repeat=self.space.num_stages):
                 found += self._front_of(int(width), int(depth), stages, domains)
         best = _undominated(found)
@@ -280,7 +280,7 @@ class Synthetic:
             size = stages[min(at * len(stages) // depth, len(stages) - 1)]
             options = []
             for operator, kernel, form, heads, ratio in itertools.product(
-                *(_values(domains[f"{BLOCKS}{field}"]) for field in LAYER_FIELDS)
+                *(_values(domains[f"model.blocks.*.{field}"]) for field in LAYER_FIELDS)
             ):
                 block = shape.block.model_copy(
                     update={
@@ -322,29 +322,19 @@ class Synthetic:
 
     def _misfit(self, dimension: Dimension, run: RunConfig) -> float:
         """Return how far a setting is from its best value, as a part of its range."""
-        domain = dimension.domain
-        assert isinstance(domain, FloatRange)
-        if dimension.is_per_block:
+        if dimension.target.is_per_block:
             assert isinstance(run.model, ModelConfig)
             mask = run.model.blocks[0].mask
             if run.model.blocks[0].operator == "softmax" or mask is None:
                 return 0.0
-            value = getattr(mask, dimension.block_field.removeprefix("mask."))
-        else:
-            value = getattr(run.train, dimension.target.removeprefix("train."))
-        low, high = domain.low, domain.high
-        if domain.log:
-            low, high, value = np.log([low, high, value])
-        return float((value - low) / (high - low) - 0.6)
+        return dimension.domain.to_unit(dimension.target.get(run)) - 0.6
 
 
 LAYER_FIELDS = ("operator", "conv_kernel", "conv_form", "num_heads", "mlp_ratio")
 
 
 def _values(domain: Domain) -> list[Any]:
-    if isinstance(domain, IntRange):
-        return [*range(domain.low, domain.high + 1, domain.step)]
-    return [*domain.extremes()]
+    return [*(domain.all_values() or domain.extremes())]
 
 
 def _saturated(gain: float) -> float:

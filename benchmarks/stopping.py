@@ -57,8 +57,9 @@ import reports
 import search
 from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve
+from reports.manifest import Manifest
 from reports.pareto import hypervolume
-from reports.records import CURVES_FOLDER, MANIFEST_FILE, Manifest, Objective, Record, TrialState
+from reports.records import CURVES_FOLDER, MANIFEST_FILE, Objective, Record, TrialState
 from reports.study import read_trials
 from search.cli import parse_settings
 from search.config import SearchConfig

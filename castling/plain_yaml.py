@@ -34,6 +34,15 @@ def read_yaml(path: Path) -> object:
     Raises:
         ConfigError: when it is missing, malformed or beyond the bounds of this module.
     """
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a YAML file.
+
+    Raises:
+        ConfigError: when it is missing, too large or no UTF-8.
+    """
     if is_endless(path):
         raise ConfigError(str(path), "must be a regular file")
     try:
@@ -46,10 +55,14 @@ def read_yaml(path: Path) -> object:
     if len(content) > LARGEST_FILE:
         raise ConfigError(str(path), f"must have at most {LARGEST_FILE:,} bytes")
     try:
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError:
         raise ConfigError(str(path), "must be a text file in UTF-8") from None
-    return parse_yaml(text, str(path))
+
+
+def head_line(text: str) -> str:
+    """Return the first line of a YAML text's head comment: what its author says that it is."""
+    return text.partition("\n")[0].lstrip("# ") if text.startswith("#") else ""
 
 
 def is_endless(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from castling.errors import PluginError, UnknownNameError, one_line
@@ -21,10 +22,18 @@ class Registry(Mapping[str, T], Generic[T]):
         entry_points: group of the installed distributions' entry points that name modules, which
             register their entries when they are imported. They are imported when the names are
             first asked for, or a name that is not registered yet.
+        entry: makes an entry of the name of an entry point and what it names, where that is no
+            module but, say, a file's path; None where plugins register their entries themselves.
     """
 
-    def __init__(self, kind: str, entry_points: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entry_points: str | None = None,
+        entry: Callable[[str, object], T] | None = None,
+    ) -> None:
         self.kind = kind
+        self._entry = entry
         self._entries: dict[str, T] = {}
         self._group = entry_points
 
@@ -68,10 +77,19 @@ class Registry(Mapping[str, T], Generic[T]):
         group, self._group = self._group, None  # first: a plugin may look names up itself
         try:
             for plugin in entry_points(group=group):
-                _load(plugin)
+                with _blamed(plugin):
+                    self._file(plugin.name, plugin.load())
         except PluginError:
             self._group = group
             raise
+
+    def _file(self, name: str, loaded: object) -> None:
+        """File what an entry point names; a module files its entries itself."""
+        if self._entry is None or isinstance(loaded, ModuleType):
+            return
+        entry = self._entry(name, loaded)
+        if self._entries.get(name) != entry:  # filed before another plugin failed
+            self.add(name, entry)
 
     def __getitem__(self, name: str) -> T:
         try:
@@ -90,9 +108,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._entries)
 
 
-def _load(plugin: EntryPoint) -> None:
+@contextmanager
+def _blamed(plugin: EntryPoint) -> Iterator[None]:
+    """Raise a PluginError that names the plugin for whatever it raises."""
     try:
-        plugin.load()
+        yield
     except Exception as error:  # whatever a module of others raises as it is imported
         distribution = plugin.dist.name if plugin.dist else "an unnamed distribution"
         said = str(error).strip().partition("\n")[0]

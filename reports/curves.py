@@ -17,7 +17,8 @@ from castling.memory import check_fits
 from castling.metrics import BUILT_IN, NAME, all_metrics, metric_named
 from castling.plain_yaml import LARGEST_NUMBER
 from castling.training.metrics import LOOP_METRICS, EpochMetrics
-from reports.records import CURVES_FOLDER, Manifest, curve_path
+from reports.manifest import Manifest
+from reports.records import CURVES_FOLDER, curve_path
 
 
 MASK_DENSITY = "mask_density"

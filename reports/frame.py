@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial
 
 from castling.errors import ConfigError, RecordError
 from castling.metrics import NAME, metric_named, recorded_metrics
-from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Manifest, Record, TrialState
+from reports.manifest import Manifest
+from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
 from reports.study import read_trials, study_place
 
 

@@ -17,7 +17,8 @@ from castling.metrics import metric_named
 from reports.figures import draw_front, draw_progress, front_figures, progress_figure, to_png
 from reports.frame import is_dimension, load
 from reports.front import front_text, relative_hypervolume
-from reports.records import REPORT_FOLDER, Manifest, TrialState
+from reports.manifest import Manifest
+from reports.records import REPORT_FOLDER, TrialState
 
 
 PROGRESS = "hypervolume.png"

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Mapping
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType
@@ -13,7 +12,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_v
 
 from castling.config import Config
 from castling.errors import ConfigError, RecordError, RunFolderError
-from castling.files import write_yaml
 from castling.metrics import (
     BUILT_IN,
     METRICS,
@@ -23,8 +21,7 @@ from castling.metrics import (
     metric_named,
     recorded_metrics,
 )
-from castling.plain_yaml import LARGEST_NUMBER, read_yaml
-from space.budget import Budget
+from castling.plain_yaml import LARGEST_NUMBER
 
 
 MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"
@@ -226,65 +223,3 @@ def check_recorded(metric: str) -> None:
         known = ", ".join(known.name for known in recorded_metrics())
         rule = f"must be among {known}, or of a package that is installed"
         raise ConfigError("objectives", rule, metric)
-
-
-class Manifest(Config):
-    """What a run is, written once at its start to RUN/config.yaml."""
-
-    castling_run: Literal[1] = 1
-    """Version of the run folder's layout; also what tells a run folder from any other."""
-    recipe: dict[str, Any]
-    """The resolved search config, every default written out."""
-    space_fingerprint: str
-    """Hash of the space's dimensions, rules and base config."""
-    budget: Budget
-    objectives: tuple[Objective, ...]
-    """What the front trades off."""
-    reference: dict[str, float]
-    """Reference point of the hypervolume, per objective; fixed for the life of the run."""
-    storage: str | None = None
-    """Optuna storage URL, without password; null is study.journal in the run folder."""
-    versions: dict[str, str]
-    """Versions of castling-nas and of the libraries that decide results."""
-    git_commit: str | None = None
-    """Commit of the working directory, where there is one."""
-    created_at: datetime
-
-    @model_validator(mode="after")
-    def _measurable(self) -> Self:
-        for goal in self.objectives:
-            check_recorded(goal.metric)
-        return self
-
-    def write(self, run: Path) -> None:
-        """Write RUN/config.yaml atomically."""
-        write_yaml(
-            run / MANIFEST_FILE,
-            self.to_data(),
-            "A castling run: what was searched, and with what.",
-        )
-
-    @classmethod
-    def read(cls, run: Path) -> Self:
-        """Return a run folder's manifest.
-
-        Raises:
-            RunFolderError: when the folder is missing or not a castling run.
-        """
-        if not run.is_dir():
-            raise RunFolderError(
-                str(run),
-                "must be a run folder, found none",
-                "check the path; `castling search` makes one",
-            )
-        check_contained(run)
-        path = run / MANIFEST_FILE
-        try:
-            data = read_yaml(path) if path.is_file() else None
-            if isinstance(data, dict) and "castling_run" in data:
-                return cls.from_data(data, str(path))
-        except ConfigError as error:
-            rule = f"has an unreadable {MANIFEST_FILE} ({error})"
-            raise RunFolderError(str(run), rule, "restore it from a copy") from None
-        rule = f"is not a castling run (no {MANIFEST_FILE} of one)"
-        raise RunFolderError(str(run), rule, "give the --out of a search")

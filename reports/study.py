@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.memory import check_fits
 from reports.database import complete_url, parse_url, password_hint, public_url, scrubbed
-from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME, Manifest
+from reports.manifest import Manifest
+from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME
 
 
 MALFORMED = (LookupError, TypeError, ValueError, AssertionError, AttributeError, RecursionError)

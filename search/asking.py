@@ -1,17 +1,15 @@
-"""Candidates asked of Optuna so that a crash amid the answer does not change it."""
+"""Ask Optuna for a trial so that a crash while it is stored does not change its values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.adapters import distribution as distribution_of, suggest
+from space.domain import Domain
 
 
 FIXED_PARAMS = "fixed_params"
@@ -21,24 +19,25 @@ FIXED_PARAMS = "fixed_params"
 def ask(
     study: optuna.Study,
     sampler: BaseSampler,
-    distributions: Mapping[str, BaseDistribution],
-    torn: int | None = None,
+    domains: Mapping[str, Domain],
+    unfinished: int | None = None,
 ) -> Trial:
     """Return a new trial with a value of every name.
 
     Args:
         study: to ask.
         sampler: made anew, from a seed that goes with the trial's number.
-        distributions: of every name.
-        torn: the storage's number of a trial that a driver was asking for when it died; it is
-            asked for again, and has the values that it would have had.
+        domains: of every name.
+        unfinished: the storage's number of a trial that a driver was asking for when it died; it
+            is asked for again, and gets the values that it would have had.
     """
+    distributions = {name: distribution_of(domain) for name, domain in domains.items()}
     study.sampler = _AtOnce(sampler, distributions)
-    if torn is None:
+    if unfinished is None:
         return study.ask(dict(distributions))
-    trial = Trial(study, torn)
-    for name, distribution in distributions.items():
-        _suggest(trial, name, distribution)
+    trial = Trial(study, unfinished)
+    for name, domain in domains.items():
+        suggest(trial, name, domain)
     return trial
 
 
@@ -99,15 +98,3 @@ class _AtOnce(BaseSampler):
     ) -> None:
         """Pass on how a trial has ended."""
         self._sampler.after_trial(study, trial, state, values)
-
-
-def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
-    """Give a trial the value of a name, unless it has it."""
-    if isinstance(distribution, CategoricalDistribution):
-        trial.suggest_categorical(name, distribution.choices)
-    elif isinstance(distribution, IntDistribution):
-        low, high, step = distribution.low, distribution.high, distribution.step
-        trial.suggest_int(name, low, high, step=step, log=distribution.log)
-    else:
-        assert isinstance(distribution, FloatDistribution)
-        trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)

@@ -429,30 +429,28 @@ def layers(
 @app.command()
 def spaces() -> None:
     """List the spaces that a recipe can search."""
-    from space.feasible import cheapest, dearest, point_cost
     from space.presets import SPACES
 
     table = Table(box=None, pad_edge=False)
     for column in ("space", "dimensions", "fewest MACs", "most MACs", "summary"):
         table.add_column(column, justify="left" if column in {"space", "summary"} else "right")
-    for name, make in SPACES.items():
-        space = make()
-        ends = [point_cost(space, find(space, "macs")).macs for find in (cheapest, dearest)]
-        summary = (make.__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, str(len(space.domains)), *map(format_size, ends), summary)
+    for name, preset in SPACES.items():
+        listing = preset.listing()
+        ends = map(format_size, (listing.fewest_macs, listing.most_macs))
+        table.add_row(name, str(listing.dimensions), *ends, preset.summary)
     console.print(table)
 
 
 @app.command()
 def recipes() -> None:
-    """List the shipped recipes."""
-    from search.config import recipe_summaries
+    """List the recipes."""
+    from search.recipes import RECIPES
 
     table = Table(box=None, pad_edge=False)
     for column in ("recipe", "summary"):
         table.add_column(column)
-    for name, summary in recipe_summaries().items():
-        table.add_row(name, summary)
+    for name, recipe in RECIPES.items():
+        table.add_row(name, recipe.summary)
     console.print(table)
 
 

@@ -1,41 +1,35 @@
 """What a search is: a recipe in YAML, checked, with the space that it searches."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
 from castling.config import Config, RunConfig
-from castling.errors import ConfigError, InvalidPointError, UnknownNameError
+from castling.errors import ConfigError, UnknownNameError
 from castling.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
 from castling.model.check import run_config
 from castling.operators import OPERATORS
 from castling.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
 from search.objectives import check_objectives
+from search.recipes import RECIPES
 from search.samplers import Setting, sampler_named
 from search.stoppers import NO_STOPPER, STOPPERS
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.cost_model import CostModel
 from space.decode import decode
-from space.domain import Choice
-from space.feasible import anchor_of
-from space.point import BLOCKS, Dimension, Space
+from space.feasible import feasible_point
+from space.point import Dimension, Space
 from space.presets import SPACES
+from space.target import Target
 
 
 if TYPE_CHECKING:
     from space.latency import LatencyTable
-
-
-RECIPES_FOLDER = "recipes"
-OPTIONS = "options."
-"""Where a block's field begins that only some operators have."""
 
 
 class SearchConfig(Config):
@@ -92,8 +86,6 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        if self.space not in SPACES:
-            raise ConfigError("space", f"must be one of {', '.join(SPACES)}", self.space)
         try:
             sampler_named(self.sampler)
         except UnknownNameError as error:
@@ -131,7 +123,7 @@ class SearchConfig(Config):
             budget=self.budget,
             objectives=self.objectives,
             seed=self.seed,
-            anchor=anchor_of(space, self.budget, pricing),
+            feasible_point=feasible_point(space, self.budget, pricing),
             pricing=pricing,
         )
 
@@ -139,20 +131,24 @@ class SearchConfig(Config):
         """Return the preset with its settings and dimensions changed.
 
         Raises:
-            ConfigError: when a setting or target is no field of RunConfig or does not fit.
+            ConfigError: when there is no such preset, or when a setting or target is no field of
+                RunConfig or does not fit.
         """
+        if self.space not in SPACES:
+            raise ConfigError("space", f"must be one of {', '.join(SPACES)}", self.space)
         preset = SPACES[self.space]()
         base = with_settings(preset.base, self.set)
-        given = {config.target: config.dimension() for config in self.dimensions}
+        declared = {Target(config.target): config.dimension() for config in self.dimensions}
+        settings = [Target(path) for path in self.set]
         free = [
-            given.pop(dim.target, dim)
+            declared.pop(dim.target, dim)
             for dim in preset.dimensions
-            if dim.target in given or not _is_set(dim.target, self.set)
+            if dim.target in declared or not any(map(dim.target.is_within, settings))
         ]
         space = Space(
             name=preset.name,
             base=base,
-            dimensions=(*free, *given.values()),
+            dimensions=(*free, *declared.values()),
             num_stages=preset.num_stages,
         )
         check_dimensions(space)
@@ -160,26 +156,15 @@ class SearchConfig(Config):
         return space
 
 
-FIXED_BY_DATA = ("data.", "model.image_size", "model.channels", "model.num_classes")
-"""Where a target begins that cannot be searched: all trials share one dataset."""
-
-
-def _is_set(target: str, settings: Mapping[str, Any]) -> bool:
-    """Return whether a setting fixes a dimension: its own target, or a section around it."""
-    return any(target == path or target.startswith(f"{path}.") for path in settings)
-
-
 def _check_settings(space: Space, settings: Mapping[str, Any]) -> None:
     """Raise ConfigError when a dimension would silently overrule a setting."""
-    targets = {dimension.target for dimension in space.dimensions}
     for path in settings:
-        general = re.sub(r"^model\.blocks\.\d+\.", BLOCKS, path)
-        for target in targets:
-            if target in {path, general} or general.startswith(f"{target}."):
+        for dimension in space.dimensions:
+            if Target(path).of_every_block.is_within(dimension.target):
+                target = dimension.target.path
                 rule = f"must not be set: {target} is searched"
-                raise ConfigError(
-                    f"set.{path}", rule, fix=f"set {target}, or leave it to the search"
-                )
+                fix = f"set {target}, or leave it to the search"
+                raise ConfigError(f"set.{path}", rule, fix=fix)
 
 
 def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -189,55 +174,38 @@ def with_settings(run: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """
     data = run.to_data()
     for path, value in settings.items():
-        _set(data, path.split("."), value, path)
+        try:
+            Target(path).set(data, value)
+        except ConfigError as error:
+            raise ConfigError(f"set.{path}", error.rule, error.value) from None
     return run_config(data, "set")
-
-
-def _set(data: Any, steps: list[str], value: object, path: str) -> None:
-    step, *rest = steps
-    if isinstance(data, list) and step == "*":
-        for index in range(len(data)):
-            _set(data, [str(index), *rest], value, path)
-        return
-    try:
-        key: Any = int(step) if isinstance(data, list) else step
-        if not rest:
-            data[key] = value
-        else:
-            _set(data[key], rest, value, path)
-    except (KeyError, IndexError, ValueError, TypeError):
-        raise ConfigError(
-            f"set.{path}", f"must be a field of the config; {step!r} is not"
-        ) from None
 
 
 def check_dimensions(space: Space) -> None:
     """Raise ConfigError unless every dimension's target is a field that takes its values."""
     for dimension in space.dimensions:
-        if dimension.target.startswith(FIXED_BY_DATA):
+        place = f"dimensions: {dimension.target}"
+        if dimension.target.is_set_by_data:
             rule = "is the data's, the same for all trials, and cannot be searched"
-            raise ConfigError(f"dimensions: {dimension.target}", rule)
-        if dimension.block_field.startswith(OPTIONS):
-            _check_option(space, dimension)
+            raise ConfigError(place, rule)
+        if dimension.target.option is not None:
+            _check_option(space, dimension, dimension.target.option)
             continue
         alone = dataclasses.replace(space, dimensions=(dimension,))
         for value in dimension.domain.extremes():
             try:
                 decode(alone, dict.fromkeys(alone.domains, value))
-            except (ConfigError, KeyError, TypeError, InvalidPointError) as error:
-                reason = str(error) if isinstance(error, ConfigError) else "no such field"
-                place = f"dimensions: {dimension.target}"
-                raise ConfigError(place, f"cannot be {value!r} ({reason})") from None
+            except ConfigError as error:
+                raise ConfigError(place, f"cannot be {value!r} ({error})") from None
 
 
-def _check_option(space: Space, dimension: Dimension) -> None:
+def _check_option(space: Space, dimension: Dimension, name: str) -> None:
     """Raise ConfigError unless an operator that may be chosen has the option and its values."""
-    name = dimension.block_field.removeprefix(OPTIONS)
-    chosen = [dim.domain for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
-    operators = chosen[0].values if chosen and isinstance(chosen[0], Choice) else ()
+    chosen = [dim.domain.extremes() for dim in space.dimensions if dim.target.is_operator]
+    operators = chosen[0] if chosen else {block.operator for block in space.base.model.blocks}
     having = [
         str(operator)
-        for operator in operators or {block.operator for block in space.base.model.blocks}
+        for operator in operators
         if name in OPERATORS[str(operator)].options.model_fields
     ]
     place = f"dimensions: {dimension.target}"
@@ -254,22 +222,6 @@ def _check_option(space: Space, dimension: Dimension) -> None:
             raise ConfigError(place, f"cannot be {value!r} ({problems[0]})")
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the shipped recipes."""
-    folder = files("search") / RECIPES_FOLDER
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
-
-
-def recipe_summaries() -> dict[str, str]:
-    """Return the first line of every shipped recipe's head comment, by name."""
-    return {name: recipe_text(name).splitlines()[0].lstrip("# ") for name in recipe_names()}
-
-
-def recipe_text(name: str) -> str:
-    """Return the YAML of a shipped recipe."""
-    return (files("search") / RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-
-
 def read_points(path: Path) -> list[dict[str, Any]]:
     """Return the points of a YAML file: a list of mappings from dimensions to values.
 
@@ -284,7 +236,7 @@ def read_points(path: Path) -> list[dict[str, Any]]:
 
 
 def read_recipe(recipe: str) -> SearchConfig:
-    """Return the search of a shipped recipe's name, of a space's name, or of a YAML file.
+    """Return the search of a recipe's name, of a space's name, or of a YAML file.
 
     A space's name stands for the recipe that searches it by the defaults.
 
@@ -292,13 +244,13 @@ def read_recipe(recipe: str) -> SearchConfig:
         UnknownNameError: when it is neither.
         ConfigError: when the YAML is malformed or breaks a rule.
     """
-    if recipe in recipe_names():
-        return _named(recipe, parse_yaml(recipe_text(recipe), recipe), recipe)
+    if recipe in RECIPES:
+        return _named(recipe, parse_yaml(RECIPES[recipe].text, recipe), recipe)
     if recipe in SPACES:
         return SearchConfig(name=recipe, space=recipe)
     path = Path(recipe)
     if not path.is_file():
-        known = sorted({*recipe_names(), *SPACES})
+        known = sorted({*RECIPES, *SPACES})
         raise UnknownNameError("recipe", recipe, [*known, "or the path of a YAML file"])
     return _named(path.stem, read_yaml(path), recipe)
 

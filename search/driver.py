@@ -20,10 +20,10 @@ from castling.training.data import TrainingData, load_data
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.front import front_of
+from reports.manifest import Manifest
 from reports.records import (
     LATENCY_FILE,
     MANIFEST_FILE,
-    Manifest,
     Record,
     TrialState,
     training_path,
@@ -32,9 +32,9 @@ from reports.records import (
 from search.cluster import Resources, joined, share
 from search.config import SearchConfig, read_points, read_recipe
 from search.display import Display
+from search.resume import resumed_space
 from search.run_folder import (
     check_not_lost,
-    check_resumable,
     check_unused,
     locked,
     make_run_folder,
@@ -143,7 +143,7 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         "points": _points(points),
     }
     config = _overridden(config, limits, fields, _settings(images, settings))
-    space = config.build_space()
+    space = config.build_space() if manifest is None else resumed_space(folder, manifest, config)
     table = config.latency_table(folder / LATENCY_FILE if resume else None)
     setting = _checked_setting(config, space, table)
     check_operators(space)
@@ -153,8 +153,6 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     if manifest is None:
         _check_database(folder, url)
         make_run_folder(folder)
-    else:
-        check_resumable(folder, manifest, config, space)
     with storage_checked(folder, url), locked(folder):
         if manifest is None:
             make_run_folder(folder)  # checked again: another driver may have been faster

@@ -9,7 +9,7 @@ from castling.errors import ConfigError
 from castling.metrics import METRICS, Direction
 from reports.records import Objective, Record, check_recorded
 from space.budget import Budget
-from space.feasible import COUNTED, dearest, point_cost
+from space.feasible import COUNTED, max_cost_point, point_cost
 from space.point import Space
 
 
@@ -88,6 +88,6 @@ def reference_point(
             found[goal.metric] = worst
         for quantity in COUNTED:
             if quantity == goal.metric and quantity not in found:
-                spent = point_cost(space, dearest(space, quantity))
+                spent = point_cost(space, max_cost_point(space, quantity))
                 found[quantity] = float(getattr(spent, quantity))
     return found

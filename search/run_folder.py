@@ -22,19 +22,12 @@ from castling.errors import (
     ConfigError,
     RecordError,
     RunFolderError,
-    SpaceMismatchError,
     StorageError,
 )
 from castling.memory import check_fits
 from reports.database import parse_url, password_hint, public_url, scrubbed
-from reports.records import (
-    CURVES_FOLDER,
-    LOCK_FILE,
-    STUDY_FILE,
-    STUDY_NAME,
-    Manifest,
-    Objective,
-)
+from reports.manifest import Manifest
+from reports.records import CURVES_FOLDER, LOCK_FILE, STUDY_FILE, STUDY_NAME, Objective
 from reports.study import MALFORMED, study_place
 from search.config import SearchConfig
 from search.objectives import DIRECTIONS, reference_point
@@ -43,12 +36,6 @@ from space.point import Space
 
 PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
 """Whose versions decide a search's results, and are recorded."""
-
-FREE_TO_CHANGE = (
-    *("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals"),
-    *("retries", "halve_batch", "trial_minutes"),
-)
-"""Fields of a search that may differ when it is resumed: they change how much, not what."""
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 """What ends the whole search instead of one trial: the fault is the disk's."""
@@ -117,7 +104,7 @@ def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Man
     """Return what a new run's config.yaml says."""
     return Manifest(
         recipe=config.to_data(),
-        space_fingerprint=space.fingerprint,
+        space=space.to_data(),
         budget=config.budget,
         objectives=config.objectives,
         reference=dict(reference_point(space, config.budget, config.objectives)),
@@ -127,19 +114,6 @@ def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Man
         git_commit=_git_commit(),
         created_at=datetime.now(UTC),
     )
-
-
-def check_resumable(run: Path, manifest: Manifest, config: SearchConfig, space: Space) -> None:
-    """Raise SpaceMismatchError unless a search is the one that a run was started with."""
-    if manifest.space_fingerprint != space.fingerprint:
-        raise SpaceMismatchError(
-            str(run), "the space", manifest.space_fingerprint, space.fingerprint
-        )
-    given = config.to_data()
-    started = SearchConfig.from_data(manifest.recipe, str(run)).to_data()  # fields since then
-    for field, stored in started.items():
-        if field not in FREE_TO_CHANGE and given.get(field) != stored:
-            raise SpaceMismatchError(str(run), field, str(stored), str(given.get(field)))
 
 
 def open_storage(run: Path, url: str | None) -> BaseStorage:

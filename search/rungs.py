@@ -13,7 +13,7 @@ from reports.records import Objective, Record
 from search.samplers import Setting
 from search.stoppers import STOPPERS, Standing, StopperSpec
 from space.decode import decode
-from space.feasible import cheapest, dearest
+from space.feasible import max_cost_point, min_cost_point
 
 
 NUM_RANGES = 3
@@ -58,7 +58,7 @@ def cost_ranges(setting: Setting) -> CostRanges:
     if not metrics:
         return CostRanges(None)
     [metric, *_] = metrics
-    ends = [find(setting.space, "macs") for find in (cheapest, dearest)]
+    ends = [find(setting.space, "macs") for find in (min_cost_point, max_cost_point)]
     costs = [setting.pricing(decode(setting.space, point).model) for point in ends]
     low, high = (float(spent[metric]) for spent in costs)
     bound = setting.budget.bound(metric, "max")

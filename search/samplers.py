@@ -53,7 +53,7 @@ class Setting:
     objectives: tuple[Objective, ...]
     seed: int
     """The search's."""
-    anchor: Point
+    feasible_point: Point
     """A point within the budget."""
     pricing: CostModel
 
@@ -70,7 +70,7 @@ class Setting:
             self.budget,
             self.objectives,
             reference_point(self.space, self.budget, self.objectives),
-            self.anchor,
+            self.feasible_point,
             self.pricing,
         )
 
@@ -215,7 +215,7 @@ _add(
     "sobol",
     Refusal.PRUNED,
     "a scrambled Sobol' sequence over every dimension",
-    lambda setting, _: SobolSampler(setting.distributions, setting.seed),
+    lambda setting, _: SobolSampler(setting.space, setting.seed),
 )
 _add(
     "nsga2",

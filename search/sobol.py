@@ -1,18 +1,15 @@
 """A Sobol' sequence over all dimensions, choices included, as one of Optuna's samplers."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from optuna import Study
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
+
+from search.adapters import distributions
+from space.point import Space
 
 
 class SobolSampler(BaseSampler):
@@ -21,12 +18,13 @@ class SobolSampler(BaseSampler):
     Optuna's own QMCSampler draws choices at random; here the sequence covers them too.
 
     Args:
-        space: the distribution of every name.
+        space: what is searched.
         seed: of the scrambling.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution], seed: int) -> None:
-        self._space, self._seed = dict(space), seed
+    def __init__(self, space: Space, seed: int) -> None:
+        self._domains, self._seed = space.domains, seed
+        self._distributions = distributions(space)
 
     def infer_relative_search_space(
         self,
@@ -34,7 +32,7 @@ class SobolSampler(BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
         """Return the whole space."""
-        return self._space
+        return self._distributions
 
     def sample_relative(
         self,
@@ -48,8 +46,8 @@ class SobolSampler(BaseSampler):
             sequence.fast_forward(trial.number)
         [row] = sequence.random(1)
         return {
-            name: _stretched(distribution, float(number))
-            for (name, distribution), number in zip(search_space.items(), row, strict=False)
+            name: self._domains[name].from_unit(float(number))
+            for name, number in zip(search_space, row, strict=False)
         }
 
     def sample_independent(
@@ -61,16 +59,3 @@ class SobolSampler(BaseSampler):
     ) -> Any:
         """Raise, because every name has its place in the sequence."""
         raise KeyError(param_name)
-
-
-def _stretched(distribution: BaseDistribution, number: float) -> Any:
-    """Return the value of a distribution at a number of [0, 1), equal shares for each value."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(number * len(distribution.choices))]
-    if isinstance(distribution, IntDistribution):
-        count = (distribution.high - distribution.low) // distribution.step + 1
-        return distribution.low + int(number * count) * distribution.step
-    assert isinstance(distribution, FloatDistribution)
-    low, high = distribution.low, distribution.high
-    value = low * (high / low) ** number if distribution.log else low + number * (high - low)
-    return min(max(value, low), high)

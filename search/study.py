@@ -34,7 +34,7 @@ from search.stoppers import NO_STOPPER
 from space.budget import UNMEASURED
 from space.decode import active, decode
 from space.domain import Value
-from space.feasible import default_point, repaired
+from space.feasible import default_point, projected
 from space.point import Point
 
 
@@ -143,8 +143,8 @@ class SearchStudy:
             trial = self._ask()
             if self._num_rejected == limit - 1:
                 seed = _derived_seed(self._config.seed, trial.number)
-                mended = self._mended(trial.params, Random(seed))
-                self._study.enqueue_trial(mended, skip_if_exists=True)
+                near = self._projected(trial.params, Random(seed))
+                self._study.enqueue_trial(near, skip_if_exists=True)
             proposal = self._consider(trial)
             if proposal is not None:
                 self._num_rejected = 0
@@ -206,19 +206,20 @@ class SearchStudy:
         number = len(self._study.get_trials(deepcopy=False)) if torn is None else torn
         sampler = self._sampler.make(self._setting, _derived_seed(self._config.seed, number))
         again = None if torn is None else self._identity(torn)
-        return ask(self._study, sampler, self._setting.distributions, again)
+        return ask(self._study, sampler, self._space.domains, again)
 
     def _first_points(self) -> list[dict[str, Value]]:
-        """Return what is known before: given points, the base config, the cheapest point."""
+        """Return the points to try first: the recipe's, the base config, the feasible point."""
         default = default_point(self._space)
         rng = Random(self._config.seed)
         given = [default | point for point in self._config.points]
-        return [*given, self._mended(default, rng), dict(self._setting.anchor)]
+        return [*given, self._projected(default, rng), dict(self._setting.feasible_point)]
 
-    def _mended(self, point: Point, rng: Random) -> dict[str, Value]:
+    def _projected(self, point: Point, rng: Random) -> dict[str, Value]:
         """Return the point, brought within the budget."""
-        mended, _ = repaired(self._space, point, self._fits, self._setting.anchor, rng)
-        return mended
+        feasible = self._setting.feasible_point
+        near, _ = projected(self._space, point, self._fits, feasible, rng)
+        return near
 
     def _fits(self, run: RunConfig) -> bool:
         return self._pricing(run.model).within(self._config.budget)

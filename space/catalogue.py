@@ -1,6 +1,6 @@
 """What may be searched: the catalogue of dimensions, with the domains they usually take."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,8 +8,9 @@ from castling.config import Config, Positive
 from castling.errors import ConfigError
 from castling.limits import MOST_DIMENSIONS
 from castling.operators import OPERATORS
-from space.domain import Choice, Domain, FloatRange, IntRange, Value
-from space.point import BLOCKS, DEPTH, Dimension, Tie
+from space.domain import Choice, Domain, FloatRange, IntRange
+from space.kinds import domain_from_data
+from space.point import Dimension, Tie
 
 
 def operator_choice() -> Choice:
@@ -18,87 +19,87 @@ def operator_choice() -> Choice:
 
 
 def catalogue() -> dict[str, Dimension]:
-    """Return every dimension of the catalogue by target, with its usual domain."""
+    """Return every dimension of the catalogue by its target's path, with its usual domain."""
     dimensions = (
         Dimension(
-            target=f"{BLOCKS}operator",
+            target="model.blocks.*.operator",
             domain=operator_choice(),
             tie="each",
             why="which layers castle is the question this project answers",
         ),
         Dimension(
-            target=f"{BLOCKS}conv_kernel",
+            target="model.blocks.*.conv_kernel",
             domain=IntRange(3, 9, 2),
             tie="each",
             why="local context next to the linear kernel's global one",
         ),
         Dimension(
-            target=f"{BLOCKS}conv_form",
+            target="model.blocks.*.conv_form",
             domain=Choice(("tokens", "grid")),
             tie="each",
             why="the release convolves flattened tokens; the grid knows both neighbours",
         ),
         Dimension(
-            target=f"{BLOCKS}conv_filters",
+            target="model.blocks.*.conv_filters",
             domain=Choice(("head", "channel")),
             tie="all",
             why="a filter per channel costs parameters but no MACs",
         ),
         Dimension(
-            target=f"{BLOCKS}num_heads",
+            target="model.blocks.*.num_heads",
             domain=IntRange(1, 4),
             tie="each",
             why="with head_size the attention width, the largest term of the core",
         ),
         Dimension(
-            target=f"{BLOCKS}head_size",
+            target="model.blocks.*.head_size",
             domain=Choice((8, 16, 24, 32)),
             tie="stage",
             why="the core of linear attention costs 2 N A d: large heads are dear",
         ),
         Dimension(
-            target=f"{BLOCKS}mlp_ratio",
+            target="model.blocks.*.mlp_ratio",
             domain=FloatRange(1.0, 4.0),
             tie="each",
             why="the MLP is over half of the MACs at few tokens",
         ),
         Dimension(
-            target=f"{BLOCKS}mlp",
+            target="model.blocks.*.mlp",
             domain=Choice(("plain", "bidimensional")),
             tie="all",
             why="gates per channel and token bring global context back after the operator",
         ),
         Dimension(
-            target=f"{BLOCKS}drop_path",
+            target="model.blocks.*.drop_path",
             domain=FloatRange(0.0, 0.2),
             tie="all",
             why="regularises deep models",
         ),
         Dimension(
-            target=f"{BLOCKS}mask.shape",
+            target="model.blocks.*.mask.shape",
             domain=Choice(("constant", "linear", "cosine", "step")),
             tie="all",
             why="how the training-only branch fades",
         ),
         Dimension(
-            target=f"{BLOCKS}mask.start_multiple",
+            target="model.blocks.*.mask.start_multiple",
             domain=FloatRange(0.5, 4.0, log=True),
             tie="all",
             why="how sparse the branch is from the start",
         ),
         Dimension(
-            target=f"{BLOCKS}mask.end",
+            target="model.blocks.*.mask.end",
             domain=FloatRange(0.25, 1.0),
             tie="all",
             why="how long the branch helps",
         ),
         Dimension(
-            target=f"{BLOCKS}mask.l1_weight",
+            target="model.blocks.*.mask.l1_weight",
             domain=FloatRange(1e-4, 1e-1, log=True),
             tie="all",
             why="pushes attention below the threshold before it rises",
         ),
-        Dimension(target=DEPTH, domain=IntRange(2, 4), why="number of blocks"),
+        Dimension(target="model.depth", domain=IntRange(2, 4), why="number of blocks"),
         Dimension(
             target="model.embed_width", domain=IntRange(16, 64, 8), why="channels of a token"
         ),
@@ -113,7 +114,7 @@ def catalogue() -> dict[str, Dimension]:
             why="decoupled weight decay",
         ),
     )
-    return {dimension.target: dimension for dimension in dimensions}
+    return {dimension.target.path: dimension for dimension in dimensions}
 
 
 class DimensionConfig(Config):
@@ -133,49 +134,54 @@ class DimensionConfig(Config):
     """Distance of whole numbers in a range."""
     log: bool = False
     """Whether a range of real numbers is on a logarithmic scale."""
+    domain: dict[str, Any] | None = None
+    """The values in full, in place of the above: `kind` of domain and its fields."""
     tie: Tie | None = None
     """each block, each stage, or all blocks alike."""
 
     @model_validator(mode="after")
     def _one_domain(self) -> "DimensionConfig":
         is_range = self.low is not None or self.high is not None
+        if self.domain is not None and (self.choices is not None or is_range):
+            raise ConfigError("domain", "must not stand beside choices, low and high")
         if self.choices is not None and is_range:
             raise ConfigError("choices", "must not stand beside low and high", list(self.choices))
         if is_range and (self.low is None or self.high is None):
             raise ConfigError("low", "must stand beside high")
-        domain = self._domain()
-        if self.log and not isinstance(domain, FloatRange):
+        self._domain()  # raises what is wrong with the values
+        if self.log and not is_range:
             raise ConfigError("log", "must stand beside low and high")
-        if self.step is not None and not isinstance(domain, IntRange):
+        if self.step is not None and not self._is_whole:
             raise ConfigError("step", "must stand beside whole low and high, without log")
         return self
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the values are left to the catalogue."""
+        return self._domain() is None
+
     def dimension(self) -> Dimension:
         """Return the dimension; ConfigError when neither it nor the catalogue has a domain."""
-        known = catalogue().get(self.target)
-        domain = self._domain() or (known.domain if known else None)
+        usual = catalogue().get(self.target)
+        domain = self._domain() or (usual.domain if usual else None)
         if domain is None:
             raise ConfigError(self.target, "needs choices, or low and high")
-        tie: Literal["each", "stage", "all"] = self.tie or (known.tie if known else "all")
+        tie: Literal["each", "stage", "all"] = self.tie or (usual.tie if usual else "all")
         return Dimension(
-            target=self.target, domain=domain, tie=tie, why=known.why if known else ""
+            target=self.target, domain=domain, tie=tie, why=usual.why if usual else ""
         )
 
     def _domain(self) -> Domain | None:
+        if self.domain is not None:
+            return domain_from_data(self.domain)
         if self.choices is not None:
             return Choice(self.choices)
         if self.low is None or self.high is None:
             return None
-        if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
-            return IntRange(self.low, self.high, self.step or 1)
+        if self._is_whole:
+            return IntRange(int(self.low), int(self.high), self.step or 1)
         return FloatRange(float(self.low), float(self.high), self.log)
 
-
-def changed(dimension: Dimension, domain: Domain, tie: Tie | None = None) -> Dimension:
-    """Return a dimension of the catalogue with another domain, and perhaps another tie."""
-    return Dimension(
-        target=dimension.target, domain=domain, tie=tie or dimension.tie, why=dimension.why
-    )
-
-
-__all__ = ["DimensionConfig", "Value", "catalogue", "changed", "operator_choice"]
+    @property
+    def _is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int) and not self.log

@@ -19,11 +19,11 @@ from castling.model.check import canonical
 from castling.model.pieces import Part, vit_parts
 from castling.operators import OPERATORS
 from space.cost import cost
-from space.decode import decode, is_used, operators_of
+from space.decode import decode, operators_of
 from space.domain import Value
 from space.feasible import default_point
 from space.measure import measure_cost
-from space.point import BLOCKS, Dimension, Point, Space
+from space.point import Dimension, Point, Space
 
 
 Models: TypeAlias = Mapping[Value, Architecture]
@@ -42,7 +42,7 @@ def check_operators(space: Space) -> None:
     Raises:
         OperatorError: when an operation has no count, or a closed form is not what is counted.
     """
-    chosen = [dim for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
+    chosen = [dim for dim in space.dimensions if dim.target.is_operator]
     offered = {str(value) for dim in chosen for value in dim.domain.extremes()}
     for operator in sorted(offered or operators_of(space, default_point(space))):
         for point in _points_with(space, operator):
@@ -56,7 +56,7 @@ def check_operators(space: Space) -> None:
 
 def _points_with(space: Space, operator: str) -> Iterator[Point]:
     """Yield points of a space with an operator in all blocks, or in those of one name."""
-    chosen = [dim for dim in space.dimensions if dim.target == f"{BLOCKS}operator"]
+    chosen = [dim for dim in space.dimensions if dim.target.is_operator]
     names = [name for dim in chosen for name in space.names(dim)]
     default, rng = default_point(space), Random(0)
     yield default | dict.fromkeys(names, operator)
@@ -135,9 +135,9 @@ def _unpriced(models: Models) -> Iterator[tuple[str, str]]:
 
 def _users(dimension: Dimension, base: RunConfig) -> list[str]:
     """Return the operators to try a dimension with: all whose own field it is, else the base's."""
-    section = dimension.block_field.partition(".")[0]
-    if dimension.is_per_block and section in OPERATOR_FIELDS | {"options"}:
-        return [name for name in OPERATORS if is_used(dimension.block_field, name)]
+    target = dimension.target
+    if target.is_per_block and target.block_steps[0] in OPERATOR_FIELDS | {"options"}:
+        return [name for name in OPERATORS if target.is_used_by(name)]
     return [base.model.blocks[0].operator]
 
 

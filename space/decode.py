@@ -1,18 +1,18 @@
 """From a point to the RunConfig it stands for, and back to the dimensions that matter in it."""
 
-from typing import Any
-
-from castling.config import OPERATOR_FIELDS, RunConfig
+from castling.config import RunConfig
 from castling.model.check import checked
-from castling.operators import OPERATORS
 from space.domain import Value
-from space.point import BLOCKS, DEPTH, Point, Space
+from space.point import Point, Space
+from space.target import DEPTH, OPERATOR
 
 
 def decode(space: Space, point: Point) -> RunConfig:
     """Return the config of a point: the base with every dimension's value put at its target.
 
-    All changes are collected and the config is built once, so no order of changes matters.
+    All changes are collected and the config is built once, so no order of changes matters. The
+    options of the base's operator stay with that operator: a block that gets another begins
+    without any.
 
     Raises:
         InvalidPointError: when the point is not one of this space.
@@ -21,18 +21,19 @@ def decode(space: Space, point: Point) -> RunConfig:
     space.check(point)
     data = space.base.to_data()
     depth = space.depth(point)
+    DEPTH.set(data, depth)
     blocks = data["model"]["blocks"]
-    data["model"]["blocks"] = [
-        _copy(blocks[min(layer, len(blocks) - 1)]) for layer in range(depth)
-    ]
-    for dimension in sorted(space.dimensions, key=lambda dim: dim.block_field != "operator"):
-        if dimension.is_per_block:
-            for layer, block in enumerate(data["model"]["blocks"]):
-                if _is_settable(dimension.block_field, block["operator"]):
-                    value = point[space.name_at(dimension, layer, depth)]
-                    _put(block, dimension.block_field, value)
-        elif dimension.target != DEPTH:
-            _put(data, dimension.target, point[dimension.target])
+    for block, operator in zip(blocks, operators_of(space, point), strict=True):
+        if block["operator"] != operator:
+            block.update(operator=operator, options={})
+    for dimension in space.dimensions:
+        target = dimension.target
+        if target.is_per_block and not target.is_operator:
+            for layer, block in enumerate(blocks):
+                if target.option is None or target.is_used_by(block["operator"]):
+                    target.set_in_block(block, point[space.name_at(dimension, layer, depth)])
+        elif not (target.is_depth or target.is_operator):
+            target.set(data, point[target.path])
     return checked(RunConfig(**data))
 
 
@@ -45,11 +46,11 @@ def active(space: Space, point: Point) -> dict[str, Value]:
     depth, operators = space.depth(point), operators_of(space, point)
     names: dict[str, None] = {}
     for dimension in space.dimensions:
-        if not dimension.is_per_block:
-            names[dimension.target] = None
+        if not dimension.target.is_per_block:
+            names[dimension.target.path] = None
             continue
         for layer, operator in enumerate(operators):
-            if is_used(dimension.block_field, operator):
+            if dimension.target.is_used_by(operator):
                 names[space.name_at(dimension, layer, depth)] = None
     return {name: point[name] for name in names}
 
@@ -58,34 +59,7 @@ def operators_of(space: Space, point: Point) -> list[str]:
     """Return the operator of every block of a point, without building its config."""
     depth = space.depth(point)
     for dimension in space.dimensions:
-        if dimension.target == f"{BLOCKS}operator":
-            return [str(point[space.name_at(dimension, layer, depth)]) for layer in range(depth)]
-    blocks = space.base.model.blocks
-    return [blocks[min(layer, len(blocks) - 1)].operator for layer in range(depth)]
-
-
-def _is_settable(field: str, operator: str) -> bool:
-    """Return whether a block with this operator has the field: options are its own."""
-    return not field.startswith("options.") or is_used(field, operator)
-
-
-def is_used(field: str, operator: str) -> bool:
-    """Return whether a field of a block matters to a block with this operator."""
-    if operator not in OPERATORS:
-        return True  # building the config says what is wrong
-    section, _, name = field.partition(".")
-    spec = OPERATORS[operator]
-    if section == "options":
-        return name in spec.options.model_fields
-    return section not in OPERATOR_FIELDS or section in spec.uses
-
-
-def _put(data: dict[str, Any], path: str, value: Value) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        data = data[parent]
-    data[last] = value
-
-
-def _copy(block: dict[str, Any]) -> dict[str, Any]:
-    return {key: dict(value) if isinstance(value, dict) else value for key, value in block.items()}
+        if dimension.target.is_operator:
+            names = [space.name_at(dimension, layer, depth) for layer in range(depth)]
+            return [str(point[name]) for name in names]
+    return [OPERATOR.get(space.base, layer) for layer in range(depth)]

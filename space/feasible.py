@@ -1,8 +1,9 @@
-"""What a budget leaves of a space: the cheapest point, and points brought back within bounds."""
+"""What a budget leaves of a space: points of least and most cost, points that a budget admits."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, product
 from math import prod
 from operator import itemgetter
@@ -19,7 +20,7 @@ from space.cost import cost
 from space.cost_model import CostModel
 from space.decode import decode
 from space.domain import Value
-from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
+from space.point import Dimension, Point, Space, Tie
 
 
 Quantity: TypeAlias = Literal["macs", "params", "training_macs"]
@@ -30,8 +31,6 @@ Option: TypeAlias = tuple[Price, dict[str, Value]]
 
 COUNTED: tuple[Quantity, ...] = ("macs", "params", "training_macs")
 """The metrics whose largest value in a space is found exactly."""
-FREE_TARGETS = ("train.", "data.", f"{BLOCKS}mask.", f"{BLOCKS}drop_path")
-"""Where a dimension's target begins when it changes no cost."""
 
 
 def point_cost(space: Space, point: Point) -> Cost:
@@ -39,13 +38,13 @@ def point_cost(space: Space, point: Point) -> Cost:
     return cost(decode(space, point).model)
 
 
-def cheapest(space: Space, quantity: Quantity) -> dict[str, Value]:
-    """Return the point of least `macs` or `params`."""
+def min_cost_point(space: Space, quantity: Quantity) -> dict[str, Value]:
+    """Return the point of fewest `macs` or `params`."""
     [(_, point)] = _Enumeration(space, lambda spent: (_count(spent, quantity),), min).optima()
     return point
 
 
-def dearest(space: Space, quantity: Quantity) -> dict[str, Value]:
+def max_cost_point(space: Space, quantity: Quantity) -> dict[str, Value]:
     """Return the point of most `macs`, `params` or `training_macs`."""
     [(_, point)] = _Enumeration(space, lambda spent: (-_count(spent, quantity),), max).optima()
     return point
@@ -64,24 +63,25 @@ class _Group:
     parts: tuple["_Group", ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Enumeration:
-    """Finds the points of a space that no other undercuts, without visiting all of them.
+    """Finds the points of least price without visiting all points.
 
-    Exact, because layers add up once the values that they share are chosen, and because a
-    block's cost grows with each of its numbers, so that only one end of those domains counts.
+    With two counts in a price these are the points of which no other has less of both. Exact: for
+    fixed values of what layers share, the cost is a sum over layers, and it is monotone in every
+    number of a block, so that one end of each range is enough.
     """
 
     space: Space
     price: Callable[[Cost], Price]
     end: Callable[[Sequence[Any]], Any]
-    """min or max: the end of the blocks' numbers that has the lower price."""
+    """min or max: at which end of a block's range the price is lower."""
 
     def optima(self) -> list[Option]:
-        """Return prices and points, the lowest first count first."""
+        """Return prices and points, in the order of the first count."""
         dimensions = self._costly()
-        shared = [dim for dim in dimensions if dim.tie == "all" or not dim.is_per_block]
-        start = {name: self._values(name)[0] for name in self.space.domains}
+        shared = [dim for dim in dimensions if dim.tie == "all" or not dim.target.is_per_block]
+        start = {name: values[0] for name, values in self._values.items()}
         found: list[Option] = []
         for chosen in self._choices([name for dim in shared for name in self.space.names(dim)]):
             point = start | chosen
@@ -90,7 +90,7 @@ class _Enumeration:
         return _front(found)
 
     def _costly(self) -> list[Dimension]:
-        return [dim for dim in self.space.dimensions if not dim.target.startswith(FREE_TARGETS)]
+        return [dim for dim in self.space.dimensions if dim.target.affects_cost]
 
     def _stages(self, depth: int) -> tuple[_Group, ...]:
         """Return the layers in runs that share the values of their stage."""
@@ -99,7 +99,7 @@ class _Enumeration:
             return tuple(
                 self.space.name_at(dim, layer, depth)
                 for dim in self._costly()
-                if dim.is_per_block and dim.tie == tie
+                if dim.target.is_per_block and dim.tie == tie
             )
 
         runs = groupby(range(depth), key=lambda layer: names("stage", layer))
@@ -127,22 +127,23 @@ class _Enumeration:
         return _front(found)
 
     def _choices(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
-        domains = [self._values(name) for name in names]
+        domains = [self._values[name] for name in names]
         if prod(map(len, domains)) > MOST_COMBINATIONS:
             rule = f"must have at most {MOST_COMBINATIONS:,} combinations of what layers share"
             raise ConfigError("dimensions", rule, fix="choose among fewer values")
         for values in product(*domains):
             yield dict(zip(names, values, strict=True))
 
-    def _values(self, name: str) -> Sequence[Value]:
-        values = self.space.domains[name].extremes()
-        if name.startswith("model.blocks.") and all(_is_number(value) for value in values):
-            return [self.end(values)]
-        return values
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    @cached_property
+    def _values(self) -> Mapping[str, Sequence[Value]]:
+        """The values to try of every name: of a block's numbers one end is enough."""
+        found: dict[str, Sequence[Value]] = {}
+        for dimension in self.space.dimensions:
+            values, domain = dimension.domain.extremes(), dimension.domain
+            if dimension.target.is_per_block and domain.is_ordered:
+                values = [self.end(values)]
+            found |= dict.fromkeys(self.space.names(dimension), values)
+        return found
 
 
 def _sum(price: Price, other: Price, base: Price) -> Price:
@@ -160,11 +161,11 @@ def _front(options: Iterable[Option]) -> list[Option]:
 
 
 def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
-    """Return a point within the bounds on counts, of those the one of fewest MACs.
+    """Return the point of fewest MACs among those within the bounds on MACs and parameters.
 
     Raises:
-        InfeasibleBudgetError: when a bound is below the cheapest point's cost.
-        ConfigError: when each bound has points within it, but no point is within both.
+        InfeasibleBudgetError: when a bound is below the least cost of any point.
+        ConfigError: when each bound admits points, but no point is within both.
     """
     counts = Budget(max_macs=budget.max_macs, max_params=budget.max_params)
     optima = _Enumeration(space, lambda spent: (spent.macs, spent.params), min).optima()
@@ -185,14 +186,14 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
     )
 
 
-def anchor_of(space: Space, budget: Budget, pricing: CostModel) -> dict[str, Value]:
-    """Return a point within the bounds on costs: the cheapest, or where that is not, another.
+def feasible_point(space: Space, budget: Budget, pricing: CostModel) -> dict[str, Value]:
+    """Return a point within the bounds on costs: of fewest MACs, unless that one is in none.
 
-    Latencies and the costs of plugins follow no closed form, so the point is found by descent: one
-    dimension after another takes the value at which the largest overrun is least.
+    Latency and the costs of plugins have no closed form. A point within their bounds is found by
+    coordinate descent: each dimension in turn takes the value of the smallest largest overrun.
 
     Raises:
-        InfeasibleBudgetError: when a bound on a count is below the cheapest point's.
+        InfeasibleBudgetError: when a bound on a count is below the least cost of any point.
         ConfigError: when no point was found that is within all bounds.
     """
     point = check_feasible(space, budget)
@@ -220,35 +221,36 @@ def anchor_of(space: Space, budget: Budget, pricing: CostModel) -> dict[str, Val
     raise ConfigError(f"budget.{worst.field}", rule, worst.value)
 
 
-def repaired(
+def projected(
     space: Space,
     point: Point,
     fits: Callable[[RunConfig], bool],
-    anchor: Point,
+    feasible: Point,
     rng: Random,
 ) -> tuple[dict[str, Value], RunConfig]:
-    """Return a point within the budget, near the given one, and its config.
+    """Return a point within the budget near another one, and its config.
 
-    Dimensions take the value of `anchor`, a point that fits, one after another in random order
-    until the whole does; those that change no cost come last, so that they nearly always stay.
+    Dimensions take the value of `feasible`, a point within the budget, one after another in random
+    order until the whole point fits; those that change no cost come last, so that they nearly
+    always stay.
     """
-    mended = dict(point)
+    near = dict(point)
     names = list(space.domains)
     rng.shuffle(names)
     free = _free_names(space)
     names.sort(key=free.__contains__)
     for name in names:
         with suppress(ConfigError):  # values may contradict one another
-            run = decode(space, mended)
+            run = decode(space, near)
             if fits(run):
-                return mended, run
-        mended[name] = anchor[name]
-    return mended, decode(space, mended)
+                return near, run
+        near[name] = feasible[name]
+    return near, decode(space, near)
 
 
 def _free_names(space: Space) -> set[str]:
     """Return the names of a point that change no cost."""
-    free = [dim for dim in space.dimensions if dim.target.startswith(FREE_TARGETS)]
+    free = [dimension for dimension in space.dimensions if not dimension.target.affects_cost]
     return {name for dimension in free for name in space.names(dimension)}
 
 
@@ -268,24 +270,14 @@ def _base_values(space: Space, _: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values of the dimensions outside the blocks."""
     data = space.base.to_data()
     for dimension in space.dimensions:
-        if dimension.target == DEPTH:
-            yield DEPTH, len(space.base.model.blocks)
-        elif not dimension.is_per_block:
-            yield dimension.target, _get(data, dimension.target)
+        if not dimension.target.is_per_block:
+            yield dimension.target.path, dimension.target.get(data)
 
 
 def _base_block_values(space: Space, depth: int) -> Iterator[tuple[str, Value]]:
     """Yield the base's values in every block a point may have, named as at the given depth."""
     blocks = [block.to_data() for block in resolve(space.base.model).blocks]
+    data = {"model": {"blocks": blocks}}
     for dimension in space.dimensions:
-        for layer in range(space.max_depth if dimension.is_per_block else 0):
-            block = blocks[min(layer, len(blocks) - 1)]
-            yield space.name_at(dimension, layer, depth), _get(block, dimension.block_field)
-
-
-def _get(data: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a dotted path; None where the path ends early, as in an absent mask."""
-    value: Any = data
-    for step in path.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
+        for layer in range(space.max_depth if dimension.target.is_per_block else 0):
+            yield space.name_at(dimension, layer, depth), dimension.target.get(data, layer)

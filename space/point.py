@@ -1,30 +1,28 @@
 """Points and spaces: dimensions, tied across layers, whose values make a RunConfig."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from random import Random
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
-from castling.config import RunConfig
+from pydantic import Field
+
+from castling.config import Config, RunConfig
 from castling.errors import ConfigError, InvalidPointError
 from castling.limits import MOST_BLOCKS
 from space.domain import Domain, Value
+from space.kinds import domain_from_data
+from space.target import DEPTH, EVERY, Target
 
 
 Tie: TypeAlias = Literal["each", "stage", "all"]
 Point: TypeAlias = Mapping[str, Value]
 """A value for every dimension name of a space."""
 
-DEPTH = "model.depth"
-"""The one target that is no field: the number of blocks."""
-BLOCKS = "model.blocks.*."
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Dimension:
     """One thing that may be searched: a config field and its values.
 
@@ -32,20 +30,53 @@ class Dimension:
     it each for itself, stage by stage, or all alike.
     """
 
-    target: str
+    target: Target
     domain: Domain
-    tie: Tie = "all"
+    tie: Tie
+    why: str
+
+    def __init__(
+        self, *, target: Target | str, domain: Domain, tie: Tie = "all", why: str = ""
+    ) -> None:
+        path = Target(target) if isinstance(target, str) else target
+        for name, value in (("target", path), ("domain", domain), ("tie", tie), ("why", why)):
+            object.__setattr__(self, name, value)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the dimension as plain data, every default written out."""
+        return {
+            "target": self.target.path,
+            "tie": self.tie,
+            "domain": self.domain.to_data(),
+            "why": self.why,
+        }
+
+
+class _DimensionData(Config):
+    """What `Dimension.to_data` writes."""
+
+    target: str
+    tie: Tie
+    domain: dict[str, Any]
     why: str = ""
 
-    @property
-    def is_per_block(self) -> bool:
-        """Whether the target is a field of the blocks."""
-        return self.target.startswith(BLOCKS)
+    def dimension(self) -> Dimension:
+        """Return the dimension; ConfigError where its domain is none."""
+        try:
+            domain = domain_from_data(self.domain)
+        except ConfigError as error:
+            place = f"dimensions: {self.target}: {error.field}"
+            raise ConfigError(place, error.rule, error.value, error.fix) from None
+        return Dimension(target=self.target, domain=domain, tie=self.tie, why=self.why)
 
-    @property
-    def block_field(self) -> str:
-        """The dotted path inside a block: `operator`, `mask.shape`."""
-        return self.target.removeprefix(BLOCKS)
+
+class _SpaceData(Config):
+    """What `Space.to_data` writes."""
+
+    name: str
+    base: RunConfig
+    dimensions: tuple[_DimensionData, ...]
+    num_stages: int = Field(ge=1, le=MOST_BLOCKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +96,24 @@ class Space:
 
     def __post_init__(self) -> None:
         targets = [dimension.target for dimension in self.dimensions]
-        doubled = sorted({target for target in targets if targets.count(target) > 1})
+        doubled = sorted({str(target) for target in targets if targets.count(target) > 1})
         if doubled:
             raise ConfigError("dimensions", "must not repeat a target", doubled)
         for dimension in self.dimensions:
-            depths = dimension.domain.extremes()
-            if dimension.target == DEPTH and not all(map(_is_depth, depths)):
+            target, values = dimension.target, dimension.domain.extremes()
+            if target != target.of_every_block:
+                rule = "must be a field of every block; `tie: each` lets each block choose"
+                fix = f"write {target.of_every_block}"
+                raise ConfigError("dimensions", rule, target.path, fix)
+            if target.is_depth and not all(map(_is_depth, values)):
                 rule = f"must have whole numbers from 1 to {MOST_BLOCKS} as values"
-                raise ConfigError(DEPTH, rule, list(depths))
+                raise ConfigError(target.path, rule, list(values))
 
     @cached_property
     def max_depth(self) -> int:
         """The most blocks a point may have."""
         for dimension in self.dimensions:
-            if dimension.target == DEPTH:
+            if dimension.target.is_depth:
                 return max(
                     int(value) for value in dimension.domain.extremes() if value is not None
                 )
@@ -92,13 +127,13 @@ class Space:
 
     def names(self, dimension: Dimension) -> list[str]:
         """Return the names under which points hold a dimension's values."""
-        if not dimension.is_per_block or dimension.tie == "all":
-            return [dimension.target]
+        if not dimension.target.is_per_block or dimension.tie == "all":
+            return [dimension.target.path]
         if dimension.tie == "stage":
             keys = [f"stage{stage}" for stage in range(self.num_stages)]
         else:
             keys = [str(layer) for layer in range(self.max_depth)]
-        return [f"model.blocks.{key}.{dimension.block_field}" for key in keys]
+        return [dimension.target.at(key) for key in keys]
 
     def name_at(self, dimension: Dimension, layer: int, depth: int) -> str:
         """Return the name that holds a per-block dimension's value for one layer."""
@@ -107,7 +142,7 @@ class Space:
 
     def depth(self, point: Point) -> int:
         """Return the number of blocks of a point."""
-        depth = point.get(DEPTH, len(self.base.model.blocks))
+        depth = point.get(DEPTH.path, len(self.base.model.blocks))
         assert isinstance(depth, int)
         return depth
 
@@ -126,29 +161,39 @@ class Space:
         """Draw a point, every dimension on its own."""
         return {name: domain.sample(rng) for name, domain in self.domains.items()}
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of all that decides what a point means."""
-        described = {
-            "base": self.base.to_data(),
-            "dimensions": [
-                {
-                    "target": dim.target,
-                    "tie": dim.tie,
-                    "kind": type(dim.domain).__name__,
-                    "domain": asdict(dim.domain),
-                }
-                for dim in self.dimensions
-            ],
+    def to_data(self) -> dict[str, Any]:
+        """Return the whole space as plain data, with every default and choice written out.
+
+        Nothing in it depends on which operators are registered, or on the defaults of a field.
+        """
+        from castling.model.check import resolve  # imports torch, which reading a space does not
+
+        return {
+            "name": self.name,
             "num_stages": self.num_stages,
+            "base": self.base.replace(model=resolve(self.base.model)).to_data(),
+            "dimensions": [dimension.to_data() for dimension in self.dimensions],
         }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_data(cls, data: object, where: str = "") -> Self:
+        """Return the space that `to_data` wrote; `where` names the file in the error.
+
+        Raises:
+            ConfigError: when it is none, or has a field that this version does not know.
+        """
+        read = _SpaceData.from_data(data, where)
+        return cls(
+            name=read.name,
+            base=read.base,
+            dimensions=tuple(dimension.dimension() for dimension in read.dimensions),
+            num_stages=read.num_stages,
+        )
 
 
 @lru_cache(maxsize=4096)
-def _block_name(target: str, tie: Tie, layer: int, stage: int) -> str:
-    key = {"all": "*", "stage": f"stage{stage}", "each": str(layer)}[tie]
-    return f"model.blocks.{key}.{target.removeprefix(BLOCKS)}"
+def _block_name(target: Target, tie: Tie, layer: int, stage: int) -> str:
+    return target.at({"all": EVERY, "stage": f"stage{stage}", "each": str(layer)}[tie])
 
 
 def _is_depth(value: Value) -> bool:

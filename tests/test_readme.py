@@ -8,7 +8,7 @@ import typer
 import write_map
 
 from search.cli import app
-from search.config import recipe_names
+from search.recipes import RECIPES
 
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ def test_every_command_is_named() -> None:
 
 
 def test_every_recipe_is_named() -> None:
-    assert [name for name in recipe_names() if f"| `{name}` |" not in README] == []
+    assert [name for name in RECIPES if f"| `{name}` |" not in README] == []
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))

@@ -3,7 +3,7 @@
 Whether a model of such data can be built is `castling.model.check`'s to say.
 """
 
-from castling.config.base import Config, Positive
+from castling.config.base import Config, Mark, Positive
 from castling.config.data import DataConfig
 from castling.config.layer import OPERATOR_FIELDS, BlockConfig, LayerChoice, MaskSchedule
 from castling.config.model import (
@@ -29,6 +29,7 @@ __all__ = [
     "DataConfig",
     "DistillConfig",
     "LayerChoice",
+    "Mark",
     "MaskSchedule",
     "ModelConfig",
     "Positive",

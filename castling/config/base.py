@@ -1,5 +1,6 @@
 """What all configs share: frozen, no unknown fields, a broken rule as one sentence."""
 
+from enum import Enum
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +12,13 @@ Positive = Annotated[int, Field(ge=1)]
 
 C = TypeVar("C", bound="Config")
 """In place of typing.Self, which run-time type checking does not take on single methods."""
+
+
+class Mark(Enum):
+    """What a search must know of a field, as metadata of its annotation: Annotated[T, mark]."""
+
+    COSTS_NOTHING = "changes neither MACs nor parameters of the castled model"
+    SET_BY_DATA = "follows from the dataset, so that all trials of a search share it"
 
 
 class Config(BaseModel):

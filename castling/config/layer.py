@@ -1,11 +1,11 @@
 """What is chosen for one layer of a model: operator, convolution, mask schedule, MLP."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from castling.config.base import Config
+from castling.config.base import Config, Mark
 from castling.errors import ConfigError
 from castling.limits import (
     LARGEST_HEAD,
@@ -91,7 +91,7 @@ class LayerChoice(Config):
     """tokens: 1-D along the flattened tokens (as released); grid: 2-D, class token bypasses."""
     conv_filters: Literal["head", "channel"] = "head"
     """One filter per head (as released) or per channel."""
-    mask: MaskSchedule | None = MaskSchedule()
+    mask: Annotated[MaskSchedule | None, Mark.COSTS_NOTHING] = MaskSchedule()
     """Schedule of the auxiliary branch; null trains without one."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """What only this operator has: window size, features, ...; `castling operators` lists them."""
@@ -115,7 +115,7 @@ class BlockConfig(LayerChoice):
     """bidimensional has LightViT's channel and spatial gates, shrinking SPViT's hidden gates."""
     mlp_ratio: float = Field(default=4.0, gt=0.0, le=LARGEST_RATIO)
     """Hidden width of the MLP as a multiple of the embed width."""
-    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    drop_path: Annotated[float, Mark.COSTS_NOTHING] = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of skipping the block's residual branches for a sample in training."""
 
     @property

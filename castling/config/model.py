@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from castling.config.base import Config
+from castling.config.base import Config, Mark
 from castling.config.layer import BlockConfig, LayerChoice
 from castling.errors import ConfigError
 from castling.limits import (
@@ -32,11 +32,11 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 class ModelConfig(Config):
     """A CastlingViT: everything needed to build it."""
 
-    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair)] = (8, 8)
+    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair), Mark.SET_BY_DATA] = (8, 8)
     """Height and width in pixels; one number means a square."""
-    channels: int = Field(default=1, ge=1, le=MOST_CHANNELS)
+    channels: Annotated[int, Mark.SET_BY_DATA] = Field(default=1, ge=1, le=MOST_CHANNELS)
     """Image channels."""
-    num_classes: int = Field(default=10, ge=1, le=MOST_CLASSES)
+    num_classes: Annotated[int, Mark.SET_BY_DATA] = Field(default=10, ge=1, le=MOST_CLASSES)
     """Classes."""
     patch_size: Side = 2
     """Side of the square patches in pixels; must divide the image."""
@@ -111,11 +111,11 @@ class StockBackbone(Config):
 
     backbone: str
     """timm's name of the architecture: deit_tiny_patch16_224, levit_128, mvitv2_tiny..."""
-    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair)] = (224, 224)
+    image_size: Annotated[tuple[Side, Side], BeforeValidator(pair), Mark.SET_BY_DATA] = (224, 224)
     """Height and width in pixels; one number means a square."""
-    channels: int = Field(default=3, ge=1, le=MOST_CHANNELS)
+    channels: Annotated[int, Mark.SET_BY_DATA] = Field(default=3, ge=1, le=MOST_CHANNELS)
     """Image channels."""
-    num_classes: int = Field(default=1000, ge=0, le=MOST_CLASSES)
+    num_classes: Annotated[int, Mark.SET_BY_DATA] = Field(default=1000, ge=0, le=MOST_CLASSES)
     """Classes; 0 leaves out the classifier, as in timm."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
     """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from castling.config.base import Config
+from castling.config.base import Config, Mark
 from castling.config.data import DataConfig
 from castling.config.model import Architecture, ModelConfig, model_from_data
 from castling.config.train import TrainConfig
@@ -20,8 +20,8 @@ class RunConfig(Config):
         default_factory=ModelConfig
     )
     """A CastlingViT, or with the field `backbone` a model of timm."""
-    train: TrainConfig = TrainConfig()
-    data: DataConfig = DataConfig()
+    train: Annotated[TrainConfig, Mark.COSTS_NOTHING] = TrainConfig()
+    data: Annotated[DataConfig, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = DataConfig()
     task: str = DEFAULT_TASK
     """What the model learns to do: classification, or the task of a plugin."""
 

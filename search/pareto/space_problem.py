@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import exp, log, prod
+from math import prod
 from random import Random
 from typing import TypeAlias
 
@@ -22,8 +22,8 @@ from search.pareto.encoding import Encoding
 from space.budget import Bound, Budget
 from space.cost_model import CostModel
 from space.decode import active, decode
-from space.domain import Choice, Domain, FloatRange, IntRange, Value
-from space.feasible import default_point, repaired
+from space.domain import Domain, Value
+from space.feasible import default_point, projected
 from space.point import Point, Space
 
 
@@ -62,7 +62,7 @@ class SpaceProblem:
         budget: bounds on what is known before training.
         objectives: what is traded off.
         reference: the worst value of each metric that counts, where there is one.
-        anchor: a point within the budget.
+        feasible_point: a point within the budget.
         pricing: what models cost.
     """
 
@@ -72,12 +72,12 @@ class SpaceProblem:
         budget: Budget,
         objectives: Sequence[Objective],
         reference: Mapping[str, float],
-        anchor: Point,
+        feasible_point: Point,
         pricing: CostModel,
     ) -> None:
         self._space, self._budget, self._objectives = space, budget, tuple(objectives)
         self._pricing = pricing
-        self._anchor = self.values_of(anchor)
+        self._feasible_point = self.values_of(feasible_point)
         self._default = self.values_of(default_point(space))
         extra = [goal.metric for goal in objectives if goal.is_cost]
         self._costs = tuple(dict.fromkeys(["macs", "params", *extra]))
@@ -111,11 +111,10 @@ class SpaceProblem:
     @cached_property
     def everything(self) -> list[Values] | None:
         """All points within the budget that differ in what they train, or None for too many."""
-        sizes = [_size(domain) for domain in self._domains]
-        if prod(sizes) > FEW:
+        if prod(domain.size for domain in self._domains) > FEW:
             return None
         found: dict[Hashable, Values] = {}
-        for values in product(*map(_all_values, self._domains)):
+        for values in product(*(domain.all_values() or () for domain in self._domains)):
             with suppress(ConfigError):
                 run = decode(self._space, self.point_of(values))
                 if self._fits(run):
@@ -158,7 +157,7 @@ class SpaceProblem:
                     self._describe(values, run)
                     return values
             values = self._drawn(share, rng)
-        return self._repaired(values, self._anchor, rng)
+        return self._projected(values, self._feasible_point, rng)
 
     def _drawn(self, share: float, rng: Random) -> Values:
         """Draw a point of which about a share of the values are the base config's."""
@@ -171,18 +170,18 @@ class SpaceProblem:
 
     def mutate(self, point: Values, rng: Random) -> Values:
         """Return a point of which one or a few values are others, and all real ones."""
-        mutable = [place for place, domain in enumerate(self._domains) if _size(domain) > 1]
+        mutable = [place for place, domain in enumerate(self._domains) if domain.size > 1]
         changed = list(self._nudged(point, rng))
         rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
         chosen = [place for place in mutable if rng.random() < rate]
         for place in chosen or rng.sample(mutable, min(1, len(mutable))):
-            changed[place] = _another(self._domains[place], point[place], rng)
-        return self._repaired(tuple(changed), point, rng)
+            changed[place] = self._domains[place].neighbour(point[place], rng)
+        return self._projected(tuple(changed), point, rng)
 
     def cross(self, one: Values, other: Values, rng: Random) -> Values:
         """Return a point that has each value from one of two, real ones moved."""
         mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
-        return self._repaired(self._nudged(mixed, rng), one, rng)
+        return self._projected(self._nudged(mixed, rng), one, rng)
 
     def _nudged(self, values: Values, rng: Random) -> Values:
         """Return values of which the real ones are moved a little or drawn anew.
@@ -191,20 +190,18 @@ class SpaceProblem:
         again; the surrogate is to choose among all there are.
         """
         return tuple(
-            _moved(domain, value, rng)
-            if isinstance(domain, FloatRange) and isinstance(value, float)
-            else value
+            _nudged(domain, value, rng) if domain.all_values() is None else value
             for domain, value in zip(self._domains, values, strict=True)
         )
 
     def _fits(self, run: RunConfig) -> bool:
         return self._pricing(run.model).within(self._budget)
 
-    def _repaired(self, values: Values, anchor: Values, rng: Random) -> Values:
-        mended, run = repaired(
-            self._space, self.point_of(values), self._fits, self.point_of(anchor), rng
+    def _projected(self, values: Values, feasible: Values, rng: Random) -> Values:
+        near, run = projected(
+            self._space, self.point_of(values), self._fits, self.point_of(feasible), rng
         )
-        found = self.values_of(mended)
+        found = self.values_of(near)
         self._describe(found, run)
         return found
 
@@ -228,40 +225,6 @@ class SpaceProblem:
         return found
 
 
-def _size(domain: Domain) -> float:
-    """Return how many values a domain has."""
-    if isinstance(domain, FloatRange):
-        return 1 if domain.low == domain.high else float("inf")
-    return len(_all_values(domain))
-
-
-def _all_values(domain: Domain) -> Sequence[Value]:
-    if isinstance(domain, IntRange):
-        return range(domain.low, domain.high + 1, domain.step)
-    return domain.extremes()
-
-
-def _another(domain: Domain, value: Value, rng: Random) -> Value:
-    """Return another value: of an ordered domain a near one as often as any."""
-    if isinstance(domain, FloatRange):
-        return domain.sample(rng)
-    values = list(_all_values(domain))
-    place = next(index for index, known in enumerate(values) if known == value)
-    if not isinstance(domain, Choice) and rng.random() < 0.5:
-        near = [index for index in (place - 1, place + 1) if 0 <= index < len(values)]
-        return values[rng.choice(near)]
-    return values[rng.choice([index for index in range(len(values)) if index != place])]
-
-
-def _moved(domain: FloatRange, value: float, rng: Random) -> float:
-    """Return a value near another, reflected at the ends so that these collect none, or any."""
-    if rng.random() < REDRAWN:
-        return domain.sample(rng)
-    low, high, here = domain.low, domain.high, value
-    if domain.log:
-        low, high, here = log(low), log(high), log(value)
-    moved = here + rng.gauss(0.0, STEP) * (high - low)
-    moved = low + abs(moved - low)
-    moved = high - abs(high - moved)
-    moved = exp(moved) if domain.log else moved
-    return float(min(max(moved, domain.low), domain.high))
+def _nudged(domain: Domain, value: Value, rng: Random) -> Value:
+    """Return a value near another, or any."""
+    return domain.sample(rng) if rng.random() < REDRAWN else domain.moved(value, STEP, rng)

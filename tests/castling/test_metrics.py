@@ -14,7 +14,7 @@ from castling.training.hooks import hooked_metrics
 from space.budget import Budget
 from space.cost_model import CostModel
 from space.decode import decode
-from space.feasible import anchor_of
+from space.feasible import feasible_point
 from space.presets import SPACES
 
 
@@ -107,19 +107,19 @@ def test_a_cost_of_another_package_is_computed_and_bounds_a_search() -> None:
         assert costs["width"] == space.base.model.embed_width
         assert dict(costs)["width"] == costs["width"]
         budget = Budget(max={"width": 24})
-        assert anchor_of(space, budget, CostModel())["model.embed_width"] <= 24
+        assert feasible_point(space, budget, CostModel())["model.embed_width"] <= 24
         assert not costs.within(Budget(max={"width": costs["width"] - 1}))
         tight = Budget(max={"width": 1})
         with pytest.raises(ConfigError, match=r"budget\.max\.width: must be at least about 16, "):
-            anchor_of(space, tight, CostModel())
-        model = decode(space, anchor_of(space, budget, CostModel())).model
+            feasible_point(space, tight, CostModel())
+        model = decode(space, feasible_point(space, budget, CostModel())).model
         assert "width 16" in CostModel()(model).words(budget)
 
 
 def test_a_cost_to_be_high_has_a_lower_bound() -> None:
     space = SPACES["digits"]()
     with METRICS.temporarily("width", widths(direction="max")):
-        found = anchor_of(space, Budget(max_macs=400_000, min={"width": 32}), CostModel())
+        found = feasible_point(space, Budget(max_macs=400_000, min={"width": 32}), CostModel())
         assert found["model.embed_width"] >= 32
 
 

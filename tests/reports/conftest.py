@@ -11,12 +11,12 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from castling.metrics import METRICS
+from reports.manifest import Manifest
 from reports.records import (
     CONFIG_ATTRIBUTE,
     RECORD_ATTRIBUTE,
     STUDY_FILE,
     STUDY_NAME,
-    Manifest,
     Objective,
     Record,
     TrialState,

@@ -16,7 +16,8 @@ import reports
 from castling.errors import ConfigError, RecordError, RunFolderError
 from castling.metrics import recorded_metrics
 from reports.frame import dimension_column, natural_order, tabulate
-from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Manifest, Record, TrialState
+from reports.manifest import Manifest
+from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Record, TrialState
 
 
 MakeRun = Callable[..., Path]

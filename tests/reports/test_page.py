@@ -11,8 +11,9 @@ import pytest
 
 import reports
 from castling.errors import RunFolderError
+from reports.manifest import Manifest
 from reports.page import PROGRESS, Image, export_commands, render_page, run_facts, write_report
-from reports.records import Manifest, Objective, Record
+from reports.records import Objective, Record
 
 
 MakeRun = Callable[..., Path]

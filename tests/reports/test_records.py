@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from castling.errors import ConfigError, RecordError, RunFolderError
-from reports.records import MANIFEST_FILE, Manifest, Record, TrialState
+from reports.manifest import Manifest
+from reports.records import MANIFEST_FILE, Record, TrialState
 
 
 MakeRecord = Callable[..., Record]

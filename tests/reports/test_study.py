@@ -11,8 +11,9 @@ from optuna.storages.journal import JournalFileBackend
 import reports
 from castling.errors import RecordError, RunFolderError
 from reports.database import VARIABLE
+from reports.manifest import Manifest
 from reports.page import write_report
-from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Manifest, Record
+from reports.records import RECORD_ATTRIBUTE, STUDY_FILE, STUDY_NAME, Record
 
 
 MakeRun = Callable[..., Path]

@@ -280,7 +280,7 @@ def test_run_of_another_space_is_not_resumed(
 ) -> None:
     code, _, message = castling("search", "digits", "--out", small_run, "--resume")
     assert_refused(code, message)
-    assert "space" in message
+    assert "train.epochs 2, this search has 80" in message
 
 
 def test_run_folder_is_not_overwritten(castling: Command, small_run: Path) -> None:
@@ -487,7 +487,7 @@ def test_bounds_leave_models_out_of_front_report_and_export(
 def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     from castling.metrics import recorded_metrics
     from castling.operators import OPERATORS
-    from search.config import recipe_names
+    from search.recipes import RECIPES
     from search.samplers import SAMPLERS
     from search.stoppers import STOPPERS
     from space.presets import SPACES
@@ -496,11 +496,12 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
         "metrics": {metric.name for metric in recorded_metrics()},
         "operators": OPERATORS,
         "spaces": SPACES,
+        "recipes": RECIPES,
         "samplers": SAMPLERS,
         "stoppers": STOPPERS,
     }
     out = castling(listing)[1]
-    assert all(name in out for name in entries.get(listing, recipe_names()))
+    assert all(name in out for name in entries[listing])
 
 
 def test_layers_of_a_backbone_are_listed_with_their_costs(castling: Command) -> None:

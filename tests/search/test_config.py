@@ -9,27 +9,30 @@ from reports.records import Objective
 from search.config import (
     SearchConfig,
     read_recipe,
-    recipe_names,
-    recipe_summaries,
     with_settings,
 )
+from search.recipes import RECIPES
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
-from space.feasible import cheapest, check_feasible, dearest, default_point, point_cost
+from space.feasible import (
+    check_feasible,
+    default_point,
+    max_cost_point,
+    min_cost_point,
+    point_cost,
+)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", RECIPES)
 def test_shipped_recipe_is_feasible_and_says_how_to_run_it(name: str) -> None:
     config = read_recipe(name)
     check_feasible(config.build_space(), config.budget)
-    from importlib.resources import files
-
-    head = (files("search") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    head = RECIPES[name].text
     assert f"castling search {name} --out runs/{name}" in head
     assert "duration" in head
     assert "result" in head or name == "smoke"
-    assert recipe_summaries()[name]
+    assert RECIPES[name].summary
 
 
 def test_recipe_survives_its_own_data() -> None:
@@ -108,7 +111,7 @@ def test_settings_reach_one_block_or_all() -> None:
 )
 def test_bad_recipe_names_its_field(data: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
-        SearchConfig.from_data(data, "recipe.yaml")
+        SearchConfig.from_data(data, "recipe.yaml").build_space()
     assert "\n" not in str(caught.value)
 
 
@@ -163,7 +166,7 @@ def test_options_are_searched_where_their_operator_is_chosen() -> None:
             seen.add(block.operator)
             assert set(block.options) == expected[block.operator]
     assert seen == set(expected)
-    for find in (cheapest, dearest):
+    for find in (min_cost_point, max_cost_point):
         assert point_cost(space, find(space, "macs")).macs > 0
     check_feasible(space, Budget(max_macs=1_200_000))
 

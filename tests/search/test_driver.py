@@ -22,8 +22,9 @@ from castling.errors import ClusterError, ConfigError, RunFolderError
 from castling.model.check import read_run_config
 from reports.database import PASSWORD_VARIABLES, VARIABLE
 from reports.export import evaluate_folder, export
+from reports.manifest import Manifest
 from reports.page import write_report
-from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Manifest, Record
+from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
 from search.cluster import share
 from search.config import SearchConfig
 from search.display import Display, TerminalDisplay

@@ -17,7 +17,8 @@ from idx_files import write_blank_images
 from castling.config import BackboneConfig, LayerChoice, RunConfig
 from castling.errors import LONGEST_FIELD
 from search.cli import main
-from search.config import read_recipe, recipe_names, recipe_text
+from search.config import read_recipe
+from search.recipes import RECIPES as SHIPPED
 from space.decode import decode
 from space.feasible import default_point
 
@@ -194,7 +195,7 @@ FULL = {
     },
 }  # fmt: skip
 del FULL["set"]["model.depth"], FULL["set"]["model.blocks.0.num_heads"]  # type: ignore[attr-defined]
-RECIPES = [FULL, *(yaml.safe_load(recipe_text(name)) for name in recipe_names())]
+RECIPES = [FULL, *(yaml.safe_load(recipe.text) for recipe in SHIPPED.values())]
 
 
 def exported() -> list[Any]:

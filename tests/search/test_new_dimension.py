@@ -36,7 +36,7 @@ from space.measure import measure_cost
 
 recipe, config, out = sys.argv[1:]
 space = read_recipe(recipe).build_space()
-[dimension] = [each for each in space.dimensions if "layer_scale" in each.target]
+[dimension] = [each for each in space.dimensions if "layer_scale" in each.target.path]
 assert dimension_problems(dimension, space.base) == []
 point = space.sample(Random(0))
 model = decode(space, point).model

@@ -13,7 +13,7 @@ from search.objectives import (
 from space.budget import Budget
 from space.cost import cost
 from space.decode import decode
-from space.feasible import dearest
+from space.feasible import max_cost_point
 from space.presets import SPACES
 
 
@@ -53,7 +53,7 @@ def test_a_refused_proposal_has_its_costs_and_else_the_worst() -> None:
     assert worst_values(RECORD, aims, []) == [0.0, 10.0, 1.0]
 
 
-def test_the_reference_is_the_budget_or_the_dearest_point() -> None:
+def test_the_reference_is_the_budget_or_the_max_cost_point_point() -> None:
     space = SPACES["digits"]()
     aims = goals("top1:max", "macs:min", "latency_ms:min", "train_seconds:min")
     budget = Budget(max_macs=400_000, max_latency_ms=2.0)
@@ -73,6 +73,6 @@ def test_every_metric_that_has_a_worst_value_has_a_reference() -> None:
     bounds = Budget(max={"loss": 3, "mask_density": 0.5}, min={"images_per_s": 50})
     bounded = {"images_per_s": 50.0, "mask_density": 0.5, "loss": 3.0}
     assert reference_point(space, bounds, aims) == expected | bounded
-    most = decode(space, dearest(space, "training_macs")).model
+    most = decode(space, max_cost_point(space, "training_macs")).model
     found = reference_point(space, Budget(), goals("training_macs:min"))
     assert found == {"training_macs": cost(most).training_macs}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from castling.errors import ConfigError, RunFolderError, SpaceMismatchError, StorageError
-from reports.records import Manifest
+from reports.manifest import Manifest
 from search.config import SearchConfig
+from search.resume import resumed_space
 from search.run_folder import (
-    check_resumable,
     check_unused,
     locked,
     make_run_folder,
@@ -62,8 +62,8 @@ def test_manifest_survives_the_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"set": {"train.epochs": 3}}, "the space"),
-        ({"space": "fashion-mnist"}, "the space"),
+        ({"set": {"train.epochs": 3}}, "train.epochs 40, this search has 3"),
+        ({"space": "fashion-mnist"}, "the dimension model.embed_width"),
         ({"budget": {"max_macs": 500_000}}, "budget"),
         ({"seed": 1}, "seed"),
         ({"sampler": "random"}, "sampler"),
@@ -74,16 +74,15 @@ def test_another_search_is_not_resumed(
 ) -> None:
     config = SearchConfig(space="digits")
     manifest = new_manifest(config, config.build_space(), None)
-    other = config.replace(**change)
     with pytest.raises(SpaceMismatchError, match=what):
-        check_resumable(tmp_path, manifest, other, other.build_space())
+        resumed_space(tmp_path, manifest, config.replace(**change))
 
 
 def test_more_trials_and_other_workers_are_the_same_search(tmp_path: Path) -> None:
     config = SearchConfig(space="digits")
     manifest = new_manifest(config, config.build_space(), None)
     more = config.replace(trials=99, workers=7)
-    check_resumable(tmp_path, manifest, more, more.build_space())
+    assert resumed_space(tmp_path, manifest, more) == manifest.read_space(tmp_path)
 
 
 def test_a_run_from_before_a_field_existed_is_the_same_search(tmp_path: Path) -> None:
@@ -91,8 +90,7 @@ def test_a_run_from_before_a_field_existed_is_the_same_search(tmp_path: Path) ->
     manifest = new_manifest(config, config.build_space(), None)
     recipe = {name: value for name, value in manifest.recipe.items() if name != "points"}
     recipe["budget"] = {"max_macs": None, "max_params": None}
-    old = manifest.replace(recipe=recipe)
-    check_resumable(tmp_path, old, config, config.build_space())
+    resumed_space(tmp_path, manifest.replace(recipe=recipe), config)
 
 
 def test_without_a_budget_the_reference_is_the_dearest_point() -> None:

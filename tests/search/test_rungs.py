@@ -11,7 +11,7 @@ from reports.records import Objective, Record, TrialState, curve_path
 from search.config import SearchConfig
 from search.rungs import NUM_RANGES, CostRanges, Rungs, cost_ranges, rung_epochs
 from search.stoppers import CLOSER, DOUBLING, STOPPERS, ParetoHalving, Standing, StopperSpec
-from space.feasible import cheapest, dearest, point_cost
+from space.feasible import max_cost_point, min_cost_point, point_cost
 
 
 TOP1_MACS = (
@@ -195,9 +195,9 @@ def test_costs_that_do_not_differ_are_one_range(low: float, high: float) -> None
 def test_ranges_of_a_search_lie_between_the_cheapest_model_and_the_budget() -> None:
     config = SearchConfig.from_data({"space": "digits", "budget": {"max_macs": "1.2M"}})
     space = config.build_space()
-    low = point_cost(space, cheapest(space, "macs")).macs
+    low = point_cost(space, min_cost_point(space, "macs")).macs
     assert cost_ranges(config.setting(space)) == CostRanges.within(float(low), 1.2e6, "macs")
-    high = point_cost(space, dearest(space, "macs")).macs
+    high = point_cost(space, max_cost_point(space, "macs")).macs
     free = SearchConfig(space="digits")
     assert cost_ranges(free.setting(space)) == CostRanges.within(float(low), float(high), "macs")
 

@@ -7,7 +7,7 @@ from space.presets import SPACES
 
 def proposals(seed: int, number: int) -> list[dict[str, object]]:
     space = distributions(SPACES["digits"]())
-    study = optuna.create_study(sampler=SobolSampler(space, seed))
+    study = optuna.create_study(sampler=SobolSampler(SPACES["digits"](), seed))
     return [study.ask(space).params for _ in range(number)]
 
 

@@ -6,11 +6,11 @@ import pytest
 from castling.config import OPERATOR_FIELDS, BlockConfig
 from castling.errors import ConfigError
 from castling.operators import OPERATORS
-from space.catalogue import DimensionConfig, catalogue, changed, operator_choice
+from space.catalogue import DimensionConfig, catalogue, operator_choice
 from space.decode import decode
 from space.domain import Choice, Domain, FloatRange, IntRange
 from space.feasible import default_point
-from space.point import BLOCKS, DEPTH, Space, Tie
+from space.point import Space, Tie
 from space.presets import SPACES
 
 
@@ -21,9 +21,9 @@ ENTRIES = catalogue()
 def test_every_target_is_a_field_that_takes_all_its_values(target: str) -> None:
     base = SPACES["digits"]().base
     space = Space(name="one", base=base, dimensions=(ENTRIES[target],))
-    if target != DEPTH:
-        value: Any = base.model.blocks[0] if ENTRIES[target].is_per_block else base
-        for field in ENTRIES[target].block_field.split("."):
+    if target != "model.depth":
+        value: Any = base.model.blocks[0] if ENTRIES[target].target.is_per_block else base
+        for field in ENTRIES[target].target.block_steps or ENTRIES[target].target.steps:
             assert field in type(value).model_fields
             value = getattr(value, field)
     point = default_point(space)
@@ -34,13 +34,15 @@ def test_every_target_is_a_field_that_takes_all_its_values(target: str) -> None:
 
 @pytest.mark.parametrize("target", list(ENTRIES))
 def test_every_entry_says_why_and_is_filed_under_its_target(target: str) -> None:
-    assert ENTRIES[target].target == target
+    assert ENTRIES[target].target.path == target
     assert ENTRIES[target].why
-    assert ENTRIES[target].is_per_block or ENTRIES[target].tie == "all"
+    assert ENTRIES[target].target.is_per_block or ENTRIES[target].tie == "all"
 
 
 def test_every_field_of_the_blocks_can_be_searched() -> None:
-    fields = {entry.block_field.split(".")[0] for entry in ENTRIES.values() if entry.is_per_block}
+    fields = {
+        entry.target.block_steps[0] for entry in ENTRIES.values() if entry.target.is_per_block
+    }
     assert fields == set(BlockConfig.model_fields) - {"options"}  # an operator's own
     assert fields >= OPERATOR_FIELDS
 
@@ -53,25 +55,18 @@ def test_spaces_offer_the_searchable_operators_and_no_others() -> None:
         assert operator_choice() == before
     with OPERATORS.temporarily("shown", OPERATORS["softmax"]):
         assert operator_choice().values == tuple(sorted([*before.values, "shown"]))
-        assert "shown" in catalogue()[f"{BLOCKS}operator"].domain
+        assert "shown" in catalogue()["model.blocks.*.operator"].domain
     assert operator_choice() == before
-
-
-def test_changed_keeps_all_but_the_domain_and_the_tie() -> None:
-    entry = ENTRIES[f"{BLOCKS}conv_kernel"]
-    domain = IntRange(1, 3, 2)
-    assert changed(entry, domain) == replace(entry, domain=domain)
-    assert changed(entry, domain, "stage") == replace(entry, domain=domain, tie="stage")
 
 
 @pytest.mark.parametrize(
     ("written", "domain", "tie"),
     [
-        ({"target": f"{BLOCKS}num_heads"}, IntRange(1, 4), "each"),
-        ({"target": f"{BLOCKS}num_heads", "tie": "all"}, IntRange(1, 4), "all"),
-        ({"target": f"{BLOCKS}num_heads", "low": 2, "high": 6, "step": 2}, IntRange(2, 6, 2),
+        ({"target": "model.blocks.*.num_heads"}, IntRange(1, 4), "each"),
+        ({"target": "model.blocks.*.num_heads", "tie": "all"}, IntRange(1, 4), "all"),
+        ({"target": "model.blocks.*.num_heads", "low": 2, "high": 6, "step": 2}, IntRange(2, 6, 2),
          "each"),
-        ({"target": f"{BLOCKS}num_heads", "choices": [1, 4]}, Choice((1, 4)), "each"),
+        ({"target": "model.blocks.*.num_heads", "choices": [1, 4]}, Choice((1, 4)), "each"),
         ({"target": "train.epochs", "low": 1, "high": 3}, IntRange(1, 3), "all"),
         ({"target": "train.clip_norm", "low": 0.5, "high": 2}, FloatRange(0.5, 2.0), "all"),
         (
@@ -94,9 +89,10 @@ def test_changed_keeps_all_but_the_domain_and_the_tie() -> None:
 )  # fmt: skip
 def test_recipes_write_dimensions(written: dict[str, Any], domain: Domain, tie: Tie) -> None:
     dimension = DimensionConfig.from_data(written).dimension()
-    assert (dimension.target, dimension.domain, dimension.tie) == (written["target"], domain, tie)
-    known = ENTRIES.get(dimension.target)
-    assert dimension.why == (known.why if known else "")
+    assert dimension.target.path == written["target"]
+    assert (dimension.domain, dimension.tie) == (domain, tie)
+    usual = ENTRIES.get(dimension.target.path)
+    assert dimension.why == (usual.why if usual else "")
     if isinstance(domain, Choice):
         assert isinstance(dimension.domain, Choice)
         kinds = [type(value) for value in dimension.domain.values]
@@ -129,7 +125,7 @@ def test_recipes_write_dimensions(written: dict[str, Any], domain: Domain, tie: 
 def test_contradictory_dimensions_are_refused_when_read(
     written: dict[str, Any], sentence: str
 ) -> None:
-    target = {"target": f"{BLOCKS}num_heads"} if written else {}
+    target = {"target": "model.blocks.*.num_heads"} if written else {}
     with pytest.raises(ConfigError) as caught:
         DimensionConfig.from_data(target | written)
     assert str(caught.value).startswith(sentence)

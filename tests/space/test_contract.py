@@ -25,7 +25,7 @@ from space.contract import check_model, check_operators, dimension_problems
 from space.cost import cost
 from space.domain import Choice
 from space.measure import measure_cost
-from space.point import BLOCKS, Dimension, Space
+from space.point import Dimension, Space
 
 
 BASE = RunConfig(model=ModelConfig(image_size=(4, 4), patch_size=1, embed_width=24))
@@ -74,12 +74,12 @@ def test_a_field_that_changes_the_block_unpriced_is_reported(
     """A part of the block obeys the MLP's ratio, beside the MLP that is priced by it."""
     monkeypatch.setattr(parts, "BRANCH_PARTS", {"scaled": part})
     monkeypatch.setattr(vit, "BRANCH_PARTS", {"scaled": part})
-    problems = dimension_problems(catalogue()[f"{BLOCKS}mlp_ratio"], BASE)
+    problems = dimension_problems(catalogue()["model.blocks.*.mlp_ratio"], BASE)
     assert sum(sentence in problem for problem in problems) == count
 
 
 def test_a_dimension_that_makes_no_model_is_reported() -> None:
-    dimension = Dimension(target=f"{BLOCKS}num_heads", domain=Choice((0, "many")))
+    dimension = Dimension(target="model.blocks.*.num_heads", domain=Choice((0, "many")))
     assert (
         "num_heads with angular: no value makes a model" in dimension_problems(dimension, BASE)[0]
     )
@@ -117,7 +117,7 @@ def space_of(*operators: str) -> Space:
     return Space(
         name="contract",
         base=BASE,
-        dimensions=(Dimension(target=f"{BLOCKS}operator", domain=Choice(operators)),),
+        dimensions=(Dimension(target="model.blocks.*.operator", domain=Choice(operators)),),
     )
 
 
@@ -151,7 +151,7 @@ def test_an_operator_that_is_not_what_it_declares_is_refused_before_a_search(
 
 def test_an_operator_that_the_default_point_cannot_have_is_counted_elsewhere() -> None:
     narrow = replace(ELU, check=lambda shape: "must be 8" if shape.block.head_size != 8 else "")
-    sizes = Dimension(target=f"{BLOCKS}head_size", domain=Choice((16, 8)))
+    sizes = Dimension(target="model.blocks.*.head_size", domain=Choice((16, 8)))
     with OPERATORS.temporarily("new", narrow):
         space = space_of("softmax", "new")
         check_operators(space)  # no point has it

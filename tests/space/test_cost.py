@@ -13,7 +13,7 @@ from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere, layer_shapes
 from space.cost import cost
 from space.decode import decode
-from space.feasible import Quantity, cheapest, dearest
+from space.feasible import Quantity, max_cost_point, min_cost_point
 from space.measure import measure_cost, measure_macs, measure_params
 from space.operator_table import operator_costs
 from space.point import Point, Space
@@ -106,7 +106,7 @@ def test_points_of_the_presets_cost_what_is_measured(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("find", [cheapest, dearest])
+@pytest.mark.parametrize("find", [min_cost_point, max_cost_point])
 @pytest.mark.parametrize("name", ["digits"])
 def test_the_ends_of_the_small_presets_cost_what_is_measured(
     name: str, find: Callable[[Space, Quantity], Point]

@@ -13,7 +13,7 @@ from space.catalogue import catalogue
 from space.decode import active, decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import default_point
-from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
+from space.point import Dimension, Point, Space, Tie
 from space.presets import SPACES
 
 
@@ -70,7 +70,7 @@ def check_every_name_reaches_its_fields(space: Space, seed: int) -> None:
     depth = space.depth(point)
     run = decode(space, point)
     for name, domain in space.domains.items():
-        if name == DEPTH or len(domain.extremes()) == 1:
+        if name == "model.depth" or len(domain.extremes()) == 1:
             continue
         value = other_value(domain, point[name], rng)
         varied = decode(space, {**point, name: value})
@@ -88,10 +88,10 @@ def test_every_name_of_a_preset_changes_exactly_its_fields(name: str, seed: int)
 
 
 @pytest.mark.parametrize("tie", ["each", "stage", "all"])
-@pytest.mark.parametrize("target", [target for target in catalogue() if target != DEPTH])
+@pytest.mark.parametrize("target", [target for target in catalogue() if target != "model.depth"])
 def test_every_entry_of_the_catalogue_changes_exactly_its_fields(target: str, tie: Tie) -> None:
     base = RunConfig(model=ModelConfig(blocks=(BlockConfig(),) * 3))
-    dimensions = (replace(catalogue()[target], tie=tie), catalogue()[DEPTH])
+    dimensions = (replace(catalogue()[target], tie=tie), catalogue()["model.depth"])
     space = Space(name="one", base=base, dimensions=dimensions)
     for seed in range(5):
         check_every_name_reaches_its_fields(space, seed)
@@ -106,7 +106,7 @@ def test_the_config_holds_the_values_of_the_active_names(name: str, seed: int) -
     run = decode(space, point)
     leaves = flat(run.to_data())
     for chosen, value in active(space, point).items():
-        if chosen == DEPTH:
+        if chosen == "model.depth":
             assert len(run.model.blocks) == value
             continue
         read = {leaves[path] for path in paths_of(space, chosen, depth)}
@@ -158,7 +158,7 @@ def test_one_layer_that_reads_a_tied_field_makes_it_active() -> None:
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_depth_sets_the_number_of_blocks_and_hides_the_rest(depth: int) -> None:
     space = PRESETS["digits"]
-    point = space.sample(Random(1)) | {DEPTH: depth}
+    point = space.sample(Random(1)) | {"model.depth": depth}
     assert len(decode(space, point).model.blocks) == depth
     layers = {
         int(chosen.split(".")[2])
@@ -173,10 +173,10 @@ def test_the_bases_last_block_stands_in_for_missing_deeper_ones() -> None:
     space = Space(
         name="deep",
         base=RunConfig(model=ModelConfig(blocks=(first, last))),
-        dimensions=(Dimension(target=DEPTH, domain=IntRange(1, 4)),),
+        dimensions=(Dimension(target="model.depth", domain=IntRange(1, 4)),),
     )
-    assert decode(space, {DEPTH: 1}).model.blocks == (first,)
-    assert decode(space, {DEPTH: 4}).model.blocks == (first, last, last, last)
+    assert decode(space, {"model.depth": 1}).model.blocks == (first,)
+    assert decode(space, {"model.depth": 4}).model.blocks == (first, last, last, last)
 
 
 def test_without_a_depth_dimension_the_base_decides() -> None:
@@ -214,10 +214,10 @@ def test_values_that_make_no_model_are_refused_in_one_sentence(
     field: str, domain: Domain, value: Value, sentence: str
 ) -> None:
     base = RunConfig(model=ModelConfig(blocks=(BlockConfig(mask=MaskSchedule(end=0.5)),)))
-    dimension = Dimension(target=f"{BLOCKS}{field}", domain=domain)
+    dimension = Dimension(target=f"model.blocks.*.{field}", domain=domain)
     space = Space(name="odd", base=base, dimensions=(dimension,))
     with pytest.raises(ConfigError, match=sentence) as caught:
-        decode(space, {dimension.target: value})
+        decode(space, {dimension.target.path: value})
     assert "\n" not in str(caught.value)
 
 

@@ -1,10 +1,11 @@
 from random import Random
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 
 from castling.errors import ConfigError
-from space.domain import Choice, Domain, FloatRange, IntRange
+from space.domain import Choice, Domain, FloatRange, IntRange, is_same
+from space.kinds import domain_from_data
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
@@ -126,3 +127,96 @@ def test_invalid_domains_are_refused_in_one_sentence(make: object, sentence: str
 )
 def test_the_smallest_domains_are_allowed(domain: Domain) -> None:
     assert domain.sample(Random(0)) in domain
+
+
+NARROW = (
+    CHOICES
+    | INT_RANGES
+    | st.tuples(st.floats(1e-6, 1e6), st.floats(0.0, 1e3), st.booleans()).map(
+        lambda parts: FloatRange(parts[0], parts[0] + parts[1], log=parts[2])
+    )
+)
+"""Domains whose ends differ by no more than rounding allows to tell places apart."""
+
+
+@given(domain=NARROW, seed=SEEDS)
+def test_a_place_in_the_unit_interval_leads_back_to_its_value(domain: Domain, seed: int) -> None:
+    value = domain.sample(Random(seed))
+    place = domain.to_unit(value)
+    assert 0.0 <= place <= 1.0
+    found = domain.from_unit(place)
+    assert found in domain
+    assert found == pytest.approx(value) if isinstance(value, float) else is_same(found, value)
+
+
+@given(domain=NARROW, place=st.floats(0.0, 1.0))
+def test_every_place_has_a_value(domain: Domain, place: float) -> None:
+    assert domain.from_unit(place) in domain
+
+
+@given(domain=NARROW, seed=SEEDS)
+def test_a_neighbour_is_another_value(domain: Domain, seed: int) -> None:
+    assume(domain.size > 1)
+    rng = Random(seed)
+    value = domain.sample(rng)
+    neighbour = domain.neighbour(value, rng)
+    assert neighbour in domain
+    values = domain.all_values()
+    assert values is None or not is_same(neighbour, value)
+
+
+@given(seed=SEEDS)
+def test_near_values_are_neighbours_more_often_than_others(seed: int) -> None:
+    rng = Random(seed)
+    found = [IntRange(1, 9).neighbour(5, rng) for _ in range(400)]
+    assert set(found) == {1, 2, 3, 4, 6, 7, 8, 9}
+    assert sum(value in (4, 6) for value in found) > 200
+
+
+@pytest.mark.parametrize("log", [False, True])
+@given(seed=SEEDS)
+def test_real_numbers_move_within_their_range_and_gather_at_no_end(seed: int, log: bool) -> None:
+    rng, domain = Random(seed), FloatRange(1.0, 2.0, log)
+    moved = [domain.moved(2.0, 0.1, rng) for _ in range(100)]
+    assert all(value in domain for value in moved)
+    assert moved.count(2.0) < 5
+    assert sum(value > 1.7 for value in moved) > 90
+
+
+@given(domain=NARROW, seed=SEEDS)
+def test_features_lie_between_the_ends_or_tell_values_apart(domain: Domain, seed: int) -> None:
+    numbers = [domain.features(domain.sample(Random(seed + shift))) for shift in (0, 1)]
+    assert all(len(each) == domain.num_features for each in numbers)
+    assert all(-1.0 <= number <= 1.0 for each in numbers for number in each)
+    if not domain.is_ordered:
+        distance = sum((a - b) ** 2 for a, b in zip(*numbers, strict=True))
+        assert distance == pytest.approx(0.0) or distance == pytest.approx(1.0)
+
+
+@given(domain=DOMAINS)
+def test_a_domain_survives_its_own_data(domain: Domain) -> None:
+    found = domain_from_data(domain.to_data())
+    assert repr(found) == repr(domain)  # 1, 1.0 and True are equal, and not the same
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({}, "domain.kind: must be one of choice, float, int"),
+        ({"kind": "cube"}, "domain.kind: must be one of choice, float, int, got 'cube'"),
+        ({"kind": ["int"]}, "domain.kind: must be one of choice, float, int, got ['int']"),
+        ({"kind": "int", "low": 1}, "domain.high: "),
+        ({"kind": "int", "low": "a", "high": 3}, "domain.low: "),
+        ({"kind": "int", "low": 1, "high": 3, "log": True}, "domain.log: is not a field of a"),
+        ({"kind": "int", "low": 3, "high": 1}, "range: must reach high from low"),
+        ({"kind": "choice", "values": []}, "choices: must be one or more different values"),
+        ({"kind": "choice", "values": [[1]]}, "domain.values.0"),
+    ],
+)
+def test_data_of_no_domain_is_refused_in_one_sentence(
+    data: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        domain_from_data(data)
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)

@@ -18,14 +18,14 @@ from space.decode import decode
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.feasible import (
     Quantity,
-    cheapest,
     check_feasible,
-    dearest,
     default_point,
+    max_cost_point,
+    min_cost_point,
     point_cost,
-    repaired,
+    projected,
 )
-from space.point import BLOCKS, DEPTH, Dimension, Point, Space, Tie
+from space.point import Dimension, Point, Space, Tie
 from space.presets import SPACES
 
 
@@ -63,12 +63,14 @@ def small_spaces(draw: st.DrawFn, max_points: int = 600) -> Space:
         st.lists(st.sampled_from(list(BLOCK_DOMAINS)), min_size=1, max_size=4, unique=True)
     )
     dimensions = [
-        Dimension(target=f"{BLOCKS}{field}", domain=draw(BLOCK_DOMAINS[field]), tie=draw(TIES))
+        Dimension(
+            target=f"model.blocks.*.{field}", domain=draw(BLOCK_DOMAINS[field]), tie=draw(TIES)
+        )
         for field in fields
     ]
     if draw(st.booleans()):
         depths = st.sampled_from([IntRange(1, 3), IntRange(2, 3), Choice((2, 1))])
-        dimensions.append(Dimension(target=DEPTH, domain=draw(depths)))
+        dimensions.append(Dimension(target="model.depth", domain=draw(depths)))
     if draw(st.booleans()):
         widths = st.sampled_from([IntRange(8, 16, 8), Choice((16, 8))])
         dimensions.append(Dimension(target="model.embed_width", domain=draw(widths)))
@@ -114,7 +116,7 @@ def of_two_blocks(*dimensions: Dimension) -> Space:
 
 
 def per_block(field: str, domain: Domain, tie: Tie) -> Dimension:
-    return Dimension(target=f"{BLOCKS}{field}", domain=domain, tie=tie)
+    return Dimension(target=f"model.blocks.*.{field}", domain=domain, tie=tie)
 
 
 # What the layers share pays off only once they choose an operator that reads it: a search that
@@ -143,7 +145,7 @@ def test_cheapest_and_dearest_are_those_of_enumeration(space: Space) -> None:
     costs = [point_cost(space, point) for point in every_point(space)]
     for quantity in QUANTITIES:
         counts = [count(spent, quantity) for spent in costs]
-        low, high = cheapest(space, quantity), dearest(space, quantity)
+        low, high = min_cost_point(space, quantity), max_cost_point(space, quantity)
         space.check(low)
         space.check(high)
         assert count(point_cost(space, low), quantity) == min(counts)
@@ -157,7 +159,9 @@ PRESETS = ("digits", "levit_128")
 @cache
 def preset_ends(name: str, quantity: Quantity) -> tuple[int, int]:
     space = SPACES[name]()
-    low, high = (point_cost(space, find(space, quantity)) for find in (cheapest, dearest))
+    low, high = (
+        point_cost(space, find(space, quantity)) for find in (min_cost_point, max_cost_point)
+    )
     return count(low, quantity), count(high, quantity)
 
 
@@ -211,7 +215,7 @@ def test_an_impossible_bound_is_answered_with_the_cheapest_cost(
     name: str, quantity: Quantity
 ) -> None:
     space = SPACES[name]()
-    least = count(point_cost(space, cheapest(space, quantity)), quantity)
+    least = count(point_cost(space, min_cost_point(space, quantity)), quantity)
     check_feasible(space, Budget.from_data({f"max_{quantity}": least}))
     with pytest.raises(InfeasibleBudgetError, match=f"must be at least {least:,}") as caught:
         check_feasible(space, Budget.from_data({f"max_{quantity}": least - 1}))
@@ -237,7 +241,7 @@ def trade_off_costs() -> list[Cost]:
                 name: "softmax" if layer < num_softmax else "linear_angular"
                 for layer, name in enumerate(operators)
             }
-            | {f"{BLOCKS}conv_kernel": 3},
+            | {"model.blocks.*.conv_kernel": 3},
         )
         for num_softmax in range(3)
     ]
@@ -275,7 +279,7 @@ def test_repaired_points_are_within_the_budget(
     budget = Budget.from_data({f"max_{quantity}": low + int(share * (high - low))})
     anchor = check_feasible(space, budget)
     before = dict(point)
-    mended, run = repaired(space, point, fits(budget), anchor, rng)
+    mended, run = projected(space, point, fits(budget), anchor, rng)
     space.check(mended)
     spent = point_cost(space, mended)
     assert run == decode(space, mended)
@@ -290,9 +294,9 @@ def test_repaired_points_are_within_the_budget(
 
 def test_repairs_differ_with_the_generator_and_repeat_with_its_seed() -> None:
     space, budget = SPACES["digits"](), Budget(max_macs=400_000)
-    point, anchor = dearest(space, "macs"), check_feasible(space, budget)
+    point, anchor = max_cost_point(space, "macs"), check_feasible(space, budget)
     repairs = [
-        repaired(space, point, fits(budget), anchor, Random(seed))[0] for seed in (0, 0, 1, 2, 3)
+        projected(space, point, fits(budget), anchor, Random(seed))[0] for seed in (0, 0, 1, 2, 3)
     ]
     assert repairs[0] == repairs[1]
     assert any(repairs[0] != repair for repair in repairs[2:])
@@ -314,7 +318,7 @@ def test_the_default_point_is_the_base_where_domains_allow(space: Space) -> None
     space.check(point)
     blocks = space.base.model.blocks
     depth = space.depth(point)
-    if DEPTH in space.domains and len(blocks) in space.domains[DEPTH]:
+    if "model.depth" in space.domains and len(blocks) in space.domains["model.depth"]:
         assert depth == len(blocks)
     for layer, block in enumerate(decode(space, point).model.blocks):
         check_block_follows(space, layer, block, blocks[min(layer, len(blocks) - 1)])
@@ -336,13 +340,13 @@ def test_blocks_deeper_than_the_base_default_to_its_last() -> None:
         name="deeper",
         base=RunConfig(model=ModelConfig(blocks=(BlockConfig(num_heads=1), last))),
         dimensions=(
-            Dimension(target=DEPTH, domain=IntRange(3, 4)),
+            Dimension(target="model.depth", domain=IntRange(3, 4)),
             per_block("operator", Choice(tuple(EVERYWHERE)), "each"),
             per_block("num_heads", IntRange(1, 4), "stage"),
         ),
     )
     point = default_point(space)
-    assert point[DEPTH] == 3
+    assert point["model.depth"] == 3
     assert [point[f"model.blocks.{layer}.operator"] for layer in (0, 1, 2, 3)] == [
         "linear_angular", "softmax", "softmax", "softmax"
     ]  # fmt: skip
@@ -367,7 +371,7 @@ def test_too_many_combinations_are_refused_before_they_are_tried(
         per_block("conv_form", Choice(("tokens", "grid")), "all"),
     )
     monkeypatch.setattr("space.feasible.MOST_COMBINATIONS", 4)
-    cheapest(space, "macs")
+    min_cost_point(space, "macs")
     monkeypatch.setattr("space.feasible.MOST_COMBINATIONS", 3)
     with pytest.raises(ConfigError, match="at most 3 combinations"):
-        cheapest(space, "macs")
+        min_cost_point(space, "macs")

@@ -11,8 +11,8 @@ from space.decode import decode
 from space.domain import IntRange
 from space.feasible import default_point
 from space.measure import measure_cost
-from space.point import DEPTH, Space
-from space.presets import SPACES
+from space.point import Space
+from space.presets import SPACES, counted
 
 
 @pytest.fixture(params=list(SPACES))
@@ -28,7 +28,11 @@ def test_presets_are_listed_in_order() -> None:
 @pytest.mark.parametrize("name", list(SPACES))
 def test_a_preset_bears_its_name_and_says_what_it_is(name: str) -> None:
     assert SPACES[name]().name == name
-    assert (SPACES[name].__doc__ or "").endswith(".")
+    assert SPACES[name].summary.endswith(".")
+
+
+def test_what_a_file_lists_of_its_space_is_what_is_counted(space: Space) -> None:
+    assert SPACES[space.name].listing() == counted(space)
 
 
 def test_the_default_point_is_the_base(space: Space) -> None:
@@ -39,7 +43,7 @@ def test_the_default_point_is_the_base(space: Space) -> None:
 
 def test_every_depth_has_a_block_for_every_stage(space: Space) -> None:
     num_blocks = len(space.base.model.blocks)
-    domain = space.domains.get(DEPTH, IntRange(num_blocks, num_blocks))
+    domain = space.domains.get("model.depth", IntRange(num_blocks, num_blocks))
     assert isinstance(domain, IntRange)
     assert domain.low >= space.num_stages
     assert num_blocks in domain

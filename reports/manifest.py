@@ -1,0 +1,103 @@
+"""The manifest of a run folder: what was searched, and with what, as RUN/config.yaml holds it."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from castling.config import Config
+from castling.errors import ConfigError, RunFolderError
+from castling.files import write_yaml
+from castling.plain_yaml import read_yaml
+from reports.records import MANIFEST_FILE, Objective, check_contained, check_recorded
+from space.budget import Budget
+from space.point import Space
+
+
+class Manifest(Config):
+    """What a run is, written once at its start to RUN/config.yaml."""
+
+    castling_run: Literal[1, 2] = 2
+    """Version of the run folder's layout; also what tells a run folder from any other."""
+    recipe: dict[str, Any]
+    """The resolved search config, every default written out."""
+    space: dict[str, Any] | None = None
+    """The whole space, every default and choice written out; None in version 1, where the recipe
+    says what it is."""
+    space_fingerprint: str | None = None
+    """Of version 1: a hash of the space."""
+    budget: Budget
+    objectives: tuple[Objective, ...]
+    """What the front trades off."""
+    reference: dict[str, float]
+    """Reference point of the hypervolume, per objective; fixed for the life of the run."""
+    storage: str | None = None
+    """Optuna storage URL, without password; null is study.journal in the run folder."""
+    versions: dict[str, str]
+    """Versions of castling-nas and of the libraries that decide results."""
+    git_commit: str | None = None
+    """Commit of the working directory, where there is one."""
+    created_at: datetime
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        for goal in self.objectives:
+            check_recorded(goal.metric)
+        return self
+
+    @model_validator(mode="after")
+    def _one_space(self) -> Self:
+        if self.space is None and self.space_fingerprint is None:
+            raise ConfigError("space", "is required")
+        return self
+
+    def read_space(self, run: Path) -> Space | None:
+        """Return the space that the manifest holds, or None where it is of version 1.
+
+        Raises:
+            RunFolderError: when this version of castling cannot read it.
+        """
+        if self.space is None:
+            return None
+        try:
+            return Space.from_data(self.space)
+        except ConfigError as error:
+            writer = self.versions.get("castling-nas", "another version")
+            reason = ConfigError(error.field, error.rule, error.value)  # its remedy is another
+            rule = f"has a space that this version of castling cannot read ({reason})"
+            fix = f"resume it with castling-nas {writer}, which began it"
+            raise RunFolderError(str(run), rule, fix) from None
+
+    def write(self, run: Path) -> None:
+        """Write RUN/config.yaml atomically."""
+        write_yaml(
+            run / MANIFEST_FILE,
+            self.to_data(),
+            "A castling run: what was searched, and with what.",
+        )
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Return a run folder's manifest.
+
+        Raises:
+            RunFolderError: when the folder is missing or not a castling run.
+        """
+        if not run.is_dir():
+            raise RunFolderError(
+                str(run),
+                "must be a run folder, found none",
+                "check the path; `castling search` makes one",
+            )
+        check_contained(run)
+        path = run / MANIFEST_FILE
+        try:
+            data = read_yaml(path) if path.is_file() else None
+            if isinstance(data, dict) and "castling_run" in data:
+                return cls.from_data(data, str(path))
+        except ConfigError as error:
+            rule = f"has an unreadable {MANIFEST_FILE} ({error})"
+            raise RunFolderError(str(run), rule, "restore it from a copy") from None
+        rule = f"is not a castling run (no {MANIFEST_FILE} of one)"
+        raise RunFolderError(str(run), rule, "give the --out of a search")

@@ -1,0 +1,41 @@
+"""Kinds of domains by name, and domains from plain data, as files hold them."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from castling.errors import ConfigError
+from castling.registry import Registry
+from space.domain import Choice, Domain, FloatRange, IntRange
+
+
+DOMAINS: Registry[type[Domain]] = Registry("kind of domain")
+"""The kinds of domains that files may name."""
+for _kind in (Choice, IntRange, FloatRange):
+    DOMAINS.add(_kind.kind, _kind)
+
+
+def domain_from_data(data: Mapping[str, Any]) -> Domain:
+    """Return the domain of plain data; ConfigError where it is none."""
+    kind: Any = data.get("kind")
+    if kind not in DOMAINS:
+        raise ConfigError("domain.kind", f"must be one of {', '.join(DOMAINS)}", kind)
+    made: Any = DOMAINS[kind]
+    given = {name: value for name, value in data.items() if name != "kind"}
+    names = [item.name for item in fields(made)]
+    for name in given:
+        if name not in names:
+            rule = f"is not a field of a domain of kind {kind} ({', '.join(names)})"
+            raise ConfigError(f"domain.{name}", rule, fix=f"remove {name!r}")
+    try:
+        domain: Domain = TypeAdapter(made).validate_python(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        field = ".".join(map(str, ("domain", *problem["loc"])))
+        raise ConfigError(field, problem["msg"], problem["input"]) from None
+    return domain

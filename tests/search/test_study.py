@@ -16,7 +16,8 @@ import reports
 from castling.model.check import digest, run_config
 from castling.model.digest_v1 import digest_v1
 from reports.frame import load_config
-from reports.records import Manifest, Record, TrialState
+from reports.manifest import Manifest
+from reports.records import Record, TrialState
 from search.config import SearchConfig
 from search.run_folder import new_manifest, open_storage, open_study
 from search.samplers import SAMPLERS

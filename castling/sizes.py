@@ -3,8 +3,8 @@
 import re
 from decimal import Decimal
 
+from castling.config.limits import LARGEST_COUNT
 from castling.errors import ConfigError
-from castling.limits import LARGEST_COUNT
 
 
 SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

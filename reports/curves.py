@@ -13,10 +13,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from castling.config import Config
 from castling.errors import ConfigError
-from castling.memory import check_fits
 from castling.metrics import BUILT_IN, NAME, all_metrics, metric_named
-from castling.plain_yaml import LARGEST_NUMBER
 from castling.training.metrics import LOOP_METRICS, EpochMetrics
+from castling.untrusted.memory import check_fits
+from castling.untrusted.plain_yaml import LARGEST_NUMBER
 from reports.manifest import Manifest
 from reports.records import CURVES_FOLDER, curve_path
 

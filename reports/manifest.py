@@ -9,7 +9,7 @@ from pydantic import model_validator
 from castling.config import Config
 from castling.errors import ConfigError, RunFolderError
 from castling.files import write_yaml
-from castling.plain_yaml import read_yaml
+from castling.untrusted.plain_yaml import read_yaml
 from reports.records import MANIFEST_FILE, Objective, check_contained, check_recorded
 from space.budget import Budget
 from space.point import Space

@@ -21,7 +21,7 @@ from castling.metrics import (
     metric_named,
     recorded_metrics,
 )
-from castling.plain_yaml import LARGEST_NUMBER
+from castling.untrusted.plain_yaml import LARGEST_NUMBER
 
 
 MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"

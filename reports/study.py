@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from castling.errors import ConfigError, RecordError, RunFolderError
-from castling.memory import check_fits
+from castling.untrusted.memory import check_fits
 from reports.database import complete_url, parse_url, password_hint, public_url, scrubbed
 from reports.manifest import Manifest
 from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from castling.errors import CastlingError, ConfigError, one_line
-from castling.plain_yaml import parse_yaml
 from castling.sizes import format_size
+from castling.untrusted.plain_yaml import parse_yaml
 
 
 if TYPE_CHECKING:

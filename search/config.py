@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from castling.config import Config, RunConfig
+from castling.config.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
 from castling.errors import ConfigError, UnknownNameError
-from castling.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
 from castling.model.check import run_config
 from castling.operators import OPERATORS
-from castling.plain_yaml import parse_yaml, read_yaml
+from castling.untrusted.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
 from search.objectives import check_objectives
 from search.recipes import RECIPES

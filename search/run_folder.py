@@ -24,7 +24,7 @@ from castling.errors import (
     RunFolderError,
     StorageError,
 )
-from castling.memory import check_fits
+from castling.untrusted.memory import check_fits
 from reports.database import parse_url, password_hint, public_url, scrubbed
 from reports.manifest import Manifest
 from reports.records import CURVES_FOLDER, LOCK_FILE, STUDY_FILE, STUDY_NAME, Objective

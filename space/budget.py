@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from castling.config import Config
+from castling.config.limits import LARGEST_COUNT
 from castling.errors import ConfigError
-from castling.limits import LARGEST_COUNT
 from castling.metrics import METRICS, Metric, Source, recorded_metrics
 from castling.sizes import parse_size
 

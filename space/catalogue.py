@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from castling.config import Config, Positive
+from castling.config.limits import MOST_DIMENSIONS
 from castling.errors import ConfigError
-from castling.limits import MOST_DIMENSIONS
 from castling.operators import OPERATORS
 from space.domain import Choice, Domain, FloatRange, IntRange
 from space.kinds import domain_from_data

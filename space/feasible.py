@@ -11,9 +11,9 @@ from random import Random
 from typing import Any, Literal, TypeAlias
 
 from castling.config import RunConfig
+from castling.config.limits import MOST_COMBINATIONS
 from castling.costs.cost import Cost
 from castling.errors import ConfigError, InfeasibleBudgetError
-from castling.limits import MOST_COMBINATIONS
 from castling.model.check import resolve
 from space.budget import Budget
 from space.cost import cost

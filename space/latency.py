@@ -12,11 +12,11 @@ from torch import nn
 
 from castling.config import Architecture
 from castling.files import append_line
-from castling.memory import check_fits
 from castling.model.architecture import architecture_of
-from castling.model.bounds import bounded
 from castling.model.check import canonical
 from castling.model.pieces import Part, Piece, Pieces
+from castling.untrusted.bounds import bounded
+from castling.untrusted.memory import check_fits
 
 
 RUNS, SECONDS = 30, 0.1

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, TypeAlias
 from pydantic import Field
 
 from castling.config import Config, RunConfig
+from castling.config.limits import MOST_BLOCKS
 from castling.errors import ConfigError, InvalidPointError
-from castling.limits import MOST_BLOCKS
 from space.domain import Domain, Value
 from space.kinds import domain_from_data
 from space.target import DEPTH, EVERY, Target

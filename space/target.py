@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from castling.config import OPERATOR_FIELDS, Config, Mark, RunConfig
+from castling.config.limits import MOST_BLOCKS
 from castling.errors import ConfigError
-from castling.limits import MOST_BLOCKS
 from castling.operators import OPERATORS
 
 

@@ -309,6 +309,12 @@ def test_models_do_need_torch() -> None:
     assert loads_torch("castling.operators.modules.softmax")
 
 
+def test_operators_do_not_read_from_outside() -> None:
+    door = "castling.untrusted"
+    for path in (ROOT / "castling" / "operators").rglob("*.py"):
+        assert not [name for name in imports(parsed(path)) if is_within(name, door)], path
+
+
 def test_macs_are_counted_in_one_module() -> None:
     homes = {
         label(path)

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from castling.config.base import Config, Mark
-from castling.errors import ConfigError
-from castling.limits import (
+from castling.config.limits import (
     LARGEST_HEAD,
     LARGEST_KERNEL,
     LARGEST_RATIO,
     MOST_EPOCHS,
     MOST_HEADS,
 )
+from castling.errors import ConfigError
 
 
 class MaskSchedule(Config):

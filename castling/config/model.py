@@ -7,8 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from castling.config.base import Config, Mark
 from castling.config.layer import BlockConfig, LayerChoice
-from castling.errors import ConfigError
-from castling.limits import (
+from castling.config.limits import (
     LARGEST_IMAGE,
     LARGEST_OPTION,
     LARGEST_SIDE,
@@ -18,6 +17,7 @@ from castling.limits import (
     MOST_TOKENS,
     WIDEST,
 )
+from castling.errors import ConfigError
 
 
 def pair(value: object) -> object:

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from castling.config.base import Config
+from castling.config.limits import LARGEST_BATCH, MOST_CLASSES, MOST_EPOCHS
 from castling.errors import ConfigError
-from castling.limits import LARGEST_BATCH, MOST_CLASSES, MOST_EPOCHS
 
 
 class AugmentConfig(Config):

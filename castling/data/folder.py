@@ -16,8 +16,8 @@ from castling.data.dataset import (
     Rows,
     SplitName,
 )
-from castling.data.image_files import find_images, read_image
 from castling.errors import ConfigError, DataError
+from castling.untrusted.image_files import find_images, read_image
 
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")

@@ -9,9 +9,9 @@ from torch import nn
 
 from castling.blocks.parts import block_cost, embedding_cost, head_cost
 from castling.config import Architecture as ArchitectureConfig, BackboneConfig, ModelConfig
+from castling.config.limits import MOST_PARAMS
 from castling.costs.cost import Cost
 from castling.errors import ConfigError
-from castling.limits import MOST_PARAMS
 from castling.model.adapters.sites import sites_of
 from castling.model.convert import build_backbone, stock_config
 from castling.model.pieces import Part, backbone_parts, vit_parts

@@ -6,8 +6,8 @@ from torch import nn
 from castling.config import Architecture
 from castling.errors import ConfigError
 from castling.model.architecture import architecture_of
-from castling.model.bounds import bounded
 from castling.model.check import check
+from castling.untrusted.bounds import bounded
 
 
 def build(config: Architecture, *, seed: int | None = None) -> nn.Module:

@@ -19,7 +19,7 @@ from castling.errors import ConfigError
 from castling.model.adapters.sites import sites_of
 from castling.model.architecture import architecture_of
 from castling.operators import OPERATORS
-from castling.plain_yaml import read_yaml
+from castling.untrusted.plain_yaml import read_yaml
 
 
 L = TypeVar("L", bound=LayerChoice)

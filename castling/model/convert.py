@@ -10,8 +10,8 @@ from castling.config import BackboneConfig, LayerChoice
 from castling.model.adapters.sites import AttentionSites, sites_of
 from castling.model.adapters.spec import KEEP
 from castling.model.sizes import hold_image_size, holds_grid
-from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.model.timm_models import create, create_with
+from castling.untrusted.timm_checkpoint import read_timm_checkpoint
 
 
 def build_backbone(

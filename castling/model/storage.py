@@ -16,7 +16,7 @@ from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
 from castling.model.check import read_run_config
 from castling.model.keep import is_progress, keep_weights, strange_progress
-from castling.model.tensor_file import (
+from castling.untrusted.tensor_file import (
     TensorHeader,
     bytes_of,
     read_header,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from castling.errors import CheckpointError, ConfigError
-from castling.model.bounds import bounded
+from castling.untrusted.bounds import bounded
 
 
 def create(backbone: str, /, **options: Any) -> nn.Module:

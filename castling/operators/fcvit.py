@@ -18,7 +18,7 @@ Cost per layer, with N tokens, embed width C, r = C / reduction, b = max(r, 16) 
 from pydantic import Field
 
 from castling.config import Config
-from castling.limits import WIDEST
+from castling.config.limits import WIDEST
 from castling.operators.spec import (
     OPERATORS,
     Imported,

@@ -33,7 +33,7 @@ A = h d: 2 N^2 C (cosines and graph convolution, as dense products) + 2 (N + M) 
 from pydantic import Field
 
 from castling.config import Config
-from castling.limits import LARGEST_SIDE
+from castling.config.limits import LARGEST_SIDE
 from castling.operators.spec import (
     OPERATORS,
     Imported,

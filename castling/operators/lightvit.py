@@ -27,7 +27,7 @@ import math
 from pydantic import Field
 
 from castling.config import Config
-from castling.limits import MOST_TOKENS
+from castling.config.limits import MOST_TOKENS
 from castling.operators.spec import OPERATORS, Imported, LayerShape, OperatorSpec
 
 

@@ -26,7 +26,7 @@ width r: 4 N C A + 8 N A d + 4 N A + 2 C r MACs.
 from pydantic import Field
 
 from castling.config import Config
-from castling.limits import WIDEST
+from castling.config.limits import WIDEST
 from castling.operators.spec import (
     OPERATORS,
     Imported,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from castling.errors import CheckpointError
 from castling.model.keep import strange_progress
-from castling.model.tensor_file import bytes_of, read_tensors, write_tensors
 from castling.training.metrics import EpochMetrics
+from castling.untrusted.tensor_file import bytes_of, read_tensors, write_tensors
 
 
 PER_WEIGHT, SLACK = 6, 2**20

@@ -19,8 +19,8 @@ from castling.model.castle import castle
 from castling.model.check import read_run_config
 from castling.model.convert import build_backbone
 from castling.model.storage import load
-from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.model.timm_models import checkpoint_classes, create, create_with
+from castling.untrusted.timm_checkpoint import read_timm_checkpoint
 
 
 PRETRAINED = "pretrained"

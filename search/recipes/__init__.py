@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from castling.errors import ConfigError
-from castling.plain_yaml import head_line, read_text
 from castling.registry import Registry
+from castling.untrusted.plain_yaml import head_line, read_text
 
 
 @dataclass(frozen=True)

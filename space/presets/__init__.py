@@ -12,10 +12,10 @@ from typing import Any, Self
 from pydantic import Field
 
 from castling.config import Config, Positive
+from castling.config.limits import MOST_BLOCKS, MOST_DIMENSIONS
 from castling.errors import ConfigError
-from castling.limits import MOST_BLOCKS, MOST_DIMENSIONS
-from castling.plain_yaml import head_line, read_text, read_yaml
 from castling.registry import Registry
+from castling.untrusted.plain_yaml import head_line, read_text, read_yaml
 from space.catalogue import DimensionConfig
 from space.point import Space
 from space.target import DEPTH

@@ -16,9 +16,9 @@ from castling.config import (
     RunConfig,
     TrainConfig,
 )
+from castling.config.limits import LARGEST_RATIO
 from castling.errors import ConfigError
 from castling.files import write_yaml
-from castling.limits import LARGEST_RATIO
 from castling.model.check import (
     canonical,
     canonical_layer,
@@ -28,7 +28,7 @@ from castling.model.check import (
 )
 from castling.operators import OPERATORS
 from castling.operators.spec import fits_anywhere
-from castling.plain_yaml import read_yaml
+from castling.untrusted.plain_yaml import read_yaml
 
 
 EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_anywhere]

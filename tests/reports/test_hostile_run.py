@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import reports
 from castling.errors import CastlingError, RecordError, RunFolderError
-from castling.plain_yaml import read_yaml
+from castling.untrusted.plain_yaml import read_yaml
 from reports.curves import load_curves
 from reports.export import METRICS_FILE, ModelMetrics
 from reports.page import write_report

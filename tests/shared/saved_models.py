@@ -7,7 +7,7 @@ from torch import nn
 
 import castling
 from castling.model.storage import WEIGHTS_FILE
-from castling.model.tensor_file import read_tensors
+from castling.untrusted.tensor_file import read_tensors
 
 
 def assert_saved_and_loaded(model: nn.Module, folder: Path) -> None:

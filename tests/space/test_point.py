@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from castling.config import BlockConfig, ModelConfig, RunConfig, TrainConfig
 from castling.errors import ConfigError, InvalidPointError
 from castling.files import write_yaml
-from castling.plain_yaml import read_yaml
+from castling.untrusted.plain_yaml import read_yaml
 from space.difference import difference
 from space.domain import Choice, Domain, FloatRange, IntRange, Value
 from space.point import Dimension, Space, Tie

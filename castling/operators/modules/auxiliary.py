@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from castling.config import MaskSchedule
-from castling.native import masked_attention as native
-from castling.native.arguments import is_transformed
+from castling.kernels import masked_attention as native
+from castling.kernels.arguments import is_transformed
 from castling.operators.modules.training_only import TrainingOnly
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from castling.config import LayerChoice
-from castling.native import linear_angular as native
+from castling.kernels import linear_angular as native
 from castling.operators.modules.auxiliary import AuxiliaryBranch, alive_branch
 from castling.operators.spec import (
     CoreShape,

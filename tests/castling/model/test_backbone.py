@@ -22,9 +22,9 @@ from castling.errors import CastlingError, CheckpointError, ConfigError
 from castling.model.adapters.sites import sites_of
 from castling.model.backbone import backbone_config
 from castling.model.check import digest, read_run_config
-from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.operators import OPERATORS
 from castling.operators.modules.auxiliary import branches
+from castling.untrusted.timm_checkpoint import read_timm_checkpoint
 from space.cost import cost
 from space.measure import measure_macs, measure_params
 

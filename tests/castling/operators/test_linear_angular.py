@@ -256,7 +256,7 @@ def test_normalized_rows_of_zero_are_zero_and_pass_no_gradient() -> None:
 
 
 def test_an_empty_mask_skips_the_branch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("castling.native.linear_angular.kernel", lambda *_: None)  # has it inside
+    monkeypatch.setattr("castling.kernels.linear_angular.kernel", lambda *_: None)  # has it inside
     layer = Size(height=2, width=3, mask=6.0).layer()
     module = built(layer, torch.float32)
     calls = []

@@ -335,7 +335,7 @@ def test_an_empty_branch_is_skipped_in_training_and_validation(
         return forward(branch, q, k, v)
 
     monkeypatch.setattr(AuxiliaryBranch, "forward", counted)
-    monkeypatch.setattr("castling.native.linear_angular.kernel", lambda *_: None)  # has it inside
+    monkeypatch.setattr("castling.kernels.linear_angular.kernel", lambda *_: None)  # has it inside
     run = with_mask(tiny, MaskSchedule(end=0.5))
     train(run, digits)
     # 2 branches: 3 steps in each of 2 epochs, and one validation at progress 1/4.

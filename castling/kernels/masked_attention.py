@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from castling.native import arguments, derivatives
-from castling.native.compiler import load_library
+from castling.kernels import arguments, derivatives
+from castling.kernels.compiler import load_library
 
 
 _SOURCE = Path(__file__).with_name("masked_attention.c")

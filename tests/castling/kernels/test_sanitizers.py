@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from castling.native.compiler import FLAGS
+from castling.kernels.compiler import FLAGS
 
 
 SANITIZED = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 READS_BEYOND = """
 from pathlib import Path
-from castling.native.compiler import load_library
+from castling.kernels.compiler import load_library
 library = load_library(Path("{source}"))
 assert library is not None
 print("begins")

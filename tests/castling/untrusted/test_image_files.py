@@ -8,13 +8,13 @@ import pytest
 from PIL import Image, features
 
 from castling.data.folder import folder_settings
-from castling.data.image_files import (
+from castling.errors import DataError
+from castling.untrusted.image_files import (
     FORMATS,
     REFUSED_FORMATS,
     find_images,
     read_image,
 )
-from castling.errors import DataError
 
 
 @pytest.fixture

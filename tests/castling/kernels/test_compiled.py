@@ -6,7 +6,7 @@ import torch
 from torch import library
 
 from castling.config import BlockConfig
-from castling.native import linear_angular as native
+from castling.kernels import linear_angular as native
 from castling.operators.modules.linear_angular import LinearAngularAttention
 from castling.operators.spec import LayerShape, TokenGrid
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castling.errors import DataError
-from castling.plain_yaml import is_endless
+from castling.untrusted.plain_yaml import is_endless
 
 
 FORMATS = (

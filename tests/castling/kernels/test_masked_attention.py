@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor
 
 from castling.config import MaskSchedule
-from castling.native import masked_attention as native
+from castling.kernels import masked_attention as native
 from castling.operators.modules.auxiliary import AuxiliaryBranch
 
 

@@ -15,7 +15,7 @@ import castling
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import CheckpointError
 from castling.model.storage import WEIGHTS_FILE
-from castling.model.tensor_file import LARGEST_HEADER, read_header, read_tensors
+from castling.untrusted.tensor_file import LARGEST_HEADER, read_tensors
 
 
 def peak_mib() -> int:
@@ -87,9 +87,8 @@ def test_a_file_of_holes_is_not_read(tmp_path: Path) -> None:
         file.write(content)
         file.truncate(len(content) + count)
     before = peak_mib()
-    with pytest.raises(CheckpointError, match="it holds another model"):
+    with pytest.raises(CheckpointError, match=r"its 50\.0 GiB are more than the .* free here"):
         castling.load(tmp_path)
-    assert read_header(path).num_bytes == count
     assert peak_mib() - before < 60
 
 
@@ -98,7 +97,7 @@ def test_a_file_beyond_this_machine_is_not_read(
 ) -> None:
     path = small_model(tmp_path)
     read_tensors(path)
-    monkeypatch.setattr("castling.memory.available_bytes", lambda: 100)
+    monkeypatch.setattr("castling.untrusted.memory.available_bytes", lambda: 100)
     with pytest.raises(CheckpointError, match=r"more than the 0\.0 free here"):
         read_tensors(path)
 

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from castling.config import LayerChoice
-from castling.native import linear_angular as native
-from castling.native.masked_attention import masked_attention
+from castling.kernels import linear_angular as native
+from castling.kernels.masked_attention import masked_attention
 from castling.operators.modules.linear_angular import TokenConvolution, linear_angular
 from castling.operators.spec import TokenGrid
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from castling import plain_yaml
 from castling.errors import ConfigError
-from castling.plain_yaml import DEEPEST, LARGEST_FILE, parse_yaml, read_yaml
+from castling.untrusted import plain_yaml
+from castling.untrusted.plain_yaml import DEEPEST, LARGEST_FILE, parse_yaml, read_yaml
 
 
 def laughs(first: str, form: str) -> str:

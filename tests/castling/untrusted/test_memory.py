@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from castling import memory
+from castling.untrusted import memory
 
 
 def test_some_memory_is_left() -> None:

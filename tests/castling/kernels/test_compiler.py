@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from castling.native import cache, compiler
+from castling.kernels import cache, compiler
 
 
 @pytest.fixture(autouse=True)

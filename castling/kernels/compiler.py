@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from castling.native import cache
+from castling.kernels import cache
 
 
 SWITCH = "CASTLING_NATIVE"

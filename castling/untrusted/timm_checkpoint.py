@@ -11,8 +11,8 @@ from timm.models import load_state_dict
 from torch import Tensor
 
 from castling.errors import CheckpointError
-from castling.model.tensor_file import check_fits, read_header
 from castling.model.timm_models import first_line
+from castling.untrusted.tensor_file import check_fits, read_header
 
 
 _UNREADABLE = (

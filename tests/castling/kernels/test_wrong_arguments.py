@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor
 
 from castling.errors import ConfigError
-from castling.native import linear_angular as native
-from castling.native.masked_attention import add_gradients, forward, masked_attention
+from castling.kernels import linear_angular as native
+from castling.kernels.masked_attention import add_gradients, forward, masked_attention
 from castling.operators.modules.linear_angular import linear_angular
 
 

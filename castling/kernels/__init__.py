@@ -1,6 +1,6 @@
 """Kernels in C for float32 on the CPU, compiled for the machine at hand at their first use."""
 
-from castling.native import compiled
+from castling.kernels import compiled
 
 
 __all__ = ["compiled"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, library
 
 from castling.errors import ConfigError
-from castling.native import derivatives
-from castling.native.linear_angular import ConvolutionGrid, backward_packed, forward_packed
+from castling.kernels import derivatives
+from castling.kernels.linear_angular import ConvolutionGrid, backward_packed, forward_packed
 
 
 _CHOICES = "int[] grid, Tensor? threshold"

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from castling.config import BackboneConfig, LayerChoice, RunConfig
 from castling.errors import CastlingError, CheckpointError
-from castling.model.timm_checkpoint import read_timm_checkpoint
 from castling.training.teacher import load_initial
+from castling.untrusted.timm_checkpoint import read_timm_checkpoint
 
 
 class Malice:

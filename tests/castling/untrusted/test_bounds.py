@@ -10,9 +10,9 @@ from torch import nn
 import castling
 from castling.config import BackboneConfig, ModelConfig
 from castling.errors import ConfigError
-from castling.model import bounds
 from castling.model.check import check
 from castling.operators import OPERATORS
+from castling.untrusted import bounds
 
 
 def peak_mib() -> int:

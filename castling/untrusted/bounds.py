@@ -10,9 +10,9 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from castling.config.limits import MOST_MODULES, MOST_PARAMS
 from castling.errors import ConfigError
-from castling.limits import MOST_MODULES, MOST_PARAMS
-from castling.memory import available_bytes
+from castling.untrusted.memory import available_bytes
 
 
 SMALL = 2**28

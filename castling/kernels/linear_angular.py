@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from castling.errors import ConfigError
-from castling.native import arguments, derivatives, masked_attention
-from castling.native.compiler import load_library
+from castling.kernels import arguments, derivatives, masked_attention
+from castling.kernels.compiler import load_library
 
 
 _SOURCE = Path(__file__).with_name("linear_angular.c")

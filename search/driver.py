@@ -15,6 +15,7 @@ from ray import tune
 
 from castling.data.folder import folder_settings
 from castling.errors import ConfigError, RunFolderError
+from castling.packages import PackageFunction
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import TrainingData, load_data
 from castling.training.teacher import check_weights
@@ -307,7 +308,8 @@ class _Search:
             "cpu": self._resources.cpus_per_trial,
             "gpu": self._resources.gpus_per_trial,
         }
-        trainable = tune.with_resources(tune.with_parameters(train_trial, data=data), resources)
+        train = PackageFunction(train_trial.__module__, train_trial.__name__)
+        trainable = tune.with_resources(tune.with_parameters(train, data=data), resources)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

@@ -1,4 +1,4 @@
-"""What a running search shows: progress, the best front so far, time left."""
+"""The display of a running search: progress, the best front so far, time left."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from space.budget import Budget
 
 
 ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
-"""How a trial ends that was given to training."""
+"""The final states of a trial whose training began."""
 
 
 class Display:
-    """What the driver tells while it searches; this one shows nothing of it."""
+    """The events that a driver reports while it searches; this class ignores them."""
 
     def start(
         self,
@@ -31,13 +31,13 @@ class Display:
         objectives: Sequence[Objective],
         budget: Budget,
     ) -> None:
-        """Begin: how many trials there will be, those that earlier drivers finished, the aims."""
+        """Begin a display: number of trials, records of earlier drivers, objectives."""
 
     def record(self, record: Record) -> None:
-        """Take note of a trial that began or ended, or of a refused proposal."""
+        """Show a trial that began or ended, or a rejected proposal."""
 
     def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take note of how far a running trial has come."""
+        """Show the progress of a running trial."""
 
     def stop(self) -> None:
         """End, however the search ended."""
@@ -118,7 +118,7 @@ class TerminalDisplay(Display):
         return Group(bar, self._running(), self._front, self._counts())
 
     def _eta(self, done: int) -> str:
-        """Return the time left, from what this driver's trials took so far."""
+        """Return the estimated time left, from the durations of this driver's trials."""
         finished = done - self._done_before
         if finished == 0:
             return "…"

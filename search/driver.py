@@ -67,7 +67,7 @@ class SearchSummary:
     trained: int
     """Trials trained to the end, those of earlier drivers included."""
     stopped: int
-    """Trials that the stopper gave up early."""
+    """Trials that the stopper ended early."""
     failed: int
     seconds: float
     """Wall-clock time of this driver."""
@@ -101,8 +101,8 @@ def run(  # noqa: PLR0913 - the options of `castling search`
     """Search, and return when the trials are trained.
 
     Args:
-        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None, to resume
-            with the run's.
+        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None resumes with
+            the config of the run.
         out: the run folder, new or, to resume, an existing one.
         resume: go on with a run: no finished trial is repeated, interrupted ones continue.
         max_macs: budget of multiply-accumulates per image, such as "1.2M".
@@ -111,17 +111,18 @@ def run(  # noqa: PLR0913 - the options of `castling search`
         max: bounds on other metrics to be low, such as {"train_seconds": 60}.
         min: bounds on metrics to be high, such as {"top1": 0.9}.
         objectives: what to trade off, each {"metric": ..., "direction": "max" or "min"}.
-        points: to try first, or a YAML file of them; what one leaves out is the base's.
+        points: to try first, or a YAML file of them; a dimension that is left out has the base
+            config's value.
         trials: how many candidates to train.
         workers: how many at a time.
-        sampler: who proposes them.
-        stopper: who gives their training up early.
+        sampler: name of the sampler that proposes them.
+        stopper: name of the rule that stops trainings early.
         seed: of the proposals.
         images: folder of class folders, or of train/ and test/ with them, to search on.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
         address: of a Ray cluster; None starts Ray on this machine.
-        storage: URL of a database for the study; None keeps it in the run folder. A password in
-            it is used and not stored; CASTLING_STORAGE may hold the URL with it instead.
+        storage: URL of a database for the study; None stores it in the run folder. A password in
+            the URL is used and not stored; CASTLING_STORAGE may hold the URL with it instead.
         display: what shows the progress.
 
     Raises:
@@ -199,13 +200,13 @@ def _resolved(
 
 
 def _settings(images: str | Path | None, settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return what a folder of images asks for, and over it the settings that were given."""
+    """Return the settings for a folder of images, overridden by `settings`."""
     found = {} if images is None else folder_settings(images)
     return {**found, **(settings or {})}
 
 
 def _checked_setting(config: SearchConfig, space: Space, table: "LatencyTable | None") -> Setting:
-    """Return what a sampler may know, once sampler and first points are known to suit it."""
+    """Return what samplers need; ConfigError unless sampler and first points fit the space."""
     setting = config.setting(space, table)
     check_sampler(config.sampler, setting)
     check_points(config.points, setting)
@@ -213,7 +214,7 @@ def _checked_setting(config: SearchConfig, space: Space, table: "LatencyTable | 
 
 
 def _points(given: str | Path | Sequence[Point] | None) -> Sequence[Point] | None:
-    """Return the points to try first, read where they are a file."""
+    """Return the points to try first, from a file if `given` is a path."""
     return read_points(Path(given)) if isinstance(given, str | Path) else given
 
 
@@ -223,7 +224,7 @@ def _overridden(
     fields: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> SearchConfig:
-    """Return a search config with the options that were given put over the recipe's."""
+    """Return the recipe's config with the options of the caller in place of its fields."""
     given = {name: value for name, value in fields.items() if value is not None}
     return config.replace(
         **given, budget=limits.over(config.budget), set={**config.set, **settings}
@@ -231,7 +232,7 @@ def _overridden(
 
 
 class _Search:
-    """One driver's part of a search: Tune runs the trials, the study keeps the truth."""
+    """One driver's part of a search: Tune runs the trials, the study stores their results."""
 
     def __init__(
         self, folder: Path, config: SearchConfig, resources: Resources, display: Display
@@ -302,7 +303,7 @@ class _Search:
                     weights_path(self._folder, other.trial).unlink(missing_ok=True)
 
     def _tune(self, searcher: StudySearcher, data: TrainingData) -> None:
-        """Run Tune until the searcher has no more trials; Ray's own state is thrown away."""
+        """Run Tune until the searcher has no more trials; Ray's experiment state is deleted."""
         state = tempfile.mkdtemp(prefix="castling-tune-")
         resources = {
             "cpu": self._resources.cpus_per_trial,

@@ -1,4 +1,4 @@
-"""A run folder from the writer's side: made, locked against a second driver, reopened, mended."""
+"""The run folder for its writer: creates, locks, reopens and repairs it."""
 
 import errno
 import os
@@ -35,15 +35,15 @@ from space.point import Space
 
 
 PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
-"""Whose versions decide a search's results, and are recorded."""
+"""Packages whose versions influence the results; they are recorded."""
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-"""What ends the whole search instead of one trial: the fault is the disk's."""
+"""Errors of the disk: they end the whole search instead of one trial."""
 
 
 @contextmanager
 def storage_checked(run: Path, url: str | None = None) -> Iterator[None]:
-    """Turn what a full or broken disk, or the database of a URL, raises into a StorageError."""
+    """Turn errors of a full or broken disk, or of the database of a URL, into a StorageError."""
     try:
         yield
     except CastlingError:
@@ -60,7 +60,7 @@ def storage_checked(run: Path, url: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder against other drivers; the lock goes with the process, however it ends.
+    """Lock a run folder; the lock ends with the process, however it ends.
 
     Raises:
         RunFolderError: when another driver holds it.
@@ -101,7 +101,7 @@ def make_run_folder(run: Path) -> None:
 
 
 def new_manifest(config: SearchConfig, space: Space, storage: str | None) -> Manifest:
-    """Return what a new run's config.yaml says."""
+    """Return the manifest of a new run."""
     return Manifest(
         recipe=config.to_data(),
         space=space.to_data(),
@@ -172,7 +172,7 @@ def open_study(storage: BaseStorage, objectives: Sequence[Objective]) -> optuna.
 
 
 class _DriverLock(JournalFileOpenLock):
-    """The driver holds the whole run folder, so the journal needs no lock that a crash leaves."""
+    """No lock: the driver has locked the whole run folder, and a crash would leave the lock."""
 
     def acquire(self) -> bool:
         return True

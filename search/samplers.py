@@ -1,4 +1,4 @@
-"""Who proposes candidates: samplers by name, and how each of them learns of a refusal."""
+"""Samplers by name, and what each of them receives for a rejected proposal."""
 
 import inspect
 import warnings
@@ -36,7 +36,7 @@ from space.point import Point, Space
 
 
 class Refusal(StrEnum):
-    """How a proposal over budget is told, so that the sampler learns from it."""
+    """How a proposal over budget is reported, so that the sampler learns from it."""
 
     PRUNED = "pruned"
     """Pruned, with the violated constraint."""
@@ -46,7 +46,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a sampler may know of the search."""
+    """What samplers need of the search."""
 
     space: Space
     budget: Budget
@@ -64,7 +64,7 @@ class Setting:
 
     @cached_property
     def problem(self) -> SpaceProblem:
-        """The space under its budget, with what it remembers of points."""
+        """The space under its budget, with a cache of points."""
         return SpaceProblem(
             self.space,
             self.budget,
@@ -87,18 +87,18 @@ class SamplerSpec:
     summary: str
     """One line for the table of samplers."""
     make: Callable[[Setting, int], BaseSampler]
-    """Makes the sampler for one proposal, so that it keeps no state, from a seed of its own."""
+    """Makes the sampler for one proposal, from a seed, so that it has no state."""
     refusal: Refusal
-    """What the sampler learns from."""
+    """How it receives rejected proposals."""
 
 
 SAMPLERS: Registry[SamplerSpec] = Registry("sampler", entry_points="castling.samplers")
 BUDGET_CONSTRAINT = "budget"
 """Name of the constraint that a proposal over budget violates."""
 OPTUNA = "optuna:"
-"""Where the name of any other of Optuna's samplers begins."""
+"""Prefix of the names of Optuna's other samplers."""
 DRESS_REHEARSAL = 12
-"""Proposals by which an unlisted sampler shows that it can do what is asked."""
+"""Trial proposals that an unlisted sampler must make before it is accepted."""
 
 
 def sampler_named(name: str) -> SamplerSpec:
@@ -131,7 +131,7 @@ def sampler_named(name: str) -> SamplerSpec:
 def check_sampler(name: str, setting: Setting) -> None:
     """Raise ConfigError unless a sampler can search this space for these objectives.
 
-    Those with a name of their own can. Any other is put through a dozen made-up trials.
+    Registered samplers can. Any other must propose for a dozen made-up trials.
     """
     if not name.startswith(OPTUNA):
         return
@@ -156,7 +156,7 @@ def check_sampler(name: str, setting: Setting) -> None:
 def check_points(points: Sequence[Point], setting: Setting) -> None:
     """Raise ConfigError unless each point is one of the space, consistent and within the budget.
 
-    What a point leaves out has the value that comes closest to the space's base config.
+    A dimension that a point leaves out has the value closest to the base config's.
     """
     for number, given in enumerate(points):
         place = f"points: number {number + 1}"
@@ -183,7 +183,7 @@ def _pareto(setting: Setting, seed: int) -> BaseSampler:
 
 
 def _experimental(make: Callable[[int], BaseSampler]) -> Callable[[Setting, int], BaseSampler]:
-    """Silence that Optuna calls a sampler experimental: who names it has chosen it."""
+    """Suppress Optuna's warning that a sampler is experimental: the user has chosen it by name."""
 
     def quietly(_: Setting, seed: int) -> BaseSampler:
         with warnings.catch_warnings():

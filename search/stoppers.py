@@ -1,4 +1,4 @@
-"""When a training is given up: stoppers by name, each a rule over the trials at a rung."""
+"""Stoppers by name: rules that end trainings early, by comparing the trials at a rung."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from reports.pareto import dominated
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What a trial had reached at a rung."""
+    """The result of a trial at a rung."""
 
     values: tuple[float, ...]
-    """Of every objective, smaller is better: known costs, and else what was measured there."""
+    """Per objective, to minimise: the costs, else the values measured at the rung."""
     score: float
-    """Of the first objective that is measured, smaller is better; NaN where none is."""
+    """The first objective that training measures, to minimise; NaN if there is none."""
     cost_range: int = 0
-    """The range that its cost lies in, 0 the cheapest."""
+    """The cost range of the trial, 0 the cheapest."""
 
 
 Rule = Callable[[Standing, Sequence[Standing]], bool]
-"""Whether a trial goes on, given the others that have reached the rung, in any order."""
+"""Decides from a trial and the others that have reached the rung whether it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +68,16 @@ class ParetoHalving:
     A trial goes on when any of these holds:
 
     * no other at the rung dominates it;
-    * its whole layer of the non-dominated sorting, with all better layers, is among the best
-      1 / `reduction` of the rung;
+    * trials of the same or a better non-domination rank are at most 1 / `reduction` of those at
+      the rung;
     * fewer than `minimum` trials of its cost range have a better score.
 
-    Trials that are equal, or of one layer, are judged alike.
+    Trials that are equal, or of one rank, are judged alike.
     """
 
     reduction: float
     minimum: int
-    """At least so many of each cost range go on, as far as there are so many."""
+    """Number of trials of each cost range that go on at least."""
 
     def __call__(self, mine: Standing, others: Sequence[Standing]) -> bool:
         """Return whether a trial goes on."""
@@ -112,12 +112,12 @@ class AccuracyHalving:
 class MedianRule:
     """A trial goes on unless it is worse than the median of the first measured objective.
 
-    Golovin et al. 2017, "Google Vizier", with what others had reached at the same rung in the
-    place of their running means.
+    Golovin et al. 2017, "Google Vizier", but with the values of the others at the same rung
+    instead of their running means.
     """
 
     after: int
-    """Others that must have reached the rung before any trial is given up there."""
+    """Number of other trials that must have reached the rung before one is stopped there."""
 
     def __call__(self, mine: Standing, others: Sequence[Standing]) -> bool:
         """Return whether a trial goes on."""

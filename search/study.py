@@ -1,4 +1,4 @@
-"""The study: candidates asked of the sampler, results told to it, all recorded as they come."""
+"""The study: asks the sampler for candidates, reports results to it, and records all trials."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ class Outcome:
     """By name, those of training."""
     epochs: int = 0
     out_of_memory: bool = False
-    """Whether it failed for want of memory."""
+    """Whether it ran out of memory."""
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
@@ -79,7 +79,7 @@ class Outcome:
 
 
 class SearchStudy:
-    """Asks the sampler for candidates and tells it what became of them.
+    """Asks the sampler for candidates and reports their results to it.
 
     The Optuna study is the truth, and opening it again continues the search: finished trials stay
     finished, interrupted ones are proposed again. The sampler is made anew for every proposal,
@@ -111,7 +111,7 @@ class SearchStudy:
         self._num_rejected = 0
         self._latest = datetime.fromtimestamp(0, UTC)
         self.num_started = 0
-        """Trials given to training so far, those of earlier drivers included."""
+        """Number of trials whose training has begun, those of earlier drivers included."""
         self.exhausted = False
         """Whether the space has run out of new points within the budget."""
         trials = study.get_trials(deepcopy=False)
@@ -127,7 +127,7 @@ class SearchStudy:
 
     @property
     def running(self) -> Mapping[int, Record]:
-        """The trials given to training that have not ended, by number; interrupted ones too."""
+        """The trials whose training has begun and not ended, by number; interrupted ones too."""
         return self._running
 
     def propose(self) -> Proposal | None:
@@ -154,7 +154,7 @@ class SearchStudy:
         return None
 
     def note(self, trial: int, reached: Mapping[int, Mapping[str, float]]) -> None:
-        """Store what a running trial's measured objectives were at each rung."""
+        """Store a running trial's measured objectives at each rung."""
         stored = {str(rung): dict(values) for rung, values in reached.items()}
         self._storage.set_trial_user_attr(self._identity(trial), RUNGS_ATTRIBUTE, stored)
 
@@ -171,11 +171,11 @@ class SearchStudy:
         self._finish(record)
 
     def again(self, trial: int, *, out_of_memory: bool = False) -> bool:
-        """Give a trial that broke down to training once more; return whether it may be.
+        """Train a trial again whose worker failed; return whether it may be trained again.
 
-        A trial whose worker died goes on from its checkpoint, as often as the search's `retries`
-        say. One that ran out of memory begins anew with half the batch, once, if the search says
-        so; of a dead worker that is not known, so that it may be either.
+        A trial whose worker died goes on from its checkpoint, at most `retries` times. One that
+        ran out of memory starts again with half the batch, once, if `halve_batch` is set; a dead
+        worker may have run out of memory too, so its batch is halved as well.
         """
         halved = self._config.halve_batch and self._halve(trial)
         if not halved and (out_of_memory or self._deaths[trial] >= self._config.retries):
@@ -216,7 +216,7 @@ class SearchStudy:
         return [*given, self._projected(default, rng), dict(self._setting.feasible_point)]
 
     def _projected(self, point: Point, rng: Random) -> dict[str, Value]:
-        """Return the point, brought within the budget."""
+        """Return the point, projected into the budget."""
         feasible = self._setting.feasible_point
         near, _ = projected(self._space, point, self._fits, feasible, rng)
         return near
@@ -225,7 +225,7 @@ class SearchStudy:
         return self._pricing(run.model).within(self._config.budget)
 
     def _consider(self, trial: Trial) -> Proposal | None:
-        """Refuse or replay a proposal, or begin it and return it."""
+        """Reject or replay a proposal, or begin it and return it."""
         try:
             run = decode(self._space, trial.params)
         except ConfigError:  # its values contradict one another: no model, so no cost to record
@@ -286,7 +286,7 @@ class SearchStudy:
         )
 
     def _finish(self, record: Record) -> None:
-        """Store a trial's last record, then tell the sampler, then replay it for its twins."""
+        """Store a trial's last record, report it to the sampler, replay it for duplicates."""
         record = record.replace(finished_at=self._now())
         self._store(record)
         self._tell(record)
@@ -314,7 +314,7 @@ class SearchStudy:
             self._study.tell(record.trial, state=OptunaState.PRUNED)
 
     def _tell_stopped(self, record: Record) -> None:
-        """Tell of a trial that was stopped early, so that it is never among the study's best."""
+        """Report a trial that was stopped early, so that it is never among the study's best."""
         values = values_of(record, self._config.objectives)
         if self._sampler.refusal == Refusal.WORST:  # it would propose a pruned point for ever
             self._tell_values(record, values)
@@ -325,7 +325,7 @@ class SearchStudy:
         self._study.tell(record.trial, state=OptunaState.PRUNED)
 
     def _tell_values(self, record: Record, values: Sequence[float]) -> None:
-        """Tell a trial's values, and as constraints what keeps it from counting."""
+        """Report a trial's values, and as violated constraints why it does not count."""
         if any(map(isnan, values)):  # a metric that is not defined for this model
             self._study.tell(record.trial, state=OptunaState.FAIL)
             return
@@ -338,8 +338,8 @@ class SearchStudy:
     def _constraints(self, record: Record) -> Iterator[tuple[str, float]]:
         """Yield what else a trial must fulfil: every trial with values has the same constraints.
 
-        How far it is from a full training counts only for samplers that take no pruned trials, and
-        only where trials may be stopped.
+        The missing part of a training is a constraint only for samplers that ignore pruned trials,
+        and only if trials may be stopped.
         """
         if any(self._config.budget.bounds("training")):
             violation = self._config.budget.violation(record.metrics, "training")
@@ -350,12 +350,12 @@ class SearchStudy:
             yield STOPPED_CONSTRAINT, missing if record.state == TrialState.STOPPED else 0.0
 
     def _now(self) -> str:
-        """Return the time, not before any that is recorded: the clock may have been set back."""
+        """Return the time, at least the latest recorded one: the clock may have been set back."""
         self._latest = max(self._latest, datetime.now(UTC))
         return self._latest.isoformat(timespec="milliseconds")
 
     def _note_times(self, record: Record) -> None:
-        """Take note of the times of a record that an earlier driver stored."""
+        """Remember the times of a record that an earlier driver stored."""
         for known in (record.started_at, record.finished_at):
             with suppress(ValueError, TypeError):  # none, or none that is a time
                 self._latest = max(self._latest, datetime.fromisoformat(known))
@@ -395,7 +395,8 @@ class SearchStudy:
     def _digest_of(self, trial: FrozenTrial) -> str | None:
         """Return the digest of a stored trial's config as this version computes it.
 
-        The record has that of the version which wrote it. None where the point no longer decodes.
+        The record has the digest of the version that wrote it. None if the point no longer
+        decodes.
         """
         try:
             return digest(decode(self._space, trial.params))

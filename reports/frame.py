@@ -27,9 +27,9 @@ class Column:
 
     name: str
     dtype: Any
-    """Whatever pandas takes for `dtype=`."""
+    """A `dtype` of pandas."""
     unit: str
-    """What its numbers count; empty where they count nothing."""
+    """The unit of its numbers; empty if they have none."""
     description: str
 
 
@@ -62,10 +62,10 @@ follows them."""
 
 
 def metric_columns(recorded: Iterable[str] = ()) -> list[Column]:
-    """Return the columns of metrics that are not castling's own, by name.
+    """Return the columns of the metrics of plugins, by name.
 
-    Those are the metrics of the packages that are installed, and others that trials were recorded
-    with. Counts are of pandas' nullable type: older trials lack them.
+    These are the metrics of installed packages, and other metrics in the records of trials. Counts
+    are of pandas' nullable type: older trials lack them.
     """
     fixed = {column.name for column in COLUMNS}
     names = {metric.name for metric in recorded_metrics()} | {

@@ -66,7 +66,7 @@ def hypervolume(
         points: one row per point, one column per objective.
         reference: the worst value of each objective that still counts.
         directions: of each objective.
-        ideal: the best conceivable value of each; the volume is then a fraction of what it has.
+        ideal: the best possible value of each; returns the fraction of its volume.
 
     Raises:
         ConfigError: when the ideal is not better than the reference in every objective.

@@ -1,4 +1,4 @@
-"""What fits: bounds on metrics, those that are known before training and those that are not."""
+"""Budgets: bounds on costs, which hold before training, and on metrics that training measures."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ Side = Literal["max", "min"]
 
 
 UNMEASURED = 10.0
-"""The largest overrun that samplers are told, and that of a bound whose metric is not known."""
+"""The largest overrun that samplers receive, also used if a bounded metric was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Bound:
 
     @property
     def field(self) -> str:
-        """Where it stands in a budget: max_macs, or max.peak_bytes."""
+        """Path of the bound in a budget: max_macs, or max.peak_bytes."""
         is_short = self.side == "max" and self.metric.name in SHORT
         return f"max_{self.metric.name}" if is_short else f"{self.side}.{self.metric.name}"
 
     def excess(self, value: float) -> float:
-        """Return how far a value is over the bound, relative to it; infinite for one not known."""
+        """Return the overrun of a value relative to the bound; infinite for NaN."""
         if math.isnan(value):
             return math.inf
         over = value - self.value if self.side == "max" else self.value - value
@@ -63,9 +63,9 @@ class Bound:
 class Budget(Config):
     """Bounds on the castled model and its training; None, or no entry, is no bound.
 
-    A metric to be low has an upper bound, in `max`, one to be high a lower one, in `min`. A model
-    over a bound on a cost is not trained. What training measures is known after it: a trial over
-    such a bound is trained, and then counts for nothing.
+    A metric to minimise has an upper bound, in `max`, one to maximise a lower one, in `min`. A
+    model over a bound on a cost is not trained. A trial over a bound on a metric that training
+    measures is trained, but is on no front.
     """
 
     max_macs: Size | None = None
@@ -82,7 +82,7 @@ class Budget(Config):
     @model_validator(mode="before")
     @classmethod
     def _values(cls, data: object) -> object:
-        """Read the bounds as they are written, and move those with a field of their own to it."""
+        """Parse the bounds, and move those that have a field, such as max_macs, to that field."""
         if not isinstance(data, dict):
             return data
         fields = dict(data)
@@ -127,7 +127,7 @@ class Budget(Config):
 
         Args:
             values: metrics by name; one that is missing or NaN is in no bound.
-            source: hold only bounds on costs, or on what training measures, against them.
+            source: check only bounds on costs, or on metrics that training measures.
         """
         return max(
             (

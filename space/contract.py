@@ -1,4 +1,4 @@
-"""Closed forms held against counts: of operators before a search, of dimensions by the tests."""
+"""Compares closed forms with counts: of operators before a search, of dimensions in the tests."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
@@ -29,12 +29,12 @@ from space.point import Dimension, Point, Space
 Models: TypeAlias = Mapping[Value, Architecture]
 """The models of one dimension's values."""
 NUM_DRAWS = 16
-"""Points in which an operator is tried that does not fit the default point."""
+"""Number of random points to try for an operator that does not fit the default point."""
 QUANTITIES = {"macs": "MACs", "params": "parameters", "training_macs": "MACs in training"}
 
 
 def check_operators(space: Space) -> None:
-    """Count each operator that a space may choose once, before anything trains.
+    """Count once each operator that a space may choose, before anything trains.
 
     An operator is counted in the space's default point if it fits there, in every block or in
     one; otherwise in one of a few points drawn at random.
@@ -65,7 +65,7 @@ def _points_with(space: Space, operator: str) -> Iterator[Point]:
 
 
 def check_model(model: Architecture, operators: Iterable[str] | None = None) -> None:
-    """Hold the closed forms of a model's operators, or of some of them, against a count.
+    """Compare the closed forms of a model's operators, or of some of them, with a count.
 
     Raises:
         OperatorError: when an operation has no count, or a closed form is not what is counted.
@@ -103,7 +103,7 @@ def _differences(closed: Cost, measured: Cost) -> Iterator[str]:
 
 
 def dimension_problems(dimension: Dimension, base: RunConfig) -> list[str]:
-    """Return where a dimension is not priced as its models are built, a sentence each.
+    """Return a sentence for each value of a dimension whose closed form is wrong.
 
     With every operator that uses the dimension and at every extreme of its domain, the closed
     form must be what is counted, and the names of the parts that a `LatencyTable` times must
@@ -134,7 +134,7 @@ def _unpriced(models: Models) -> Iterator[tuple[str, str]]:
 
 
 def _users(dimension: Dimension, base: RunConfig) -> list[str]:
-    """Return the operators to try a dimension with: all whose own field it is, else the base's."""
+    """Return the operators to try a dimension with: those that use its field, else the base's."""
     target = dimension.target
     if target.is_per_block and target.block_steps[0] in OPERATOR_FIELDS | {"options"}:
         return [name for name in OPERATORS if target.is_used_by(name)]

@@ -1,4 +1,4 @@
-"""Kinds of domains by name, and domains from plain data, as files hold them."""
+"""Kinds of domains by name, and domains from the plain data of files."""
 
 from collections.abc import Mapping
 from dataclasses import fields

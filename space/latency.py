@@ -1,4 +1,4 @@
-"""Latency of a model as a sum over its parts, each timed once on this machine and remembered."""
+"""Latency of a model as a sum over its parts, each timed once on this machine and stored."""
 
 import json
 import time
@@ -20,23 +20,23 @@ from castling.untrusted.memory import check_fits
 
 
 RUNS, SECONDS = 30, 0.1
-"""A part is timed so often, or for so long if that ends earlier."""
+"""Number of timed calls per part, and the seconds after which timing ends earlier."""
 FEWEST_RUNS = 8
-"""But at least so often."""
+"""Minimum number of timed calls."""
 YARDSTICK, YARDSTICK_SIZE = "yardstick", 192
-"""The part that tells how fast the machine is at the moment: a product of square matrices."""
+"""The reference part, which shows how fast the machine is at the moment: a square matmul."""
 
 
 class LatencyTable:
     """Milliseconds of one image, summed over a model's parts.
 
-    A part is an operator or an MLP at its shape, what remains of a block, and what remains of the
-    model. Each is timed once, alone, in eval mode, on the GPU or on one core; a file keeps the
-    times. Other work slows the machine for a while, so that a part is timed in turns with a
-    yardstick, and the ratio counts.
+    A part is an operator or an MLP with its shape, the rest of a block, or the rest of the model.
+    Each is timed once, alone, in eval mode, on the GPU or on one core; a file keeps the times.
+    Other work slows the machine for a while, so a part is timed in turns with a reference matmul,
+    and the ratio counts.
 
     Args:
-        path: file of a JSON object per line; None remembers for the length of the process.
+        path: file of a JSON object per line; None stores the times in memory.
 
     Raises:
         RecordError: when the file is larger than memory.
@@ -61,7 +61,7 @@ class LatencyTable:
         return sum((self._time(part) for part in parts), 0.0)
 
     def keep_in(self, path: Path) -> None:
-        """Keep what was timed so far, and what will be, in a file."""
+        """Store all times, earlier and later ones, in a file."""
         if path == self._path:
             return
         self._path = path
@@ -78,7 +78,7 @@ class LatencyTable:
         return self._times[part.name]
 
     def _yardstick(self) -> float:
-        """Return the milliseconds of the yardstick when the table was begun."""
+        """Return the milliseconds of the reference matmul at the start of the table."""
         if YARDSTICK not in self._times:
             self._remember(YARDSTICK, _quartile(_timed(_Yardstick()) for _ in range(RUNS)))
         return self._times[YARDSTICK]
@@ -94,7 +94,7 @@ class LatencyTable:
 
 
 def _lengths(apart: Pieces) -> dict[str, float]:
-    """Return the times of pieces by name, in yardsticks; those that are alike are timed once."""
+    """Return the times of pieces by name, relative to the reference, timing equal ones once."""
     found, alike = dict[str, float](), dict[str, float]()
     total = 0.0
     for piece in apart.pieces:
@@ -110,7 +110,7 @@ def _lengths(apart: Pieces) -> dict[str, float]:
 
 
 def _signature(piece: Piece) -> str:
-    """Return what pieces that take equally long have in common: kinds and shapes."""
+    """Return a signature that pieces of equal duration share: kinds and shapes."""
 
     def described(value: Any) -> Any:
         return tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
@@ -137,10 +137,9 @@ class _Yardstick(nn.Module):
 
 
 def _length(piece: Piece) -> float:
-    """Return the time of a piece in eval mode in yardsticks, without the first two calls.
+    """Return the time of a piece in eval mode relative to the reference, after two warm-up calls.
 
-    Of either the lower quartile counts: what else the machine does makes a call slower, never
-    faster.
+    The lower quartiles of both count: other work on the machine makes a call slower, never faster.
     """
     module = piece.module
     module.eval()

@@ -72,7 +72,7 @@ class Metric:
 
     @property
     def is_cost(self) -> bool:
-        """Whether it is known before training."""
+        """Whether it is computed before training."""
         return self.source == "cost"
 
     @property
@@ -93,16 +93,16 @@ class Metric:
 
     @property
     def axis_factor(self) -> float:
-        """What values are multiplied by on an axis: fractions are drawn in percent."""
+        """The factor of values on an axis: fractions are drawn in percent."""
         return 100.0 if self.unit == FRACTION else 1.0
 
     def ideal(self, direction: Direction) -> float | None:
-        """Return the best value in a direction: 0 for one to be low by default."""
+        """Return the best value in a direction; by default 0 for a metric to minimise."""
         known = self.best if direction == self.direction else self.worst
         return 0.0 if known is None and direction == "min" else known
 
     def limit(self, direction: Direction) -> float | None:
-        """Return the worst value in a direction: 0 for one to be high by default."""
+        """Return the worst value in a direction; by default 0 for a metric to maximise."""
         known = self.worst if direction == self.direction else self.best
         return 0.0 if known is None and direction == "max" else known
 
@@ -316,7 +316,7 @@ def plugin_metrics() -> list[Metric]:
 
 
 def all_metrics() -> list[Metric]:
-    """Return every metric, castling's own first."""
+    """Return every metric, those of castling first."""
     return [*BUILT_IN, *plugin_metrics()]
 
 

@@ -1,4 +1,4 @@
-"""The folder that compiled libraries are kept in: nobody else may write there, or above it."""
+"""The cache folder of compiled libraries, to which no other user may write, nor above it."""
 
 import atexit
 import logging
@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """Return `castling` in the user's cache folder, or a new one where that is not this user's.
+    """Return `castling` in the user's cache folder, or a temporary one if others may write there.
 
-    A library that is loaded can do what the user can: neither the folder nor any above it may be
-    one that others can put a library into.
+    A loaded library can do whatever the user can: no other user may be able to put a library into
+    the folder or a folder above it.
 
     Raises:
         OSError: when there is no folder that others cannot write, temporary ones included.
@@ -54,7 +54,7 @@ def _make(path: Path) -> None:
 
 
 def _objection(path: Path) -> str:
-    """Return why a folder, all its links resolved, is not one's own; nothing if it is."""
+    """Return why a folder, with its links resolved, is not safe; nothing if it is."""
     found = path.stat()
     if found.st_uid != os.getuid():
         return "it belongs to another user"

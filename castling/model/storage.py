@@ -27,7 +27,7 @@ from castling.untrusted.tensor_file import (
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
 SLACK = 2**20
-"""Bytes by which weights may exceed their model's before they are known to be another's."""
+"""Bytes by which a file of weights may exceed those of its model."""
 PRECISIONS = {
     "F32": torch.float32,
     "F64": torch.float64,
@@ -43,11 +43,11 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
     Args:
         model: training or castled model.
         folder: made if missing.
-        run: the training config to keep beside the weights; by default one with only the model.
+        run: the training config to store with the weights; by default one with only the model.
 
     Raises:
         ConfigError: when the model has no config, so that timm cannot build it anew; or when
-            `load` would refuse what it has, as weights of several precisions.
+            `load` would refuse its weights, such as those of several precisions.
     """
     folder = Path(folder)
     if run is None:
@@ -92,7 +92,7 @@ def _is_weight(name: str, tensor: Tensor) -> bool:
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype | None]:
-    """Return what must be equal whatever a model is cast to: the shape, and the type of counts."""
+    """Return the properties that a cast does not change: the shape, and the type of counts."""
     return tensor.shape, None if tensor.is_floating_point() else tensor.dtype
 
 
@@ -140,9 +140,9 @@ def _precision(header: TensorHeader) -> torch.dtype:
 
 
 def _foreign(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
-    """Return which tensor cannot be a model's that torch would take over all the same, if any.
+    """Return the name of a tensor that torch would load although it does not fit, if any.
 
-    Progress of any precision is the model's: castling 0.1 cast it with the weights.
+    The progress may have any precision: castling 0.1 cast it with the weights.
     """
     for name in own.keys() & tensors.keys():
         cast = is_progress(name) and tensors[name].dtype in PRECISIONS.values()
@@ -155,8 +155,8 @@ def _foreign(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | 
 def begin_with(model: nn.Module, initial: nn.Module) -> str:
     """Copy another model's weights into a training model; return their hash.
 
-    The two may differ in the choices of their attention layers: what a layer has under the same
-    name in both is kept, as the projections of a softmax layer that is converted.
+    The two may differ in the choices of their attention layers: tensors with the same name in both
+    are copied, such as the projections of a softmax layer that is converted.
 
     Raises:
         CheckpointError: when the other is of another architecture.

@@ -15,7 +15,7 @@ from castling.tasks import TASKS
 
 
 LARGEST_IN_MEMORY = 8 * 2**30
-"""Bytes of decoded images that a training may hold; more does not belong in memory."""
+"""Largest size of decoded images in bytes; more is refused."""
 MOST_HELD_OUT = 10_000
 """Validation images that are drawn from the training images at most."""
 

@@ -1,4 +1,4 @@
-"""What memory this machine can still give: asked before a model or a file takes it."""
+"""Free memory of this machine, checked before a model or a file takes it."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ CONTAINER = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int:
-    """Return the bytes that a process may still take, as far as the system tells."""
+    """Return the bytes that a process may still allocate; None if the system does not tell."""
     found = [_of_container(), _of_machine()]
     return min(max(0, count) for count in found if count is not None)
 

@@ -1,4 +1,4 @@
-"""timm's standard attention, of ViT and DeiT: with nothing special in it, any operator serves."""
+"""timm's standard attention, of ViT and DeiT, which any operator can replace."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from castling.operators.spec import LayerShape, TokenGrid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeLayer(AttentionLayer):
-    """A plain attention, with projections as the registry's operators have them."""
+    """A plain attention, whose projections are those of castling's operators."""
 
     embed_width: int
     num_heads: int
@@ -44,7 +44,7 @@ class WholeLayer(AttentionLayer):
         return self.grid.num_tokens, self.grid.num_tokens
 
     def incompatibility(self, choice: LayerChoice) -> str:
-        """Return what the operator itself asks of a layer."""
+        """Return the rule of the operator that the layer breaks, if any."""
         return OPERATORS[choice.operator].check(self.shape(choice))
 
     def macs(self, choice: LayerChoice) -> int:
@@ -67,7 +67,7 @@ class WholeLayer(AttentionLayer):
         return placed_like(stock, module)
 
     def shape(self, choice: LayerChoice) -> LayerShape:
-        """Return what the operator is built for and priced at."""
+        """Return the shape from which the operator is built and priced."""
         fields = {name: getattr(choice, name) for name in LayerChoice.model_fields}
         fields |= {"num_heads": self.num_heads, "head_size": self.head_size}
         return LayerShape(
@@ -117,9 +117,9 @@ class ConvertedTokenAttention(ConvertedAttention):
 
 
 def token_grid(call: Call) -> TokenGrid | None:
-    """Return the grid of an attention's tokens, or None where it cannot be told.
+    """Return the grid of an attention's tokens, or None if it is unclear.
 
-    It is the model's grid of patches, or else the square that is left beside its class tokens.
+    It is the model's grid of patches, or else the square of the tokens without class tokens.
     """
     num_tokens = input_tensor(call).shape[1]
     num_prefix = int(getattr(call.model, "num_prefix_tokens", 0) or 0)

@@ -17,8 +17,8 @@ from castling.operators.spec import TokenGrid
 class ConvertedReducedAttention(ConvertedAttention):
     """PVTv2's (Wang et al., 2022) and Twins' (Chu et al., 2021) attention with another core.
 
-    The reduction of the keys stays. Left open by Castling-ViT: a query's own value is that of the
-    key which covers its place.
+    The reduction of the keys stays. Our choice, as Castling-ViT leaves it open: the value of a
+    query is that of the key that covers its position.
     """
 
     q: nn.Module
@@ -56,9 +56,10 @@ class ConvertedReducedAttention(ConvertedAttention):
 
 
 class ConvertedLocalAttention(ConvertedAttention):
-    """Twins' attention in windows with another core, each window converted in itself.
+    """Twins' attention in windows with another core, each window converted separately.
 
-    Left open by Castling-ViT: windows stay, as the layers in between see the whole map.
+    Our choice, as Castling-ViT leaves it open: windows stay, as the layers in between see the
+    whole map.
     """
 
     proj_drop: nn.Module

@@ -155,14 +155,14 @@ class ParetoAccessor:
             max=max,
             min=min,
         )
-        found = self._trials[_within(self._trials, limits)]
-        known = {bound.metric.name: float(bound.value) for bound in limits.bounds()}
-        found.attrs = {
+        trials = self._trials[_within(self._trials, limits)]
+        bounds = {bound.metric.name: float(bound.value) for bound in limits.bounds()}
+        trials.attrs = {
             **self._trials.attrs,
             "budget": limits.over(self.budget).to_data(),
-            "reference": known | self.reference,
+            "reference": bounds | self.reference,
         }
-        return found
+        return trials
 
     def best(
         self,
@@ -215,12 +215,12 @@ class ParetoAccessor:
                 "attrs: reference", "must map metrics to numbers", reference
             ) from None
 
-    def _objectives(self, given: Mapping[str, Direction] | None) -> dict[str, Direction]:
-        if given is None and "objectives" not in self._trials.attrs:
+    def _objectives(self, chosen: Mapping[str, Direction] | None) -> dict[str, Direction]:
+        if chosen is None and "objectives" not in self._trials.attrs:
             return DEFAULT_OBJECTIVES
         items: object = self._trials.attrs.get("objectives")
-        if given is not None:
-            items = [{"metric": name, "direction": way} for name, way in given.items()]
+        if chosen is not None:
+            items = [{"metric": name, "direction": way} for name, way in chosen.items()]
         if not items or not isinstance(items, list | tuple):
             raise ConfigError("objectives", "must name at least one metric", items or None)
         goals = [Objective.from_data(item, "objectives") for item in items]

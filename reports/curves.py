@@ -55,8 +55,8 @@ class CurveLine(Config):
         """
         data = json.loads(line)
         if isinstance(data, dict) and "metrics" not in data:  # version 1: a field per metric
-            known = {name: data.pop(name) for name in [*data] if name in EPOCH_METRICS}
-            data["metrics"] = known
+            metrics = {name: data.pop(name) for name in [*data] if name in EPOCH_METRICS}
+            data["metrics"] = metrics
         return cls.from_data(data, "epoch")
 
     def row(self) -> dict[str, Any]:
@@ -103,21 +103,21 @@ def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
     has no metrics.
     """
     path = curve_path(run, trial)
-    found = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
+    by_number = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
     return [
-        EpochMetrics.from_data(found[number].model_dump())
-        for number in takewhile(found.__contains__, count(1))
+        EpochMetrics.from_data(by_number[number].model_dump())
+        for number in takewhile(by_number.__contains__, count(1))
     ]
 
 
 def recorded(epoch: EpochMetrics) -> dict[str, float]:
     """Return the metrics of an epoch for the record of a trial that ends with it."""
-    found = {
+    metrics = {
         name: value for name, value in epoch.metrics.items() if not metric_named(name).curve_only
     }
     if epoch.mask_density:
-        found[MASK_DENSITY] = fmean(epoch.mask_density)
-    return found
+        metrics[MASK_DENSITY] = fmean(epoch.mask_density)
+    return metrics
 
 
 def _epochs(path: Path) -> list[CurveLine]:

@@ -78,8 +78,8 @@ def _items(url: URL) -> Iterator[tuple[str, str]]:
 
 
 def _secrets(url: URL) -> list[str]:
-    found = [value for key, value in _items(url) if _is_secret(key)]
-    return [secret for secret in (url.password, *found) if secret]
+    values = [value for key, value in _items(url) if _is_secret(key)]
+    return [secret for secret in (url.password, *values) if secret]
 
 
 def complete_url(stored: str, given: str | None = None) -> str:
@@ -141,7 +141,7 @@ def without_passwords(arguments: list[str]) -> tuple[list[str], str | None]:
 
     Without a password the URL is None and the arguments are unchanged.
     """
-    option, found, public = "--storage", None, list(arguments)
+    option, values, public = "--storage", None, list(arguments)
     for index, argument in enumerate(arguments):
         prefix = f"{option}=" if argument.startswith(f"{option}=") else ""
         if not prefix and (index == 0 or arguments[index - 1] != option):
@@ -152,5 +152,5 @@ def without_passwords(arguments: list[str]) -> tuple[list[str], str | None]:
         except ConfigError:  # the command says what is wrong
             continue
         if shown != text:
-            public[index], found = f"{prefix}{shown}", text
-    return public, found
+            public[index], values = f"{prefix}{shown}", text
+    return public, values

@@ -255,9 +255,9 @@ def _other_metrics(config: RunConfig, castled: nn.Module, data: TrainingData) ->
     device = next(castled.parameters()).device
     batches = InMemoryBatches.of(data.validation, data.statistics, device)
     costs = Costs(config.model)
-    found = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
-    found |= hooked_metrics(lambda: castled, batches.in_order)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    values = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
+    values |= hooked_metrics(lambda: castled, batches.in_order)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def evaluate_folder(folder: str | Path) -> Evaluation:

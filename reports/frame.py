@@ -123,8 +123,8 @@ def load_config(run: str | Path, trial: int) -> dict[str, Any]:
     """
     folder = Path(run)
     manifest = Manifest.read(folder)
-    found = _numbered(read_trials(folder, manifest), trial)
-    config = found.user_attrs.get(CONFIG_ATTRIBUTE)
+    stored = _numbered(read_trials(folder, manifest), trial)
+    config = stored.user_attrs.get(CONFIG_ATTRIBUTE)
     if not isinstance(config, dict):
         raise RecordError(f"{study_place(folder, manifest)}, trial {trial}", "it has no config")
     return config
@@ -134,8 +134,8 @@ def _numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
     for trial in trials:
         if trial.number == number:
             return trial
-    known = f"0 to {len(trials) - 1}" if trials else "none yet"
-    raise ConfigError("trial", f"must be a trial of the run ({known})", number)
+    numbers = f"0 to {len(trials) - 1}" if trials else "none yet"
+    raise ConfigError("trial", f"must be a trial of the run ({numbers})", number)
 
 
 def tabulate(records: Sequence[Record], *, dimensions: bool = True) -> pd.DataFrame:

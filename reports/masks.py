@@ -40,8 +40,8 @@ class TrainingEnd:
         """Return the end of a trial's training; values that its record lacks are None."""
         if math.isnan(mask_density):  # no layer had a mask
             return cls(epochs=epochs)
-        known = None if math.isnan(top1_branch) else top1_branch
-        return cls(epochs=epochs, top1_branch=known, mask_density=mask_density)
+        accuracy = None if math.isnan(top1_branch) else top1_branch
+        return cls(epochs=epochs, top1_branch=accuracy, mask_density=mask_density)
 
 
 def last_threshold(config: RunConfig, epochs: int) -> float | None:

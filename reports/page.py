@@ -153,8 +153,8 @@ def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
 
 
 def _counts(states: "pd.Series[str]") -> list[str]:
-    found = [(state, int((states == state).sum())) for state in TrialState]
-    return [f"{count:,} {state}" for state, count in found if count]
+    counts = [(state, int((states == state).sum())) for state in TrialState]
+    return [f"{count:,} {state}" for state, count in counts if count]
 
 
 def _image(image: Image) -> str:

@@ -170,9 +170,9 @@ class Record(Config):
         """Build a record of version 1 or 2 from plain values; RecordError when they are none."""
         if not isinstance(data, Mapping):
             raise RecordError(where, f"must be a mapping of a record's fields, got {data!r:.80}")
-        given = {str(name): value for name, value in data.items()}
+        fields = {str(name): value for name, value in data.items()}
         try:
-            return cls(**(given if "version" in given else _of_version_1(given)))
+            return cls(**(fields if "version" in fields else _of_version_1(fields)))
         except ConfigError as error:
             field = error.field.removeprefix("metrics.")
             reason = str(ConfigError("", f"{field} {error.rule}", error.value))

@@ -91,9 +91,9 @@ class Budget(Config):
             if not isinstance(bounds, Mapping):
                 continue
             fields[side] = {}
-            for name, given in bounds.items():
+            for name, raw in bounds.items():
                 place = f"{side}.{name}"
-                value = _bounded(str(name), side, place).parse(given, place)
+                value = _bounded(str(name), side, place).parse(raw, place)
                 if side == "min" or name not in SHORT:
                     fields[side][str(name)] = value
                 elif fields.get(f"max_{name}") is None:
@@ -119,8 +119,8 @@ class Budget(Config):
 
     def bound(self, metric: str, side: Side) -> float | None:
         """Return a metric's bound on one side, None where there is none."""
-        found = (b.value for b in self._bounds if b.metric.name == metric and b.side == side)
-        return next(found, None)
+        values = (b.value for b in self._bounds if b.metric.name == metric and b.side == side)
+        return next(values, None)
 
     def violation(self, values: Mapping[str, float], source: Source | None = None) -> float:
         """Return the largest relative overrun, at most 0 within the budget.
@@ -179,8 +179,8 @@ class Budget(Config):
 def _bounded(name: str, side: str, place: str) -> Metric:
     """Return the metric of a bound; ConfigError when there is none, or it takes another bound."""
     if name not in METRICS or METRICS[name].curve_only:
-        known = ", ".join(metric.name for metric in recorded_metrics())
-        rule = f"must bound one of {known}, or one of a package that is installed"
+        names = ", ".join(metric.name for metric in recorded_metrics())
+        rule = f"must bound one of {names}, or one of a package that is installed"
         raise ConfigError(place, rule)
     metric = METRICS[name]
     if metric.direction == side:
@@ -190,14 +190,14 @@ def _bounded(name: str, side: str, place: str) -> Metric:
     return metric
 
 
-def parse_bounds(given: Iterable[str], option: str) -> dict[str, str]:
+def parse_bounds(raw: Iterable[str], option: str) -> dict[str, str]:
     """Return the bounds of METRIC=VALUE arguments, as they are written.
 
     Raises:
         ConfigError: when one is not written so, or names a metric again.
     """
     bounds: dict[str, str] = {}
-    for text in given:
+    for text in raw:
         name, equals, value = text.partition("=")
         if not equals or not name or name in bounds:
             rule = "must be METRIC=VALUE, each metric once, such as train_seconds=60"

@@ -117,9 +117,9 @@ def dimension_problems(dimension: Dimension, base: RunConfig) -> list[str]:
     problems = []
     for operator in _users(dimension, base):
         models = dict(_models(space, operator))
-        found = [*_unpriced(models)] if models else [("", "no value makes a model")]
-        found = found or [*_same_names(models)]
-        problems += [f"{dimension.target}{where} with {operator}: {what}" for where, what in found]
+        wrong = [*_unpriced(models)] if models else [("", "no value makes a model")]
+        wrong = wrong or [*_same_names(models)]
+        problems += [f"{dimension.target}{where} with {operator}: {what}" for where, what in wrong]
     return problems
 
 
@@ -127,10 +127,10 @@ def _unpriced(models: Models) -> Iterator[tuple[str, str]]:
     """Yield the values, and what is wrong, of models that do not cost what is counted."""
     for value, model in models.items():
         try:
-            found = list(_differences(cost(model), measure_cost(model)))
+            wrong = list(_differences(cost(model), measure_cost(model)))
         except (CostMismatchError, UncountedOperatorError) as error:
-            found = [str(error)]
-        yield from ((f" = {value!r}", problem) for problem in found)
+            wrong = [str(error)]
+        yield from ((f" = {value!r}", problem) for problem in wrong)
 
 
 def _users(dimension: Dimension, base: RunConfig) -> list[str]:
@@ -148,8 +148,8 @@ def _models(space: Space, operator: str) -> Iterator[tuple[Value, Architecture]]
         try:
             blocks = tuple(block.replace(operator=operator) for block in space.base.model.blocks)
             base = space.base.replace(model=space.base.model.replace(blocks=blocks))
-            own = Space(name=space.name, base=base, dimensions=space.dimensions)
-            yield value, decode(own, dict.fromkeys(own.domains, value)).model
+            alone = Space(name=space.name, base=base, dimensions=space.dimensions)
+            yield value, decode(alone, dict.fromkeys(alone.domains, value)).model
         except ConfigError:  # the operator does not serve these layers
             continue
 
@@ -178,12 +178,12 @@ def _same(one: Part, other: Part) -> bool:
     shapes, outputs = [], []
     for part in (one, other):
         [piece] = part.take_apart(torch.device("cpu")).pieces
-        given = torch.linspace(-1.0, 1.0, piece.arguments[0].numel())
+        inputs = torch.linspace(-1.0, 1.0, piece.arguments[0].numel())
         state = piece.module.eval().state_dict()
         shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
         for tensor in state.values():
             if tensor.is_floating_point():
                 tensor.copy_(torch.linspace(-0.5, 0.5, tensor.numel()).view(tensor.shape))
         with torch.inference_mode():
-            outputs.append(piece.module(given.view(piece.arguments[0].shape)))
+            outputs.append(piece.module(inputs.view(piece.arguments[0].shape)))
     return shapes[0] == shapes[1] and torch.equal(*outputs)

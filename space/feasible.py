@@ -82,12 +82,12 @@ class _Enumeration:
         dimensions = self._costly()
         shared = [dim for dim in dimensions if dim.tie == "all" or not dim.target.is_per_block]
         start = {name: values[0] for name, values in self._values.items()}
-        found: list[Option] = []
+        best: list[Option] = []
         for chosen in self._choices([name for dim in shared for name in self.space.names(dim)]):
             point = start | chosen
             root = _Group(names=(), parts=self._stages(self.space.depth(point)))
-            found += [(price, point | values) for price, values in self._explore(root, point)]
-        return _front(found)
+            best += [(price, point | values) for price, values in self._explore(root, point)]
+        return _front(best)
 
     def _costly(self) -> list[Dimension]:
         return [dim for dim in self.space.dimensions if dim.target.affects_cost]
@@ -112,7 +112,7 @@ class _Enumeration:
 
     def _explore(self, group: _Group, point: Point) -> list[Option]:
         """Return the best values of a group and its parts; all others are those of the point."""
-        found: list[Option] = []
+        best: list[Option] = []
         for chosen in self._choices(group.names):
             here = {**point, **chosen}
             base = self.price(point_cost(self.space, here))
@@ -123,8 +123,8 @@ class _Enumeration:
                     (_sum(price, other, base), values | more)
                     for (price, values), (other, more) in pairs
                 )
-            found += options
-        return _front(found)
+            best += options
+        return _front(best)
 
     def _choices(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
         domains = [self._values[name] for name in names]
@@ -137,13 +137,13 @@ class _Enumeration:
     @cached_property
     def _values(self) -> Mapping[str, Sequence[Value]]:
         """The values to try for every name: one end of the range for numbers of a block."""
-        found: dict[str, Sequence[Value]] = {}
+        by_name: dict[str, Sequence[Value]] = {}
         for dimension in self.space.dimensions:
             values, domain = dimension.domain.extremes(), dimension.domain
             if dimension.target.is_per_block and domain.is_ordered:
                 values = [self.end(values)]
-            found |= dict.fromkeys(self.space.names(dimension), values)
-        return found
+            by_name |= dict.fromkeys(self.space.names(dimension), values)
+        return by_name
 
 
 def _sum(price: Price, other: Price, base: Price) -> Price:
@@ -216,8 +216,8 @@ def feasible_point(space: Space, budget: Budget, pricing: CostModel) -> dict[str
     if spent.within(budget):
         return point
     worst = max(others, key=lambda bound: bound.excess(spent[bound.metric.name]))
-    found, side = spent[worst.metric.name], "least" if worst.side == "max" else "most"
-    rule = f"must be at {side} about {worst.metric.text(found)}, the best found in this space"
+    best, side = spent[worst.metric.name], "least" if worst.side == "max" else "most"
+    rule = f"must be at {side} about {worst.metric.text(best)}, the best found in this space"
     raise ConfigError(f"budget.{worst.field}", rule, worst.value)
 
 
@@ -261,8 +261,8 @@ def default_point(space: Space) -> dict[str, Value]:
     """
     point = {name: domain.extremes()[0] for name, domain in space.domains.items()}
     for values in (_base_values, _base_block_values):
-        found = values(space, space.depth(point))
-        point |= {name: value for name, value in found if value in space.domains[name]}
+        base_values = values(space, space.depth(point))
+        point |= {name: value for name, value in base_values if value in space.domains[name]}
     return point
 
 

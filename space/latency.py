@@ -23,8 +23,9 @@ RUNS, SECONDS = 30, 0.1
 """Number of timed calls per part, and the seconds after which timing ends earlier."""
 FEWEST_RUNS = 8
 """Minimum number of timed calls."""
-YARDSTICK, YARDSTICK_SIZE = "yardstick", 192
-"""The reference part, which shows how fast the machine is at the moment: a square matmul."""
+REFERENCE, REFERENCE_SIZE = "yardstick", 192
+"""The reference part, which shows how fast the machine is at the moment: a square matmul. Its name
+in files is that of version 0.1."""
 
 
 class LatencyTable:
@@ -48,7 +49,9 @@ class LatencyTable:
         if path is not None:
             check_fits(path)
         for line in path.read_text().splitlines() if path and path.is_file() else ():
-            with suppress(ValueError, LookupError, TypeError, RecursionError):  # torn, or no line
+            with suppress(
+                ValueError, LookupError, TypeError, RecursionError
+            ):  # unfinished, or no line
                 entry = json.loads(line)
                 self._times[entry["part"]] = float(entry["ms"])
 
@@ -72,16 +75,16 @@ class LatencyTable:
         """Return the milliseconds of a part, timed now unless that was done before."""
         if part.name not in self._times:
             with _on_one_core(), torch.random.fork_rng(devices=[]), bounded("model"):
-                yardstick = self._yardstick()
+                reference = self._reference()
                 for name, length in _lengths(part.take_apart(_device())).items():
-                    self._remember(name, length * yardstick)
+                    self._remember(name, length * reference)
         return self._times[part.name]
 
-    def _yardstick(self) -> float:
+    def _reference(self) -> float:
         """Return the milliseconds of the reference matmul at the start of the table."""
-        if YARDSTICK not in self._times:
-            self._remember(YARDSTICK, _quartile(_timed(_Yardstick()) for _ in range(RUNS)))
-        return self._times[YARDSTICK]
+        if REFERENCE not in self._times:
+            self._remember(REFERENCE, _quartile(_timed(_ReferenceMatmul()) for _ in range(RUNS)))
+        return self._times[REFERENCE]
 
     def _remember(self, part: str, milliseconds: float) -> None:
         if part not in self._times:
@@ -95,7 +98,7 @@ class LatencyTable:
 
 def _lengths(apart: Pieces) -> dict[str, float]:
     """Return the times of pieces by name, relative to the reference, timing equal ones once."""
-    found, alike = dict[str, float](), dict[str, float]()
+    times, alike = dict[str, float](), dict[str, float]()
     total = 0.0
     for piece in apart.pieces:
         signature = _signature(piece)
@@ -103,10 +106,10 @@ def _lengths(apart: Pieces) -> dict[str, float]:
             alike[signature] = _length(piece)
         total += alike[signature]
         if piece.name is not None:
-            found[piece.name] = alike[signature]
+            times[piece.name] = alike[signature]
     if apart.whole is not None and apart.whole.name is not None:
-        found[apart.whole.name] = max(0.0, _length(apart.whole) - total)
-    return found
+        times[apart.whole.name] = max(0.0, _length(apart.whole) - total)
+    return times
 
 
 def _signature(piece: Piece) -> str:
@@ -125,12 +128,12 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class _Yardstick(nn.Module):
+class _ReferenceMatmul(nn.Module):
     """A product of matrices, a tenth of a millisecond or so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.matrix = torch.full((YARDSTICK_SIZE, YARDSTICK_SIZE), 0.5, device=_device())
+        self.matrix = torch.full((REFERENCE_SIZE, REFERENCE_SIZE), 0.5, device=_device())
 
     def forward(self) -> torch.Tensor:
         return self.matrix @ self.matrix
@@ -143,10 +146,10 @@ def _length(piece: Piece) -> float:
     """
     module = piece.module
     module.eval()
-    yardstick, begun = _Yardstick(), time.perf_counter()
+    reference, begun = _ReferenceMatmul(), time.perf_counter()
     times, paces = list[float](), list[float]()
     for run in range(-2, RUNS):
-        pace, spent = _timed(yardstick), _timed(module, *piece.arguments, **piece.named)
+        pace, spent = _timed(reference), _timed(module, *piece.arguments, **piece.named)
         if run >= 0:
             paces.append(pace)
             times.append(spent)

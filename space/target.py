@@ -191,10 +191,10 @@ def _is_marked(steps: tuple[str, ...], mark: Mark) -> bool:
     for step in steps:
         if step == EVERY or step.isdecimal():
             continue
-        found = [each.model_fields[step] for each in sections if step in each.model_fields]
-        if any(mark in each.metadata for each in found):
+        fields = [each.model_fields[step] for each in sections if step in each.model_fields]
+        if any(mark in each.metadata for each in fields):
             return True
-        sections = [section for each in found for section in _sections(each)]
+        sections = [section for each in fields for section in _sections(each)]
     return False
 
 

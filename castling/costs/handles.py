@@ -75,9 +75,11 @@ def product_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
         for axis, size in zip(axes, shape, strict=True):
             sizes[axis] = max(size, sizes.get(axis, 1))
     shared = set(operands[0]) & set(operands[1])
-    kept = set(right) if arrow else set(sizes) - shared  # without an arrow, shared axes are summed
+    unsummed = (
+        set(right) if arrow else set(sizes) - shared
+    )  # without an arrow, shared axes are summed
     return math.prod(
-        size for axis, size in sizes.items() if axis in kept | shared or axis.startswith(".")
+        size for axis, size in sizes.items() if axis in unsummed | shared or axis.startswith(".")
     )
 
 

@@ -137,8 +137,8 @@ def _processor() -> bytes:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:
         lines = []
-    known = {line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}
-    return b"\n".join([platform.machine().encode(), *sorted(known)])
+    relevant = {line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}
+    return b"\n".join([platform.machine().encode(), *sorted(relevant)])
 
 
 def _load(path: Path) -> ctypes.CDLL | None:

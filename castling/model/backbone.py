@@ -57,8 +57,8 @@ def convert_backbone(
     """
     if isinstance(backbone, nn.Module):
         if options or weights is not None:
-            given = sorted(options) + ["weights"] * (weights is not None)
-            raise ConfigError("options", "must be left out for a model that is built", given)
+            refused = sorted(options) + ["weights"] * (weights is not None)
+            raise ConfigError("options", "must be left out for a model that is built", refused)
         if isinstance(backbone, CastlingViT):
             return _convert_vit(backbone, choice)
         return _convert_module(backbone, choice, image_size)

@@ -27,11 +27,11 @@ def keep_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, T
 
     The progress of mask schedules is no weight and is not copied.
     """
-    own = model.state_dict()
-    kept = {
+    current = model.state_dict()
+    shared = {
         name: tensor
         for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape and not is_progress(name)
+        if name in current and current[name].shape == tensor.shape and not is_progress(name)
     }
-    model.load_state_dict(kept, strict=False)
-    return kept
+    model.load_state_dict(shared, strict=False)
+    return shared

@@ -104,11 +104,13 @@ def backbone_parts(model: BackboneConfig) -> Iterator[Part]:
         model: castled and canonical.
     """
     stock = StockBackbone(**{name: getattr(model, name) for name in StockBackbone.model_fields})
-    data, kept = stock.to_data(), LayerChoice(operator="softmax", mask=None)
-    yield Part(name=_named("stem", data), take_apart=partial(_of_backbone, stock, kept, kept))
+    data, default = stock.to_data(), LayerChoice(operator="softmax", mask=None)
+    yield Part(
+        name=_named("stem", data), take_apart=partial(_of_backbone, stock, default, default)
+    )
     for index, choice in enumerate(model.blocks):
         name = _layer_name(data, index, choice)
-        yield Part(name=name, take_apart=partial(_of_backbone, stock, choice, kept))
+        yield Part(name=name, take_apart=partial(_of_backbone, stock, choice, default))
 
 
 def _named(kind: str, data: Mapping[str, Any]) -> str:
@@ -137,12 +139,12 @@ def _of_block(name: str, path: str, shape: LayerShape, device: torch.device) -> 
 
 
 def _of_backbone(
-    stock: StockBackbone, choice: LayerChoice, kept: LayerChoice, device: torch.device
+    stock: StockBackbone, choice: LayerChoice, default: LayerChoice, device: torch.device
 ) -> Pieces:
     """Return the layers with a choice, where possible, and the model that contains them."""
     layers, data = sites_of(stock).layers, stock.to_data()
     takes = [not layer.incompatibility(choice) for layer in layers]
-    blocks = tuple(choice if taken else kept for taken in takes)
+    blocks = tuple(choice if taken else default for taken in takes)
     config = BackboneConfig(**dict(stock), blocks=blocks)
     model, image = castle(build_backbone(config).to(device)), _image(config, device)
     calls = _calls(model, [layer.name for layer in layers], image)

@@ -35,9 +35,9 @@ def hold_image_size(model: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _check_images(
-    size: tuple[int, int], _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    size: tuple[int, int], _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
-    for images in (*given, *named.values())[:1]:
+    for images in (*inputs, *named.values())[:1]:
         check_image_size(images, size)
 
 
@@ -46,5 +46,5 @@ def hold_map(block: nn.Module, grid: TokenGrid) -> None:
     block.register_forward_pre_hook(partial(_check_map, grid))
 
 
-def _check_map(grid: TokenGrid, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-    grid.check_sides(*given[0].shape[1:3])
+def _check_map(grid: TokenGrid, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    grid.check_sides(*inputs[0].shape[1:3])

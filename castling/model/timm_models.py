@@ -38,8 +38,8 @@ def create(backbone: str, /, **options: Any) -> nn.Module:
         plain = {
             name: value for name, value in options.items() if not name.startswith("pretrained")
         }
-        given = ", ".join(f"{name}={value}" for name, value in plain.items())
-        rule = f"{backbone} cannot be built with {given} ({first_line(error)})"
+        arguments = ", ".join(f"{name}={value}" for name, value in plain.items())
+        rule = f"{backbone} cannot be built with {arguments} ({first_line(error)})"
         raise ConfigError("backbone", rule) from error
 
 
@@ -110,6 +110,6 @@ def checkpoint_classes(tensors: Mapping[str, Tensor], backbone: str) -> int | No
 
 def _classifiers(backbone: str) -> tuple[str, ...]:
     """Return the paths of a model's classifiers, as timm knows them."""
-    own = timm.get_pretrained_cfg(backbone)
-    named: Any = own.classifier if own else None
+    pretrained = timm.get_pretrained_cfg(backbone)
+    named: Any = pretrained.classifier if pretrained else None
     return (named,) if isinstance(named, str) else tuple(named or ())

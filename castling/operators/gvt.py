@@ -71,10 +71,10 @@ def _check(shape: LayerShape) -> str:
 def _macs(shape: LayerShape) -> int:
     block, grid, width = shape.block, shape.grid, shape.embed_width
     tokens = grid.num_tokens
-    kept = grid.num_prefix + grid.height * grid.width // pool_side(shape) ** 2
+    pooled = grid.num_prefix + grid.height * grid.width // pool_side(shape) ** 2
     graph = 2 * tokens**2 * width
-    projections = 2 * (tokens + kept) * width * block.attention_width
-    attention = tokens * kept * (2 * block.attention_width + block.num_heads**2)
+    projections = 2 * (tokens + pooled) * width * block.attention_width
+    attention = tokens * pooled * (2 * block.attention_width + block.num_heads**2)
     return graph + projections + attention
 
 

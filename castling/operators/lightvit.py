@@ -46,9 +46,9 @@ class LightViTOptions(Config):
 
 def window_side(shape: LayerShape) -> int:
     """Return the side of a layer's windows: `window_size`, else the largest that divides."""
-    given = options_of(shape).window_size
+    side = options_of(shape).window_size
     shared = math.gcd(shape.grid.height, shape.grid.width)
-    return given or max(side for side in range(1, LARGEST_WINDOW + 1) if shared % side == 0)
+    return side or max(side for side in range(1, LARGEST_WINDOW + 1) if shared % side == 0)
 
 
 def options_of(shape: LayerShape) -> LightViTOptions:

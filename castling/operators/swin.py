@@ -51,9 +51,9 @@ class SwinOptions(Config):
 
 def window_sides(shape: LayerShape) -> tuple[int, int]:
     """Return height and width of a layer's windows: `window_size`, or the largest that divide."""
-    given = SwinOptions.from_data(shape.block.options).window_size
+    side = SwinOptions.from_data(shape.block.options).window_size
     grid = shape.grid
-    return given or _largest_window(grid.height), given or _largest_window(grid.width)
+    return side or _largest_window(grid.height), side or _largest_window(grid.width)
 
 
 def _largest_window(side: int) -> int:

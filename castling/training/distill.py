@@ -198,11 +198,11 @@ def _is_channels_last(model: nn.Module) -> bool:
 @contextmanager
 def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Collect the outputs of layers while the context is open, in the order of the layers."""
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
     collected: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(
-            lambda _, __, output, index=index: found.update(
+            lambda _, __, output, index=index: outputs.update(
                 {index: output[0] if isinstance(output, tuple) else output}
             )
         )
@@ -213,7 +213,7 @@ def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-        collected.extend(found[index] for index in sorted(found))
+        collected.extend(outputs[index] for index in sorted(outputs))
 
 
 def attention_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[nn.Module]:
@@ -231,11 +231,11 @@ def attention_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> lis
         paths = architecture_of(config).attention_paths()
     else:
         try:
-            found = examine(copy.deepcopy(model).to("meta"), type(model).__name__, image_shape)
+            sites = examine(copy.deepcopy(model).to("meta"), type(model).__name__, image_shape)
         except ConfigError as error:
             rule = f"must be 0 for a teacher without attention that castling knows ({error.rule})"
             raise ConfigError("train.distill.layer_weight", rule) from None
-        paths = [layer.name for layer in found.layers]
+        paths = [layer.name for layer in sites.layers]
     return [model.get_submodule(path) for path in paths]
 
 

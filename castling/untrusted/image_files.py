@@ -107,7 +107,7 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
     if is_endless(path):
         raise DataError(data, f"{path} is no regular file", "remove it")
     Image.init()  # its table of formats is empty until then
-    formats = [known for known in FORMATS if known in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         if not path.stat().st_size:  # as the files of /proc have it, some of which never end
             raise OSError("it is empty")  # noqa: TRY301 - one except names the file

@@ -13,8 +13,8 @@ CONTAINER = Path("/sys/fs/cgroup")
 
 def available_bytes() -> int:
     """Return the bytes that a process may still allocate; without Linux all memory."""
-    found = [_of_container(), _of_machine()]
-    return min(max(0, count) for count in found if count is not None)
+    limits = [_of_container(), _of_machine()]
+    return min(max(0, count) for count in limits if count is not None)
 
 
 def shortage(num_bytes: int) -> str | None:

@@ -64,8 +64,8 @@ class ConvertedAttention(BranchHolder, ABC):
 
     def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
         """Return what the masked branch adds; shapes as of `mix`."""
-        own = self.bias(q)
-        bias = shared if own is None else own if shared is None else own + shared
+        specific = self.bias(q)
+        bias = shared if specific is None else specific if shared is None else specific + shared
         if bias is not None:
             check_bias(bias, q.shape[2], k.shape[2])
         branch: nn.Module = self.auxiliary

@@ -112,15 +112,15 @@ def _layer(call: Call) -> CoreLayer | str:
         return f"has {x.shape[1]} tokens, on a grid that cannot be told"
     qkv = module.qkv
     width = (qkv.out_channels if isinstance(qkv, nn.Conv2d) else qkv.out_features) // 3
-    kept = call.macs["qkv"] + call.macs["proj"]
+    unchanged = call.macs["qkv"] + call.macs["proj"]
     size = width // module.num_heads
     return CoreLayer.of(
         call,
         ConvertedLaidOutAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(size, size),
         queries=grid,
-        repeats=kept // (grid.num_tokens * num_weights(module)),
+        repeats=unchanged // (grid.num_tokens * num_weights(module)),
         sees_sides=LAYOUTS[type(module)] != "tokens",
     )
 

@@ -110,11 +110,11 @@ def _layer(call: Call) -> CoreLayer:
     height, width = getattr(module, "resolution", (side, side))
     downsamples = isinstance(module, AttentionDownsample)
     stride = module.stride if downsamples else 1
-    kept = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
+    unchanged = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
     return CoreLayer.of(
         call,
         ConvertedLevitDownsample if downsamples else ConvertedLevitAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.key_dim, module.val_dim),
         queries=TokenGrid(height=-(-height // stride), width=-(-width // stride)),
         keys=TokenGrid(height=height, width=width),

@@ -65,11 +65,11 @@ def _layer(call: Call) -> CoreLayer | str:
         return f"is called with {x.ndim} axes instead of those of maps"
     height, width = x.shape[2:] if is_map else x.shape[1:3]
     grid = TokenGrid(height=height, width=width)
-    kept = call.macs["qkv"] + call.macs["proj"]
+    unchanged = call.macs["qkv"] + call.macs["proj"]
     return CoreLayer.of(
         call,
         ConvertedMaxxAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.dim_head, module.dim_head),
         queries=grid,
         biases=num_params(module, "rel_pos"),

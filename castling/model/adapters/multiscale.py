@@ -97,11 +97,11 @@ def _layer(call: Call) -> CoreLayer | str:
         height, width = (-(-side // stride) for side in feat_size)
         return TokenGrid(height=height, width=width, num_prefix=prefix)
 
-    kept = sum(call.macs.get(name, 0) for name in _PARTS)
+    unchanged = sum(call.macs.get(name, 0) for name in _PARTS)
     return CoreLayer.of(
         call,
         ConvertedMultiScaleAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.head_dim, module.head_dim),
         queries=grid(query_stride),
         keys=grid(key_stride),

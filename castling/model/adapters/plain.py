@@ -80,12 +80,14 @@ class WholeLayer(AttentionLayer):
 
 
 def _drop_absent_mask(
-    _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Let timm's blocks call an operator: they pass a mask of None, which it does not take."""
-    if any(value is not None and value is not False for value in (*given[1:], *named.values())):
+    if any(
+        value is not None and value is not False for value in (*positional[1:], *named.values())
+    ):
         raise ConfigError("attn_mask", "must be None where the layer has converted")
-    return given[:1], {}
+    return positional[:1], {}
 
 
 class ConvertedTokenAttention(ConvertedAttention):
@@ -136,7 +138,7 @@ def token_grid(call: Call) -> TokenGrid | None:
 def _layer(call: Call) -> AttentionLayer | str:
     module, x = call.module, input_tensor(call)
     assert isinstance(module, Attention)
-    if any(given is not None for given in call.inputs[1:]) or has_mask(call):
+    if any(positional is not None for positional in call.inputs[1:]) or has_mask(call):
         return "is called with a mask"
     if x.ndim != 3:
         return f"is called with {x.ndim} axes instead of batch, token and channel"
@@ -161,11 +163,11 @@ def _layer(call: Call) -> AttentionLayer | str:
             qkv_bias=module.qkv.bias is not None,
             index=_index(call),
         )
-    kept = call.macs.get("qkv", 0) + call.macs.get("proj", 0) + call.macs.get("gate", 0)
+    unchanged = call.macs.get("qkv", 0) + call.macs.get("proj", 0) + call.macs.get("gate", 0)
     return CoreLayer.of(
         call,
         ConvertedTokenAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
         repeats=x.shape[0],

@@ -118,7 +118,9 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(
-            lambda _, given, named, name=name: calls.setdefault(name, []).append((given, named)),
+            lambda _, positional, named, name=name: calls.setdefault(name, []).append(
+                (positional, named)
+            ),
             with_kwargs=True,
         )
         for name in adapters
@@ -134,11 +136,11 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             hook.remove()
     layers, refused = [], {}
     for name, adapter in adapters.items():
-        found = _layer(name, adapter, calls.get(name, []), model, macs)
-        if isinstance(found, str):
-            refused[name] = found
+        site = _layer(name, adapter, calls.get(name, []), model, macs)
+        if isinstance(site, str):
+            refused[name] = site
         else:
-            layers.append(found)
+            layers.append(site)
     refused |= unsupported
     if not layers:
         raise NoAttentionError(backbone, refused)

@@ -116,12 +116,12 @@ class _Windows(TrainingOnly):
 
     def _padded(self, image: Tensor, size: tuple[int, int], padding: Tensor) -> Tensor:
         """Return an image (batch, height, width, channel) of whole windows."""
-        below, beside = (-side % window for side, window in zip(size, self.size, strict=True))
+        below, right = (-side % window for side, window in zip(size, self.size, strict=True))
         batch, _, _, channels = image.shape
-        if not below and not beside:
+        if not below and not right:
             return image
-        wide = torch.cat([image, padding.expand(batch, size[0], beside, channels)], dim=2)
-        row = padding.expand(batch, below, size[1] + beside, channels)
+        wide = torch.cat([image, padding.expand(batch, size[0], right, channels)], dim=2)
+        row = padding.expand(batch, below, size[1] + right, channels)
         return torch.cat([wide, row], dim=1)
 
     def join(self, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -158,7 +158,7 @@ class ConvolvedCore(nn.Module):
     def __init__(self, mix: Mix, shape: CoreShape) -> None:
         super().__init__()
         self.mix = mix
-        self.own = OwnValues(shape)
+        self.own = QueryValues(shape)
         self.conv = TokenConvolution(
             shape.choice, shape.queries, shape.num_heads, shape.value_size
         )
@@ -197,7 +197,7 @@ class LinearAngularCore(ConvolvedCore):
         return native.mix(q, k, v, own, added, weight, self.conv.reach(q.shape[2]))
 
 
-class OwnValues(nn.Module):
+class QueryValues(nn.Module):
     """The value of the key at each query's position; on a common grid the values themselves."""
 
     places: Tensor | None

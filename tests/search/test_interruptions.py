@@ -30,8 +30,8 @@ from reports.curves import read_curve
 from reports.records import Record, TrialState, curve_path
 from search.config import SearchConfig
 from search.execution.worker import CURVE, OUTCOME
-from search.study.run_folder import open_storage, open_study
-from search.study.study import Outcome
+from search.study.storage import open_storage, open_study
+from search.study.trial import Outcome
 
 
 TRIALS, EPOCHS, CHECKPOINT_EVERY = 6, 8, 3

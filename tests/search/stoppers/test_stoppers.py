@@ -5,14 +5,13 @@ import pytest
 from hypothesis import assume, given, strategies as st
 
 from reports.pareto import dominated_naive
-from search.stoppers import (
+from search.stoppers import STOPPERS, Standing
+from search.stoppers.rules import (
     CLOSER,
     DOUBLING,
-    STOPPERS,
     AccuracyHalving,
     MedianRule,
     ParetoHalving,
-    Standing,
     layers,
 )
 from search.stoppers.rungs import CostRanges

@@ -252,10 +252,10 @@ def test_driver_dying_between_recording_and_telling_loses_nothing(
     proposal = study.propose()
     assert proposal is not None
 
-    def die(_: Record) -> None:
+    def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "_tell", die)
+    monkeypatch.setattr(study._strategy, "tell", die)
     with pytest.raises(KeyboardInterrupt):
         study.finish(proposal.trial, trained(0.7))
     again = open_search(tmp_path, config())

@@ -84,7 +84,7 @@ def test_every_sampler_proposes_values_of_a_new_kind_of_domain(
         sizes = [block.head_size for block in proposal.run.model.blocks]
         assert set(sizes) <= {4, 8, 16, 32}
         top1 = 0.5 + sum(sizes) / 1e4
-        outcome = Outcome(state=TrialState.TRAINED, top1=top1, epochs=number)
+        outcome = Outcome(state=TrialState.TRAINED, metrics={"top1": top1}, epochs=number)
         study.finish(proposal.trial, outcome)
     context = config.context(config.build_space())
     stored = open_study(open_storage(tmp_path, None), config.objectives)

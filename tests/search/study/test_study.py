@@ -429,7 +429,7 @@ def test_driver_dying_before_a_stopped_trial_is_told_tells_it_later(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study._store.study, "tell", die)
+    monkeypatch.setattr(study._store, "tell", die)
     with pytest.raises(KeyboardInterrupt):
         study.finish(proposal.trial, STOP)
     again = open_search(tmp_path, search_config)

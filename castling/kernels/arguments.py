@@ -29,8 +29,8 @@ def fit(*tensors: Tensor | None) -> bool:
 
 def of_its_kind(*tensors: Tensor | None) -> bool:
     """Return whether tensors are float32 on the CPU."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in given)
+    present = [tensor for tensor in tensors if tensor is not None]
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in present)
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -141,10 +141,10 @@ def num_threads(q: Tensor, v: Tensor) -> int:
     return max(1, min(torch.get_num_threads(), (q.numel() + v.numel()) // NUMBERS_PER_THREAD))
 
 
-def tensors(given: Sequence[Tensor | None]) -> Any:
+def tensors(values: Sequence[Tensor | None]) -> Any:
     """Return each tensor's address and its strides of image, head and token."""
     numbers: list[int] = []
-    for tensor in given:
+    for tensor in values:
         numbers += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride()[:3])
     return integers(*numbers)
 

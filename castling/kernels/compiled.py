@@ -63,7 +63,7 @@ def _forward_shapes(
     return out, contexts, added, qkv.new_empty(batch, heads, tokens, 3)
 
 
-def _backward(  # noqa: PLR0913, PLR0917 - what was kept
+def _backward(  # noqa: PLR0913, PLR0917 - saved tensors
     qkv: Tensor,
     weight: Tensor,
     contexts: Tensor,

@@ -90,28 +90,28 @@ def mix_packed(
     """
     if torch.compiler.is_compiling():
         along = [grid.prefix, grid.height, grid.width]
-        out, _, _, kept = torch.ops.castling.mix_packed(qkv, weight, along, threshold)
+        out, _, _, statistics = torch.ops.castling.mix_packed(qkv, weight, along, threshold)
     else:
-        out, kept = _MixPacked.apply(qkv, weight, grid, threshold)
-    return out, None if threshold is None else masked_attention.survivors(kept)
+        out, statistics = _MixPacked.apply(qkv, weight, grid, threshold)
+    return out, None if threshold is None else masked_attention.survivors(statistics)
 
 
-def mix(  # noqa: PLR0913, PLR0917 - the operator's own
+def mix(  # noqa: PLR0913, PLR0917 - the operator's arguments
     q: Float[Tensor, "batch head query key_size"],
     k: Float[Tensor, "batch head key key_size"],
     v: Float[Tensor, "batch head key size"],
-    own: Float[Tensor, "batch head query size"],
+    query_v: Float[Tensor, "batch head query size"],
     added: Float[Tensor, "batch head query size"] | None,
     weight: Float[Tensor, "filter 1 down across"],
     grid: ConvolutionGrid,
 ) -> Float[Tensor, "batch head query size"]:
-    """Return y / |y| + DWConv(own) of y = own / 2 + qn (kn^T v) / pi + added.
+    """Return y / |y| + DWConv(query_v) of y = query_v / 2 + qn (kn^T v) / pi + added.
 
     Args:
         q: queries.
         k: keys.
         v: values of the keys.
-        own: the value of each query; v itself if queries and keys are the same tokens.
+        query_v: the value of each query; v itself if queries and keys are the same tokens.
         added: what the masked branch adds while training.
         weight: depthwise filters, one per head or one per channel.
         grid: of the convolution, over the queries.
@@ -119,7 +119,7 @@ def mix(  # noqa: PLR0913, PLR0917 - the operator's own
     Returns:
         Values whose memory is (batch, query, head, size): merging heads copies nothing.
     """
-    return _Mix.apply(q, k, v, None if own is v else own, added, weight, grid)
+    return _Mix.apply(q, k, v, None if query_v is v else query_v, added, weight, grid)
 
 
 class _MixPacked(torch.autograd.Function):
@@ -127,19 +127,19 @@ class _MixPacked(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
     ) -> tuple[Tensor, Tensor | None]:
-        out, contexts, added, kept = forward_packed(qkv, weight, grid, threshold)
-        ctx.save_for_backward(qkv, weight, contexts, added, kept)
+        out, contexts, added, statistics = forward_packed(qkv, weight, grid, threshold)
+        ctx.save_for_backward(qkv, weight, contexts, added, statistics)
         ctx.grid, ctx.threshold = grid, threshold
-        if kept is not None:
-            ctx.mark_non_differentiable(kept)
-        return out, kept
+        if statistics is not None:
+            ctx.mark_non_differentiable(statistics)
+        return out, statistics
 
     @staticmethod
     @derivatives.once
     def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        qkv, weight, contexts, added, kept = ctx.saved_tensors
+        qkv, weight, contexts, added, statistics = ctx.saved_tensors
         dqkv, dweight = backward_packed(
-            qkv, weight, contexts, added, kept, ctx.grid, ctx.threshold, gradient
+            qkv, weight, contexts, added, statistics, ctx.grid, ctx.threshold, gradient
         )
         return dqkv, dweight, None, None
 
@@ -153,19 +153,19 @@ def forward_packed(
         ConfigError: when a tensor is not of float32 on the CPU or sizes do not fit one another.
     """
     q, k, v = _apart(_checked_packed(qkv))
-    added = kept = None
+    added = statistics = None
     if threshold is not None:
-        added, kept = masked_attention.forward(q, k, v, threshold)
+        added, statistics = masked_attention.forward(q, k, v, threshold)
     out, contexts = _forward((q, k, v, None, added), weight, grid)
-    return out.transpose(1, 2), contexts, added, kept
+    return out.transpose(1, 2), contexts, added, statistics
 
 
-def backward_packed(  # noqa: PLR0913, PLR0917 - what was kept
+def backward_packed(  # noqa: PLR0913, PLR0917 - saved tensors
     qkv: Tensor,
     weight: Tensor,
     contexts: Tensor,
     added: Tensor | None,
-    kept: Tensor | None,
+    statistics: Tensor | None,
     grid: ConvolutionGrid,
     threshold: float | None,
     gradient: Tensor,
@@ -180,9 +180,9 @@ def backward_packed(  # noqa: PLR0913, PLR0917 - what was kept
         (q, k, v, None, added), weight, contexts, gradient.transpose(1, 2), (dq, dk, dv), grid
     )
     if dadded is not None:
-        if kept is None or threshold is None:
+        if statistics is None or threshold is None:
             raise ConfigError("threshold", "must be there with what the masked attention added")
-        masked_attention.add_gradients([q, k, v, dadded], kept, threshold, [dq, dk, dv])
+        masked_attention.add_gradients([q, k, v, dadded], statistics, threshold, [dq, dk, dv])
     return dqkv, dweight
 
 
@@ -196,17 +196,17 @@ def _apart(qkv: Tensor) -> tuple[Tensor, ...]:
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917 - the operator's own
+    def forward(  # noqa: PLR0913, PLR0917 - the operator's arguments
         ctx: Any,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        own: Tensor | None,
+        query_v: Tensor | None,
         added: Tensor | None,
         weight: Tensor,
         grid: ConvolutionGrid,
     ) -> Tensor:
-        inputs = _checked(q, k, v, own, added)
+        inputs = _checked(q, k, v, query_v, added)
         out, contexts = _forward(inputs, weight, grid)
         ctx.save_for_backward(*inputs, weight, contexts)
         ctx.grid = grid
@@ -227,36 +227,40 @@ _Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 """q, k, v, the values of the queries if those are not v, and the result of the masked branch."""
 
 
-def _checked(q: Tensor, k: Tensor, v: Tensor, own: Tensor | None, added: Tensor | None) -> _Inputs:
+def _checked(
+    q: Tensor, k: Tensor, v: Tensor, query_v: Tensor | None, added: Tensor | None
+) -> _Inputs:
     """Return the inputs in rows, of sizes that fit one another; ConfigError if they do not."""
     q = arguments.expected("q", q, None, None, None, None)
     batch, heads, queries, key_size = q.shape
     k = arguments.expected("k", k, batch, heads, None, key_size)
     keys = k.shape[2]
-    if own is None and keys != queries:
-        raise ConfigError("own", "must be there where queries and keys differ", (queries, keys))
+    if query_v is None and keys != queries:
+        raise ConfigError(
+            "query_v", "must be there where queries and keys differ", (queries, keys)
+        )
     v = arguments.expected("v", v, batch, heads, keys, None)
     mixed = (batch, heads, queries, v.shape[-1])
-    if own is not None:
-        own = arguments.expected("own", own, *mixed)
+    if query_v is not None:
+        query_v = arguments.expected("query_v", query_v, *mixed)
     if added is not None:
         added = arguments.expected("added", added, *mixed)
-    return q, k, v, own, added
+    return q, k, v, query_v, added
 
 
 def _forward(inputs: _Inputs, weight: Tensor, grid: ConvolutionGrid) -> tuple[Tensor, Tensor]:
     """Return the result and the intermediates for `_backward`, for inputs of `_checked`."""
-    q, k, v, own, added = inputs
+    q, k, v, query_v, added = inputs
     batch, heads, queries, key_size = q.shape
     size = v.shape[-1]
-    found = arguments.compiled(kernel(key_size, size), key_size, size)
+    library = arguments.compiled(kernel(key_size, size), key_size, size)
     grid.check(queries)
     taps = _taps(weight, heads, size)
     out = v.new_empty(batch, queries, heads, size).transpose(1, 2)
     contexts = v.new_empty(batch, heads, key_size, size)
-    found.forward(
+    library.forward(
         _shape(q, v, weight, grid),
-        arguments.tensors([q, k, v, v if own is None else own, added, out]),
+        arguments.tensors([q, k, v, v if query_v is None else query_v, added, out]),
         arguments.pointer(taps),
         arguments.pointer(contexts),
         arguments.num_threads(q, v),
@@ -272,11 +276,11 @@ def _backward(
     written: tuple[Tensor, ...],
     grid: ConvolutionGrid,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Write the gradients of q, k and v; return those of weight, of own and of added."""
-    q, k, v, own, added = inputs = _checked(*inputs)
+    """Write the gradients of q, k and v; return those of weight, of query_v and of added."""
+    q, k, v, query_v, added = inputs = _checked(*inputs)
     batch, heads, queries, key_size = q.shape
     size = v.shape[-1]
-    found = arguments.compiled(kernel(key_size, size), key_size, size)
+    library = arguments.compiled(kernel(key_size, size), key_size, size)
     grid.check(queries)
     gradient = arguments.expected("gradient", gradient, batch, heads, queries, size)
     contexts = arguments.expected("contexts", contexts, batch, heads, key_size, size).contiguous()
@@ -284,9 +288,9 @@ def _backward(
         arguments.check_written(f"gradient of {name}", made, *x.shape)
     taps = _taps(weight, heads, size)
     dtaps = taps.new_empty(batch, *taps.shape)
-    down, dadded = (None if x is None else arguments.empty_like(x) for x in (own, added))
-    read, dv = [q, k, v, v if own is None else own, added, gradient], written[2]
-    found.backward(
+    down, dadded = (None if x is None else arguments.empty_like(x) for x in (query_v, added))
+    read, dv = [q, k, v, v if query_v is None else query_v, added, gradient], written[2]
+    library.backward(
         _shape(q, v, weight, grid),
         arguments.tensors([*read, *written, dv if down is None else down, dadded]),
         arguments.pointer(taps),

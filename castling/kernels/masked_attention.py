@@ -44,13 +44,15 @@ def masked_attention(
     Values' memory is (batch, query, head, value). The backward pass needs q, k, v and three
     numbers per query; it computes A again for queries with survivors.
     """
-    out, kept = _MaskedAttention.apply(q, k, v, threshold)
-    return out, survivors(kept)
+    out, statistics = _MaskedAttention.apply(q, k, v, threshold)
+    return out, survivors(statistics)
 
 
-def survivors(kept: Float[Tensor, "batch head query 3"]) -> Float[Tensor, "batch head query"]:
+def survivors(
+    statistics: Float[Tensor, "batch head query 3"],
+) -> Float[Tensor, "batch head query"]:
     """Return how many keys of each query survive, from the intermediates of `forward`."""
-    return kept[..., 2]
+    return statistics[..., 2]
 
 
 class _MaskedAttention(torch.autograd.Function):
@@ -58,18 +60,18 @@ class _MaskedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float
     ) -> tuple[Tensor, Tensor]:
-        out, kept = forward(q, k, v, threshold)
-        ctx.save_for_backward(q, k, v, kept)
+        out, statistics = forward(q, k, v, threshold)
+        ctx.save_for_backward(q, k, v, statistics)
         ctx.threshold = threshold
-        ctx.mark_non_differentiable(kept)
-        return out, kept
+        ctx.mark_non_differentiable(statistics)
+        return out, statistics
 
     @staticmethod
     @derivatives.once
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, kept = ctx.saved_tensors
+        q, k, v, statistics = ctx.saved_tensors
         gradients = [arguments.empty_like(x).zero_() for x in (q, k, v)]
-        add_gradients([q, k, v, gradient], kept, ctx.threshold, gradients)
+        add_gradients([q, k, v, gradient], statistics, ctx.threshold, gradients)
         return *gradients, None
 
 
@@ -83,45 +85,47 @@ def forward(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> tuple[Tensor, 
     q, k, v = _checked(q, k, v)
     arguments.check_threshold(threshold)
     (batch, heads, queries, key_size), (keys, size) = q.shape, v.shape[2:]
-    found = arguments.compiled(kernel(key_size, size), key_size, size)
+    library = arguments.compiled(kernel(key_size, size), key_size, size)
     out = v.new_empty(batch, queries, heads, size).transpose(1, 2)
-    kept = q.new_empty(batch, heads, queries, 3)
+    statistics = q.new_empty(batch, heads, queries, 3)
     threads = arguments.num_threads(q, v)
-    logits = q.new_empty(threads, keys, found.queries_at_a_time())
-    found.forward(
+    logits = q.new_empty(threads, keys, library.queries_at_a_time())
+    library.forward(
         arguments.integers(batch, heads, queries, keys),
         arguments.tensors([q, k, v, out]),
         ctypes.c_float(threshold),
-        arguments.pointer(kept),
+        arguments.pointer(statistics),
         arguments.pointer(logits),
         threads,
     )
-    return out, kept
+    return out, statistics
 
 
 def add_gradients(
-    given: list[Tensor], kept: Tensor, threshold: float, gradients: list[Tensor]
+    inputs: list[Tensor], statistics: Tensor, threshold: float, gradients: list[Tensor]
 ) -> None:
     """Add to the gradients of q, k and v, from q, k, v and the gradient of S v.
 
     Raises:
         ConfigError: as `forward`; and when a gradient to add to is not in rows.
     """
-    q, k, v = _checked(*given[:3])
+    q, k, v = _checked(*inputs[:3])
     arguments.check_threshold(threshold)
     (batch, heads, queries, key_size), (keys, size) = q.shape, v.shape[2:]
-    found = arguments.compiled(kernel(key_size, size), key_size, size)
-    gradient = arguments.expected("gradient", given[3], batch, heads, queries, size)
-    kept = arguments.expected("kept", kept, batch, heads, queries, 3).contiguous()
+    library = arguments.compiled(kernel(key_size, size), key_size, size)
+    gradient = arguments.expected("gradient", inputs[3], batch, heads, queries, size)
+    statistics = arguments.expected(
+        "statistics", statistics, batch, heads, queries, 3
+    ).contiguous()
     for name, x, made in zip("qkv", (q, k, v), gradients, strict=True):
         arguments.check_written(f"gradient of {name}", made, *x.shape)
     threads = arguments.num_threads(q, v)
-    room = q.new_empty(threads, 2, keys, found.queries_at_a_time())
-    found.backward(
+    room = q.new_empty(threads, 2, keys, library.queries_at_a_time())
+    library.backward(
         arguments.integers(batch, heads, queries, keys),
         arguments.tensors([q, k, v, gradient, *gradients]),
         ctypes.c_float(threshold),
-        arguments.pointer(kept),
+        arguments.pointer(statistics),
         arguments.pointer(room),
         threads,
     )

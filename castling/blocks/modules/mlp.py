@@ -72,24 +72,26 @@ class ShrinkingMlp(Gated):
         return self.mlp.fc2(self.mlp.act(self.mlp.fc1(x)) * self._open())
 
     def _open(self) -> Float[Tensor, " hidden"]:
-        return self.gates() if self.training else self.kept().to(self.gates.t.dtype)
+        return self.gates() if self.training else self.open_units().to(self.gates.t.dtype)
 
     def expected_macs(self) -> Tensor:
         """Return the expected MACs per image of the open units."""
         return self.gates.probabilities().mean() * self.most_macs
 
-    def kept(self) -> Bool[Tensor, " hidden"]:
+    def open_units(self) -> Bool[Tensor, " hidden"]:
         """Return which hidden units stay when the model settles: one at least."""
         t = self.gates.t
         return self.gates.decisions() | (t == t.max())
 
     def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the plain MLP that has only the units that stay: its fields and state dict."""
-        kept, state = self.kept(), self.mlp.state_dict()
-        ratio = (int(kept.sum()) + 0.5) / state["fc1.weight"].shape[1]  # rounded down to the units
+        units, state = self.open_units(), self.mlp.state_dict()
+        ratio = (int(units.sum()) + 0.5) / state["fc1.weight"].shape[
+            1
+        ]  # rounds down to units
         return {"mlp": "plain", "mlp_ratio": ratio}, {
-            "fc1.weight": state["fc1.weight"][kept],
-            "fc1.bias": state["fc1.bias"][kept],
-            "fc2.weight": state["fc2.weight"][:, kept],
+            "fc1.weight": state["fc1.weight"][units],
+            "fc1.bias": state["fc1.bias"][units],
+            "fc2.weight": state["fc2.weight"][:, units],
             "fc2.bias": state["fc2.bias"],
         }

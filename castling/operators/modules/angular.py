@@ -57,19 +57,19 @@ def angular(
     q: Float[Tensor, "batch head query size"],
     k: Float[Tensor, "batch head key size"],
     v: Float[Tensor, "batch head key value"],
-    own: Float[Tensor, "batch head query value"],
+    query_v: Float[Tensor, "batch head query value"],
     added: Float[Tensor, "batch head query value"] | None,
 ) -> Float[Tensor, "batch head query value"]:
-    """Return y / |y| of y = own / 2 + (Sim(q, k) - 1/2) v + added.
+    """Return y / |y| of y = query_v / 2 + (Sim(q, k) - 1/2) v + added.
 
     Args:
         q: queries.
         k: keys.
         v: values of the keys.
-        own: the value of each query, v itself if queries and keys are the same tokens.
+        query_v: the value of each query, v itself if queries and keys are the same tokens.
         added: what a masked branch adds, if there is one.
     """
-    y = 0.5 * own + excess_similarity(_cosines(q, k)).to(v.dtype) @ v
+    y = 0.5 * query_v + excess_similarity(_cosines(q, k)).to(v.dtype) @ v
     return normalize_rows(y if added is None else y + added)
 
 

@@ -86,20 +86,20 @@ def linear_angular(
     q: Float[Tensor, "batch head query size"],
     k: Float[Tensor, "batch head key size"],
     v: Float[Tensor, "batch head key value"],
-    own: Float[Tensor, "batch head query value"],
+    query_v: Float[Tensor, "batch head query value"],
     added: Float[Tensor, "batch head query value"] | None,
 ) -> Float[Tensor, "batch head query value"]:
-    """Return y / |y| of y = own / 2 + qn (kn^T v) / pi + added.
+    """Return y / |y| of y = query_v / 2 + qn (kn^T v) / pi + added.
 
     Args:
         q: queries.
         k: keys.
         v: values of the keys.
-        own: the value of each query, v itself if queries and keys are the same tokens.
+        query_v: the value of each query, v itself if queries and keys are the same tokens.
         added: what the masked branch adds while training.
     """
     context = normalize_rows(k).transpose(-2, -1) @ v
-    y = 0.5 * own + (normalize_rows(q) @ context) * (1.0 / math.pi)
+    y = 0.5 * query_v + (normalize_rows(q) @ context) * (1.0 / math.pi)
     return normalize_rows(y if added is None else y + added)
 
 
@@ -158,7 +158,7 @@ class ConvolvedCore(nn.Module):
     def __init__(self, mix: Mix, shape: CoreShape) -> None:
         super().__init__()
         self.mix = mix
-        self.own = QueryValues(shape)
+        self.query_values = QueryValues(shape)
         self.conv = TokenConvolution(
             shape.choice, shape.queries, shape.num_heads, shape.value_size
         )
@@ -171,9 +171,9 @@ class ConvolvedCore(nn.Module):
         added: Float[Tensor, "batch head query value"] | None,
     ) -> Float[Tensor, "batch head query value"]:
         """Mix values by queries and keys, each per head."""
-        own = self.own(q, v)
-        local = self.conv(own.transpose(1, 2).flatten(2)).unflatten(2, (-1, own.shape[-1]))
-        return self.mix(q, k, v, own, added) + local.transpose(1, 2)
+        query_v = self.query_values(q, v)
+        local = self.conv(query_v.transpose(1, 2).flatten(2)).unflatten(2, (-1, query_v.shape[-1]))
+        return self.mix(q, k, v, query_v, added) + local.transpose(1, 2)
 
 
 class LinearAngularCore(ConvolvedCore):
@@ -193,8 +193,8 @@ class LinearAngularCore(ConvolvedCore):
         weight = self.conv.weight
         if not native.serves(q, k, v, added, weight):
             return super().forward(q, k, v, added)
-        own = self.own(q, v)
-        return native.mix(q, k, v, own, added, weight, self.conv.reach(q.shape[2]))
+        query_v = self.query_values(q, v)
+        return native.mix(q, k, v, query_v, added, weight, self.conv.reach(q.shape[2]))
 
 
 class QueryValues(nn.Module):

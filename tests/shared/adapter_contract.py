@@ -10,7 +10,7 @@ from traceback import walk_tb
 from typing import Any, ClassVar
 
 import torch
-from saved_models import assert_saved_and_loaded
+from castling.testing.saved_models import assert_saved_and_loaded
 from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule

@@ -11,7 +11,12 @@ from castling.untrusted.tensor_file import read_tensors
 
 
 def assert_saved_and_loaded(model: nn.Module, folder: Path) -> None:
-    """Check that the file holds the model's state and that loading gives the castled model."""
+    """Check that the file holds the model's state and that loading gives the castled model.
+
+    Args:
+        model: of castling's.
+        folder: an empty one, for the file.
+    """
     castling.save(model, folder)
     _assert_equal(read_tensors(folder / WEIGHTS_FILE)[0], model.state_dict())
     castled, loaded = castling.castle(model), castling.load(folder)

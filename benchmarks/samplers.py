@@ -39,10 +39,10 @@ from castling.sizes import parse_size
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState
 from search.config import SearchConfig
-from search.pareto.acquisition import Encoded, Goal
-from search.pareto.candidates import Trial, propose
-from search.run_folder import open_study
-from search.study import Outcome, SearchStudy
+from search.samplers.pareto.acquisition import Encoded, Goal
+from search.samplers.pareto.candidates import Trial, propose
+from search.study.run_folder import open_study
+from search.study.study import Outcome, SearchStudy
 from space.cost import cost
 from space.decode import decode
 from space.domain import Domain

@@ -31,8 +31,8 @@ from castling.training.loop import train
 from reports.pareto import hypervolume
 from reports.records import TrialState
 from search.config import SearchConfig
-from search.run_folder import open_study
-from search.study import Outcome, SearchStudy
+from search.study.run_folder import open_study
+from search.study.study import Outcome, SearchStudy
 from space.cost import cost
 
 

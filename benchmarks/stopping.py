@@ -63,9 +63,9 @@ from reports.records import CURVES_FOLDER, MANIFEST_FILE, Objective, Record, Tri
 from reports.study import read_trials
 from search.cli import parse_settings
 from search.config import SearchConfig
-from search.pareto.forecast import forecast
-from search.rungs import CostRanges, Rungs, cost_ranges
+from search.samplers.pareto.forecast import forecast
 from search.stoppers import STOPPERS, StopperSpec
+from search.stoppers.rungs import CostRanges, Rungs, cost_ranges
 
 
 THIRDS = ("small", "middle", "large")

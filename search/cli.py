@@ -99,7 +99,7 @@ def search(
     folder = out or Path("runs") / Path(recipe or "").stem
 
     from reports.records import MANIFEST_FILE
-    from search.display import TerminalDisplay
+    from search.commands.display import TerminalDisplay
     from search.driver import run
     from search.objectives import parse_objectives
     from space.budget import parse_bounds
@@ -199,7 +199,7 @@ def front(
 
 def _print_front(trials: "pd.DataFrame") -> None:
     from reports.front import relative_hypervolume
-    from search.display import front_table
+    from search.commands.display import front_table
 
     volume = relative_hypervolume(trials)
     title = "front" if volume.value is None else f"front, {volume.words}"

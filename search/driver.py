@@ -29,11 +29,16 @@ from reports.records import (
     training_path,
     weights_path,
 )
-from search.cluster import Resources, joined, share
+from search.commands.display import Display
 from search.config import SearchConfig, read_points, read_recipe
-from search.display import Display
-from search.resume import resumed_space
-from search.run_folder import (
+from search.execution.cluster import Resources, joined, share
+from search.execution.scheduler import RungScheduler
+from search.execution.searcher import StopWhenTold, StudySearcher
+from search.execution.worker import train_trial
+from search.samplers import Setting, check_points, check_sampler
+from search.stoppers.rungs import Rungs
+from search.study.resume import resumed_space
+from search.study.run_folder import (
     check_not_lost,
     check_unused,
     locked,
@@ -43,12 +48,7 @@ from search.run_folder import (
     open_study,
     storage_checked,
 )
-from search.rungs import Rungs
-from search.samplers import Setting, check_points, check_sampler
-from search.scheduler import RungScheduler
-from search.searcher import StopWhenTold, StudySearcher
-from search.study import SearchStudy
-from search.worker import train_trial
+from search.study.study import SearchStudy
 from space.budget import Budget
 from space.contract import check_operators
 from space.point import Point, Space

@@ -27,7 +27,7 @@ LONGEST_MODULE = 350
 LONGER = {
     "search/cli.py",
     "search/driver.py",
-    "search/study.py",
+    "search/study/study.py",
 }
 """Modules that are longer until the work on them is merged; nothing is added to this list."""
 COUNTERS = ("fvcore", "torch.utils.flop_counter")

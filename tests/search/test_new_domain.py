@@ -10,11 +10,11 @@ import pytest
 from search_bridge import bridge
 
 from reports.records import TrialState
-from search.asking import ask
 from search.config import SearchConfig
-from search.run_folder import open_storage, open_study
 from search.samplers import SAMPLERS
-from search.study import Outcome
+from search.study.asking import ask
+from search.study.run_folder import open_storage, open_study
+from search.study.study import Outcome
 from space.domain import Domain, Forms, Value
 from space.kinds import DOMAINS
 from space.point import Space

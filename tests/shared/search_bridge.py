@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.cluster import Resources
 from search.config import SearchConfig
-from search.run_folder import open_storage, open_study
-from search.rungs import Rungs
-from search.searcher import StudySearcher
-from search.study import SearchStudy
+from search.execution.cluster import Resources
+from search.execution.searcher import StudySearcher
+from search.stoppers.rungs import Rungs
+from search.study.run_folder import open_storage, open_study
+from search.study.study import SearchStudy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What trains the trials; the only folder that knows Ray."""

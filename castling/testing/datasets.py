@@ -28,8 +28,9 @@ class DatasetContract:
     def opened(self, config: DataConfig) -> Dataset:
         """Return the dataset, for a model that fits it."""
         kind = DATASETS[config.name.partition(":")[0]]
-        channels, *size = kind(config, ModelConfig()).info().image_shape
-        return kind(config, ModelConfig(channels=channels, image_size=size, patch_size=1))
+        channels, height, width = kind(config, ModelConfig()).info().image_shape
+        model = ModelConfig(channels=channels, image_size=(height, width), patch_size=1)
+        return kind(config, model)
 
     def test_tells_what_is_in_it(self, opened: Dataset) -> None:
         """Shape, classes and sizes make sense, and are the same when they are asked again."""

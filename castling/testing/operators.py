@@ -121,7 +121,8 @@ class OperatorContract:
                     try:
                         mixed = module.train(train)(x)
                     except ConfigError as error:
-                        assert "image size: must be that of the model" in str(error)
+                        refused = str(error)
+                        assert "image size: must be that of the model" in refused
                     else:
                         anew = build(layer(config, other))
                         anew.load_state_dict(module.state_dict())

@@ -90,6 +90,11 @@ class SamplerSpec:
     """Makes the sampler for one proposal, so that it keeps no state, from a seed of its own."""
     refusal: Refusal
     """What the sampler learns from."""
+    stays_within_budget: bool = False
+    """Whether it proposes only models that can be built and are within the budget, so that no
+    proposal is refused; the contract tests hold it to that."""
+    is_slow: bool = False
+    """Whether a proposal takes a second or more; the contract tests of such are marked slow."""
 
 
 SAMPLERS: Registry[SamplerSpec] = Registry("sampler", entry_points="castling.samplers")
@@ -173,9 +178,13 @@ def check_points(points: Sequence[Point], setting: Setting) -> None:
 
 
 def _add(
-    name: str, refusal: Refusal, summary: str, make: Callable[[Setting, int], BaseSampler]
+    name: str,
+    refusal: Refusal,
+    summary: str,
+    make: Callable[[Setting, int], BaseSampler],
+    **facts: bool,
 ) -> None:
-    SAMPLERS.add(name, SamplerSpec(summary=summary, make=make, refusal=refusal))
+    SAMPLERS.add(name, SamplerSpec(summary=summary, make=make, refusal=refusal, **facts))
 
 
 def _pareto(setting: Setting, seed: int) -> BaseSampler:
@@ -198,6 +207,7 @@ _add(
     Refusal.PRUNED,
     "costs known, accuracy learnt, exact expected hypervolume improvement; the default",
     _pareto,
+    stays_within_budget=True,
 )
 _add(
     "tpe",
@@ -234,4 +244,5 @@ _add(
     Refusal.WORST,
     "Optuna's Gaussian processes; seconds per proposal",
     _experimental(lambda seed: GPSampler(seed=seed)),
+    is_slow=True,
 )

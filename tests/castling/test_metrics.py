@@ -1,6 +1,5 @@
 """Metrics as objects: how they are written, bounded, measured and added by others."""
 
-import math
 from collections.abc import Callable
 
 import pytest

@@ -10,7 +10,9 @@ def test_contract_tests_without_their_libraries_say_what_to_install(
     module: str, library: str
 ) -> None:
     code = f"import sys; sys.modules['{library}'] = None; import {module}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     *_, sentence = done.stderr.splitlines()
     assert sentence == (

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from castling.config import BlockConfig, DataConfig, DistillConfig, ModelConfig, RunConfig
 from castling.data import DATASETS

@@ -31,8 +31,9 @@ from castling.training.loop import train
 from reports.pareto import hypervolume
 from reports.records import TrialState
 from search.config import SearchConfig
-from search.study.run_folder import open_study
-from search.study.study import Outcome, SearchStudy
+from search.study.storage import open_study
+from search.study.study import SearchStudy
+from search.study.trial import Outcome
 from space.cost import cost
 
 
@@ -69,16 +70,16 @@ def search(config: SearchConfig, judge: Callable[[RunConfig], float]) -> list[Tr
     """
     space = config.build_space()
     storage = optuna.storages.InMemoryStorage()
-    study = SearchStudy(
-        open_study(storage, config.objectives), storage, config, config.setting(space)
-    )
+    study = SearchStudy(open_study(storage, config.objectives), storage, config.context(space))
     tried = []
     while (proposal := study.propose()) is not None:
         run = proposal.run
         top1 = judge(run)
         rate = run.train.learning_rate
         tried.append(Tried(top1=top1, macs=cost(run.model).macs, learning_rate=rate))
-        outcome = Outcome(state=TrialState.TRAINED, top1=top1, epochs=run.train.epochs)
+        outcome = Outcome(
+            state=TrialState.TRAINED, metrics={"top1": top1}, epochs=run.train.epochs
+        )
         study.finish(proposal.trial, outcome)
     return tried
 

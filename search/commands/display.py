@@ -1,4 +1,4 @@
-"""What a running search shows: progress, the best front so far, time left."""
+"""What a running search shows on a terminal: progress, the best front so far, time left."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,34 +13,12 @@ from rich.text import Text
 from castling.metrics import METRICS, metric_named
 from reports.front import front_of, front_text
 from reports.records import Objective, Record, TrialState
+from search.display import Display
 from space.budget import Budget
 
 
 ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
 """How a trial ends that was given to training."""
-
-
-class Display:
-    """What the driver tells while it searches; this one shows nothing of it."""
-
-    def start(
-        self,
-        title: str,
-        trials: int,
-        records: Sequence[Record],
-        objectives: Sequence[Objective],
-        budget: Budget,
-    ) -> None:
-        """Begin: how many trials there will be, those that earlier drivers finished, the aims."""
-
-    def record(self, record: Record) -> None:
-        """Take note of a trial that began or ended, or of a refused proposal."""
-
-    def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take note of how far a running trial has come."""
-
-    def stop(self) -> None:
-        """End, however the search ended."""
 
 
 class TerminalDisplay(Display):

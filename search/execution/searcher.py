@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ray.tune import Stopper
@@ -14,9 +13,9 @@ from castling.training.metrics import EpochMetrics
 from castling.training.teacher import located
 from reports.records import TrialState
 from search.execution.cluster import Resources
+from search.execution.contract import Work
 from search.execution.worker import CURVE, OUTCOME, SCORE, STORAGE_PROBLEM
-from search.stoppers.rungs import Rungs
-from search.study.study import Outcome, SearchStudy
+from search.study.trial import Outcome
 
 
 class StudySearcher(Searcher):
@@ -26,22 +25,14 @@ class StudySearcher(Searcher):
     search stops; the driver raises it.
     """
 
-    def __init__(
-        self,
-        study: SearchStudy,
-        rungs: Rungs,
-        run: Path,
-        resources: Resources,
-        on_progress: Callable[[int, int, Mapping[str, float]], None] = lambda _, __, ___: None,
-        trial_minutes: float | None = None,
-    ) -> None:
+    def __init__(self, work: Work, resources: Resources) -> None:
         super().__init__()
-        self._study, self._rungs = study, rungs
-        self._run, self._resources = run, resources
-        self._on_progress = on_progress
+        self._study, self._rungs, self._run = work.study, work.rungs, work.folder
+        self._resources, self._on_progress = resources, work.on_progress
         self._trials: dict[str, int] = {}
         self._begun: dict[str, float] = {}
-        self._limit = None if trial_minutes is None else 60.0 * trial_minutes
+        minutes = work.trial_minutes
+        self._limit = None if minutes is None else 60.0 * minutes
         self._stopped: dict[str, EpochMetrics] = {}
         self.failure: Exception | None = None
         self.interrupted = False

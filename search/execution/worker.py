@@ -22,8 +22,8 @@ from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve
 from reports.records import TrialState, curve_path, training_path, weights_path
-from search.study.run_folder import STORAGE_ERRORS
-from search.study.study import Outcome
+from search.study.storage import STORAGE_ERRORS
+from search.study.trial import Outcome
 
 
 OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"

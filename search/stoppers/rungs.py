@@ -10,7 +10,7 @@ from castling.metrics import METRICS
 from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve, recorded
 from reports.records import Objective, Record
-from search.samplers import Setting
+from search.context import SearchContext
 from search.stoppers import STOPPERS, Standing, StopperSpec
 from space.decode import decode
 from space.feasible import max_cost_point, min_cost_point
@@ -50,18 +50,18 @@ class CostRanges:
         return cls(metric, tuple(low * (high / low) ** (step / NUM_RANGES) for step in steps))
 
 
-def cost_ranges(setting: Setting) -> CostRanges:
+def cost_ranges(context: SearchContext) -> CostRanges:
     """Return the ranges of the first objective that is a known cost to be low."""
     metrics = [
-        goal.metric for goal in setting.objectives if goal.is_cost and goal.direction == "min"
+        goal.metric for goal in context.objectives if goal.is_cost and goal.direction == "min"
     ]
     if not metrics:
         return CostRanges(None)
     [metric, *_] = metrics
-    ends = [find(setting.space, "macs") for find in (min_cost_point, max_cost_point)]
-    costs = [setting.pricing(decode(setting.space, point).model) for point in ends]
+    ends = [find(context.space, "macs") for find in (min_cost_point, max_cost_point)]
+    costs = [context.cost_model(decode(context.space, point).model) for point in ends]
     low, high = (float(spent[metric]) for spent in costs)
-    bound = setting.budget.bound(metric, "max")
+    bound = context.budget.bound(metric, "max")
     return CostRanges.within(low, high if bound is None else min(high, float(bound)), metric)
 
 
@@ -86,9 +86,9 @@ class Rungs:
         self._reached: list[dict[int, Standing]] = [{} for _ in stopper.fractions]
 
     @classmethod
-    def of(cls, name: str, setting: Setting) -> "Rungs":
-        """Return the empty rungs of a stopper's name for a search."""
-        return cls(STOPPERS[name], setting.objectives, cost_ranges(setting))
+    def of(cls, context: SearchContext) -> "Rungs":
+        """Return the empty rungs of a search's stopper."""
+        return cls(STOPPERS[context.config.stopper], context.objectives, cost_ranges(context))
 
     def epochs(self, epochs_planned: int) -> list[int]:
         """Return the epochs after which a trial is to be judged, rising."""

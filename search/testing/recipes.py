@@ -6,7 +6,6 @@ import pytest
 
 from search.config import SearchConfig, read_recipe
 from search.recipes import RECIPES
-from space.feasible import feasible_point
 
 
 class RecipeContract:
@@ -26,8 +25,9 @@ class RecipeContract:
 
     def test_some_point_of_its_space_is_within_its_budget(self, name: str) -> None:
         """Otherwise the search ends before it begins."""
-        setting = read_recipe(name).setting(read_recipe(name).build_space())
-        setting.space.check(feasible_point(setting.space, setting.budget, setting.pricing))
+        config = read_recipe(name)
+        context = config.context(config.build_space())
+        context.space.check(context.feasible_point)
 
     def test_survives_being_stored(self, name: str) -> None:
         """A run's manifest holds it."""

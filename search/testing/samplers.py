@@ -11,8 +11,9 @@ from castling.model.check import digest
 from reports.records import Record, TrialState
 from search.config import SearchConfig
 from search.samplers import SAMPLERS
-from search.study.run_folder import new_manifest, open_storage, open_study
-from search.study.study import Outcome, Proposal
+from search.study.run_folder import new_manifest
+from search.study.storage import open_storage, open_study
+from search.study.trial import Outcome, Proposal
 from search.testing.studies import accuracy, exhaust, open_search, trained
 from space.budget import Budget
 from space.cost_model import CostModel
@@ -97,7 +98,7 @@ class SamplerContract:
     ) -> None:
         """However accurate they were; with four workers, and trials that fail among them."""
         config = search_config(name, trials=NUM_TRIALS, stopper="pareto", max_refusals=20)
-        new_manifest(config, config.build_space(), None).write(tmp_path)
+        new_manifest(config.context(config.build_space()), None).write(tmp_path)
         study = open_search(tmp_path, config)
         running: list[Proposal] = []
         endings: dict[int, Outcome] = {}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from reports.records import Record, TrialState
 from search.config import SearchConfig
-from search.study.run_folder import open_storage, open_study
-from search.study.study import Outcome, Proposal, SearchStudy
+from search.study.storage import open_storage, open_study
+from search.study.study import SearchStudy
+from search.study.trial import Outcome, Proposal
 from space.cost import cost
 
 
@@ -24,8 +25,7 @@ def open_search(
     return SearchStudy(
         open_study(storage, config.objectives),
         storage,
-        config,
-        config.setting(config.build_space()),
+        config.context(config.build_space()),
         on_record,
     )
 

@@ -30,8 +30,8 @@ from reports.curves import read_curve
 from reports.records import Record, TrialState, curve_path
 from search.config import SearchConfig
 from search.execution.worker import CURVE, OUTCOME
-from search.study.run_folder import open_storage, open_study
-from search.study.study import Outcome
+from search.study.storage import open_storage, open_study
+from search.study.trial import Outcome
 
 
 TRIALS, EPOCHS, CHECKPOINT_EVERY = 6, 8, 3
@@ -140,6 +140,7 @@ def config_of(sampler: str, stopper: str) -> SearchConfig:
             "trials": TRIALS,
             "sampler": sampler,
             "stopper": stopper,
+            "seed": 5,  # every stopper stops some of its trials
             "max_refusals": 4,
             "set": {"train.epochs": EPOCHS},
         }

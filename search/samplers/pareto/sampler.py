@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite, nan
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -13,11 +13,15 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from castling.metrics import METRICS
-from reports.records import RECORD_ATTRIBUTE, RUNGS_ATTRIBUTE, Objective, Record, TrialState
+from reports.records import RECORD_ATTRIBUTE, RUNGS_ATTRIBUTE, Record, TrialState
 from search.samplers.pareto.candidates import Trial, propose
 from search.samplers.pareto.forecast import forecast
-from search.samplers.pareto.space_problem import SpaceProblem, Values
+from search.samplers.pareto.space_problem import Values
 from space.budget import UNMEASURED, Bound
+
+
+if TYPE_CHECKING:
+    from search.context import SearchContext
 
 
 class ParetoSampler(BaseSampler):
@@ -26,21 +30,13 @@ class ParetoSampler(BaseSampler):
     It keeps no state: what it proposes depends on the study's trials and the seed alone.
 
     Args:
-        problem: the space under its budget.
-        objectives: what is traded off, in the problem's order.
-        distributions: of the space's names.
+        context: of the search.
         seed: of what is drawn.
     """
 
-    def __init__(
-        self,
-        problem: SpaceProblem,
-        objectives: Sequence[Objective],
-        distributions: Mapping[str, BaseDistribution],
-        seed: int,
-    ) -> None:
-        self._problem, self._objectives = problem, tuple(objectives)
-        self._distributions = dict(distributions)
+    def __init__(self, context: "SearchContext", seed: int) -> None:
+        self._problem, self._objectives = context.problem, context.objectives
+        self._distributions = dict(context.distributions)
         self._rng = Random(seed)
         self._fallback = RandomSampler(seed=seed)
 

@@ -1,14 +1,14 @@
 """A space under a budget, as proposals need it: points drawn, changed and crossed within it."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
 from random import Random
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -16,16 +16,17 @@ from castling.config import RunConfig
 from castling.errors import ConfigError
 from castling.model.check import digest
 from reports.pareto import Points
-from reports.records import Objective
 from search.samplers.pareto.acquisition import Encoded, Goal
 from search.samplers.pareto.encoding import Encoding
-from space.budget import Bound, Budget
-from space.cost_model import CostModel
+from space.budget import Bound
 from space.decode import active, decode
 from space.domain import Domain, Value
 from space.feasible import default_point, projected
-from space.point import Point, Space
+from space.point import Point
 
+
+if TYPE_CHECKING:
+    from search.context import SearchContext
 
 Values: TypeAlias = tuple[Value, ...]
 """A point's values in the order of the space's domains."""
@@ -55,29 +56,13 @@ class _Described:
 
 
 class SpaceProblem:
-    """A space under a budget: only points that fit are ever drawn.
+    """A space under a budget: only points that fit are ever drawn."""
 
-    Args:
-        space: what is searched.
-        budget: bounds on what is known before training.
-        objectives: what is traded off.
-        reference: the worst value of each metric that counts, where there is one.
-        feasible_point: a point within the budget.
-        pricing: what models cost.
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        budget: Budget,
-        objectives: Sequence[Objective],
-        reference: Mapping[str, float],
-        feasible_point: Point,
-        pricing: CostModel,
-    ) -> None:
-        self._space, self._budget, self._objectives = space, budget, tuple(objectives)
-        self._pricing = pricing
-        self._feasible_point = self.values_of(feasible_point)
+    def __init__(self, context: "SearchContext") -> None:
+        space, objectives = context.space, context.objectives
+        self._space, self._budget, self._objectives = space, context.budget, objectives
+        self._cost_model = context.cost_model
+        self._feasible_point = self.values_of(context.feasible_point)
         self._default = self.values_of(default_point(space))
         extra = [goal.metric for goal in objectives if goal.is_cost]
         self._costs = tuple(dict.fromkeys(["macs", "params", *extra]))
@@ -85,6 +70,7 @@ class SpaceProblem:
         self._domains = [*space.domains.values()]
         self._described: OrderedDict[str, _Described] = OrderedDict()
         self._identities: dict[str, str] = {}
+        reference = context.reference
         self.goal = Goal(
             groups=self._encoding.groups,
             learnt=np.array([not goal.is_cost for goal in objectives]),
@@ -195,7 +181,7 @@ class SpaceProblem:
         )
 
     def _fits(self, run: RunConfig) -> bool:
-        return self._pricing(run.model).within(self._budget)
+        return self._cost_model(run.model).within(self._budget)
 
     def _projected(self, values: Values, feasible: Values, rng: Random) -> Values:
         near, run = projected(
@@ -211,7 +197,7 @@ class SpaceProblem:
         found = self._described.pop(name, None)
         if found is None:
             point = self.point_of(values)
-            costs = self._pricing((run or decode(self._space, point)).model)
+            costs = self._cost_model((run or decode(self._space, point)).model)
             known = [
                 goal.sign * costs[goal.metric] if goal.is_cost else np.nan
                 for goal in self._objectives

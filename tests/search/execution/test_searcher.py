@@ -13,7 +13,8 @@ from reports.records import TrialState
 from search.config import SearchConfig
 from search.execution.searcher import StudySearcher
 from search.execution.worker import OUTCOME, STORAGE_PROBLEM
-from search.study.study import Outcome, SearchStudy
+from search.study.study import SearchStudy
+from search.study.trial import Outcome
 
 
 def opened(folder: Path, **changes: object) -> tuple[StudySearcher, SearchStudy]:

@@ -6,7 +6,8 @@ from hypothesis import given, strategies as st
 
 from reports.records import Objective
 from search.config import SearchConfig
-from search.stoppers import CLOSER, DOUBLING, STOPPERS, ParetoHalving, Standing, StopperSpec
+from search.stoppers import STOPPERS, Standing, StopperSpec
+from search.stoppers.rules import CLOSER, DOUBLING, ParetoHalving
 from search.stoppers.rungs import NUM_RANGES, CostRanges, Rungs, cost_ranges, rung_epochs
 from search.testing.stoppers import TOP1_MACS, curve, record
 from space.feasible import max_cost_point, min_cost_point, point_cost
@@ -124,25 +125,25 @@ def test_ranges_of_a_search_lie_between_the_cheapest_model_and_the_budget() -> N
     config = SearchConfig.from_data({"space": "digits", "budget": {"max_macs": "1.2M"}})
     space = config.build_space()
     low = point_cost(space, min_cost_point(space, "macs")).macs
-    assert cost_ranges(config.setting(space)) == CostRanges.within(float(low), 1.2e6, "macs")
+    assert cost_ranges(config.context(space)) == CostRanges.within(float(low), 1.2e6, "macs")
     high = point_cost(space, max_cost_point(space, "macs")).macs
     free = SearchConfig(space="digits")
-    assert cost_ranges(free.setting(space)) == CostRanges.within(float(low), float(high), "macs")
+    assert cost_ranges(free.context(space)) == CostRanges.within(float(low), float(high), "macs")
 
 
 def test_ranges_are_those_of_the_first_cost_that_is_to_be_low() -> None:
     goals = [("top1", "max"), ("macs", "max"), ("params", "min"), ("macs", "min")][:3]
     objectives = [{"metric": metric, "direction": way} for metric, way in goals]
     config = SearchConfig.from_data({"space": "digits", "objectives": objectives})
-    assert cost_ranges(config.setting(config.build_space())).metric == "params"
+    assert cost_ranges(config.context(config.build_space())).metric == "params"
     alone = SearchConfig.from_data({"space": "digits", "objectives": objectives[:1]})
-    assert cost_ranges(alone.setting(alone.build_space())) == CostRanges(None)
+    assert cost_ranges(alone.context(alone.build_space())) == CostRanges(None)
 
 
 def test_a_stopper_of_ones_own_is_one_entry() -> None:
     spec = StopperSpec(summary="never", goes_on=lambda _, __: False, fractions=(0.5,))
     with STOPPERS.temporarily("never", spec):
         config = SearchConfig(space="digits", stopper="never")
-        rungs = Rungs.of(config.stopper, config.setting(config.build_space()))
+        rungs = Rungs.of(config.context(config.build_space()))
         assert rungs.epochs(10) == [5]
         assert not rungs.goes_on(record(0, planned=2), curve(0.9))

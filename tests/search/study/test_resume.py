@@ -25,7 +25,7 @@ OPEN = SearchConfig.from_data({"dimensions": [OPERATOR], "set": {"train.epochs":
 
 def begun(run: Path, config: SearchConfig = OPEN) -> Manifest:
     """A run's manifest as a later driver finds it on disk."""
-    new_manifest(config, config.build_space(), None).write(run)
+    new_manifest(config.context(config.build_space()), None).write(run)
     return Manifest.read(run)
 
 

@@ -10,15 +10,8 @@ from castling.errors import ConfigError, RunFolderError, SpaceMismatchError, Sto
 from reports.manifest import Manifest
 from search.config import SearchConfig
 from search.study.resume import resumed_space
-from search.study.run_folder import (
-    check_unused,
-    locked,
-    make_run_folder,
-    new_manifest,
-    open_storage,
-    open_study,
-    storage_checked,
-)
+from search.study.run_folder import locked, make_run_folder, new_manifest
+from search.study.storage import check_unused, open_storage, open_study, storage_checked
 
 
 OBJECTIVES = SearchConfig().objectives
@@ -53,7 +46,7 @@ def test_taken_places_are_refused(tmp_path: Path) -> None:
 
 def test_manifest_survives_the_disk(tmp_path: Path) -> None:
     config = SearchConfig(space="digits")
-    manifest = new_manifest(config, config.build_space(), None)
+    manifest = new_manifest(config.context(config.build_space()), None)
     manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == manifest
     assert SearchConfig.from_data(manifest.recipe) == config
@@ -73,21 +66,21 @@ def test_another_search_is_not_resumed(
     change: dict[str, object], what: str, tmp_path: Path
 ) -> None:
     config = SearchConfig(space="digits")
-    manifest = new_manifest(config, config.build_space(), None)
+    manifest = new_manifest(config.context(config.build_space()), None)
     with pytest.raises(SpaceMismatchError, match=what):
         resumed_space(tmp_path, manifest, config.replace(**change))
 
 
 def test_more_trials_and_other_workers_are_the_same_search(tmp_path: Path) -> None:
     config = SearchConfig(space="digits")
-    manifest = new_manifest(config, config.build_space(), None)
+    manifest = new_manifest(config.context(config.build_space()), None)
     more = config.replace(trials=99, workers=7)
     assert resumed_space(tmp_path, manifest, more) == manifest.read_space(tmp_path)
 
 
 def test_a_run_from_before_a_field_existed_is_the_same_search(tmp_path: Path) -> None:
     config = SearchConfig(space="digits", sampler="tpe")
-    manifest = new_manifest(config, config.build_space(), None)
+    manifest = new_manifest(config.context(config.build_space()), None)
     recipe = {name: value for name, value in manifest.recipe.items() if name != "points"}
     recipe["budget"] = {"max_macs": None, "max_params": None}
     resumed_space(tmp_path, manifest.replace(recipe=recipe), config)
@@ -95,7 +88,7 @@ def test_a_run_from_before_a_field_existed_is_the_same_search(tmp_path: Path) ->
 
 def test_without_a_budget_the_reference_is_the_dearest_point() -> None:
     config = SearchConfig(space="digits")
-    manifest = new_manifest(config, config.build_space(), None)
+    manifest = new_manifest(config.context(config.build_space()), None)
     assert manifest.reference == {"top1": 0.0, "macs": 3_089_024.0}
 
 

@@ -19,8 +19,9 @@ from reports.manifest import Manifest
 from reports.records import Record, TrialState
 from search.config import SearchConfig
 from search.samplers import SAMPLERS
-from search.study.run_folder import new_manifest, open_storage, open_study
-from search.study.study import Outcome
+from search.study.run_folder import new_manifest
+from search.study.storage import open_storage, open_study
+from search.study.trial import Outcome
 from search.testing import SamplerContract
 from search.testing.studies import accuracy, exhaust, open_search, trained
 from space.budget import Budget
@@ -61,7 +62,7 @@ class TestEverySampler(SamplerContract):
 
 def test_what_is_over_budget_or_no_model_is_refused(tmp_path: Path) -> None:
     """So that the contract's claims of what is never refused are no empty ones."""
-    starts = [{"target": "model.blocks.*.mask.start", "low": 0.0, "high": 0.7}]
+    starts = [{"target": "model.blocks.*.mask.start", "low": 0.4, "high": 0.9}]
     random = SearchConfig.from_data(config(trials=4).to_data() | {"dimensions": starts})
     records: list[Record] = []
     exhaust(open_search(tmp_path, random, records.append))
@@ -170,10 +171,10 @@ def test_driver_dying_between_recording_and_telling_loses_nothing(
     proposal = study.propose()
     assert proposal is not None
 
-    def die(_: Record) -> None:
+    def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "_tell", die)
+    monkeypatch.setattr(study._strategy, "tell", die)
     with pytest.raises(KeyboardInterrupt):
         study.finish(proposal.trial, trained(0.7))
     again = open_search(tmp_path, config())
@@ -187,7 +188,7 @@ def test_driver_dying_between_recording_and_telling_loses_nothing(
 
 def test_driver_dying_before_a_trial_is_recorded_leaves_no_zombie(tmp_path: Path) -> None:
     study = open_search(tmp_path, config())
-    study._study.ask(dict(study._setting.distributions))  # asked, never considered
+    study._store.study.ask(dict(study._context.distributions))  # asked, never considered
     exhaust(open_search(tmp_path, config(trials=3)))
     states = [trial.state for trial in open_storage(tmp_path, None).get_all_trials(0)]
     assert OptunaState.RUNNING not in states
@@ -251,7 +252,7 @@ def test_a_clock_that_is_set_back_changes_nothing(
     (usual := tmp_path / "usual").mkdir()
     (odd := tmp_path / "odd").mkdir()
     for folder in (usual, odd):
-        new_manifest(config(), config().build_space(), None).write(folder)
+        new_manifest(config().context(config().build_space()), None).write(folder)
     exhaust(open_search(usual, config()))
     monkeypatch.setattr("search.study.study.datetime", Clock)
     for Clock.days in (365, 0, -365):
@@ -267,7 +268,7 @@ def test_a_clock_that_is_set_back_changes_nothing(
 def test_reports_read_what_the_study_wrote(tmp_path: Path) -> None:
     search_config = config(trials=5)
     space = search_config.build_space()
-    new_manifest(search_config, space, None).write(tmp_path)
+    new_manifest(search_config.context(space), None).write(tmp_path)
     proposals = exhaust(open_search(tmp_path, search_config))
     trials = reports.load(tmp_path)
     assert list(trials.trial) == [proposal.trial for proposal in proposals]
@@ -323,7 +324,7 @@ def test_driver_dying_before_a_stopped_trial_is_told_tells_it_later(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study._study, "tell", die)
+    monkeypatch.setattr(study._store, "tell", die)
     with pytest.raises(KeyboardInterrupt):
         study.finish(proposal.trial, STOP)
     again = open_search(tmp_path, search_config)
@@ -339,7 +340,7 @@ def test_a_trial_over_a_learnt_bound_is_told_as_infeasible_and_counts_for_nothin
 ) -> None:
     bounds = Budget(max_macs=400_000, max={"train_seconds": 5.0}, min={"top1": 0.4})
     search_config = config(sampler, trials=8).replace(budget=bounds, stopper="pareto")
-    new_manifest(search_config, search_config.build_space(), None).write(tmp_path)
+    new_manifest(search_config.context(search_config.build_space()), None).write(tmp_path)
     study = open_search(tmp_path, search_config)
     while (proposal := study.propose()) is not None:
         outcome = trained(accuracy(proposal), epochs=40)
@@ -423,7 +424,7 @@ def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> No
     wanted = [whole.propose() for _ in range(2)]
     storage = open_storage(tmp_path / "cut", None)
     study = open_study(storage, config().objectives)
-    study.enqueue_trial(whole._first_points()[0])
+    study.enqueue_trial(whole._strategy.first_points()[0])
     resumed = open_search(tmp_path / "cut", config(trials=3))
     assert [resumed.propose() for _ in range(2)] == wanted
 

@@ -7,8 +7,9 @@ from search_bridge import bridge
 from reports.records import RUNGS_ATTRIBUTE, TrialState
 from search.config import SearchConfig
 from search.samplers.pareto.sampler import ParetoSampler
-from search.study.run_folder import open_storage, open_study
-from search.study.study import Outcome, SearchStudy
+from search.study.storage import open_storage, open_study
+from search.study.study import SearchStudy
+from search.study.trial import Outcome
 
 
 CONFIG = SearchConfig.from_data({"budget": {"max_macs": "400k"}, "trials": 20})
@@ -27,8 +28,7 @@ def ends(study: SearchStudy, then: float | None, final: float, state: str = "tra
 
 def taught(folder: Path) -> list[tuple[float, float]]:
     """Return every trial's accuracy, and its standard deviation, as the sampler takes them."""
-    setting = CONFIG.setting(CONFIG.build_space())
-    sampler = ParetoSampler(setting.problem, CONFIG.objectives, setting.distributions, seed=0)
+    sampler = ParetoSampler(CONFIG.context(CONFIG.build_space()), seed=0)
     study = open_study(open_storage(folder, None), CONFIG.objectives)
     told = [found for trial in study.get_trials() if (found := sampler._told(trial)) is not None]
     full = [one for one in told if one.record.state == TrialState.TRAINED]
@@ -65,7 +65,7 @@ def test_nonsense_in_a_study_of_others_is_left_out(nonsense: object, tmp_path: P
     ends(study, 0.5, 0.9)
     proposal = study.propose()
     assert proposal is not None
-    study._storage.set_trial_user_attr(proposal.trial, RUNGS_ATTRIBUTE, nonsense)
+    study._store._storage.set_trial_user_attr(proposal.trial, RUNGS_ATTRIBUTE, nonsense)
     study.finish(
         proposal.trial, Outcome(state=TrialState.STOPPED, metrics={"top1": 0.3}, epochs=1)
     )

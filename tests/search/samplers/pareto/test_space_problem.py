@@ -27,7 +27,7 @@ SMALL = {
 def problem_of(data: dict[str, object]) -> tuple[SpaceProblem, SearchConfig, Space]:
     config = SearchConfig.from_data(data)
     space = config.build_space()
-    return config.setting(space).problem, config, space
+    return config.context(space).problem, config, space
 
 
 def budgeted(name: str) -> tuple[SpaceProblem, SearchConfig, Space]:
@@ -136,7 +136,7 @@ def test_numbers_go_on_being_varied(proposals: list[dict[str, Value]]) -> None:
 
 def test_all_of_the_budget_is_seen(proposals: list[dict[str, Value]]) -> None:
     problem, config, space = budgeted("digits")
-    least = problem.encode([problem.values_of(config.setting(space).feasible_point)]).values[0, 1]
+    least = problem.encode([problem.values_of(config.context(space).feasible_point)]).values[0, 1]
     costs = problem.encode([problem.values_of(point) for point in proposals]).values[:, 1]
     is_dear = costs >= least + DEAR * ((config.budget.max_macs or 0) - least)
     longest = 2 * PATIENCE + 1

@@ -64,7 +64,8 @@ def _gp(_: "SearchContext", seed: int) -> "BaseSampler":
 
 for _name, _spec in {
     "pareto": SamplerSpec(
-        summary="costs known, accuracy learnt, exact expected hypervolume improvement; the default",
+        summary="costs known, accuracy learnt, exact expected hypervolume improvement; "
+        "the default",
         make=_pareto,
         refusal=Refusal.PRUNED,
         stays_within_budget=True,

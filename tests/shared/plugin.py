@@ -4,7 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from castling.registry import Registry
 
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +43,17 @@ def install(page: str, site: Path) -> None:
     (site / f"{module}.py").write_text(code)
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+
+
+@contextmanager
+def registered(page: str, registry: Registry[Any]) -> Iterator[None]:
+    """Run a page's module in this process; what it registers is gone afterwards."""
+    before = dict(registry._entries)
+    exec(blocks(page, "python")[0], {"__name__": page})
+    try:
+        yield
+    finally:
+        registry._entries = before
 
 
 def run_with(site: Path, commands: list[str]) -> subprocess.CompletedProcess[str]:

@@ -38,4 +38,4 @@ def test_a_sampler_and_a_stopper_of_one_file_each_are_listed_searched_resumed_an
     assert "neighbours" not in SAMPLERS
     assert "quartile" not in STOPPERS
     with pytest.raises(ConfigError, match=r"sampler: must be one of gp, .*, got 'neighbours'"):
-        search.run(out=run, resume=True)
+        search.run(None, out=run, resume=True)

@@ -81,8 +81,9 @@ class Folder(Dataset):
     ) -> tuple[dict[SplitName, ImageFiles], tuple[str, ...]]:
         splits: dict[SplitName, ImageFiles] = {}
         classes: tuple[str, ...] = ()
+        reached: dict[str, Path] = {}  # no image is in two splits through a link
         for name, folder in folders.items():
-            files, found = find_images(folder, self.config.name)
+            files, found = find_images(folder, self.config.name, reached)
             _check_classes(folder, found, self.config.name)
             classes = classes or found
             if found != classes:

@@ -24,6 +24,16 @@ def not_twice() -> ConfigError:
     )
 
 
+def not_forward() -> ConfigError:
+    """Return the error of differentiating a kernel in forward mode."""
+    return ConfigError(
+        "CASTLING_NATIVE",
+        "must be 0 in the environment of a process that calls the operator of the C kernels in "
+        "forward mode, as they have a backward pass only",
+        fix="or call the model, which then takes torch's operations",
+    )
+
+
 def once(backward: Backward) -> Backward:
     """Return a backward pass whose gradients refuse to be differentiated, with the remedy.
 

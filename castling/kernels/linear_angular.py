@@ -127,7 +127,6 @@ class _MixPacked(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
     ) -> tuple[Tensor, Tensor | None]:
-        qkv = _checked_packed(qkv)
         out, contexts, added, kept = forward_packed(qkv, weight, grid, threshold)
         ctx.save_for_backward(qkv, weight, contexts, added, kept)
         ctx.grid, ctx.threshold = grid, threshold

@@ -58,7 +58,6 @@ class _MaskedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float
     ) -> tuple[Tensor, Tensor]:
-        q, k, v = _checked(q, k, v)
         out, kept = forward(q, k, v, threshold)
         ctx.save_for_backward(q, k, v, kept)
         ctx.threshold = threshold

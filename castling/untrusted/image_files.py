@@ -31,7 +31,9 @@ Images = list[tuple[Path, int]]
 """Files, and the number of the class of each."""
 
 
-def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
+def find_images(
+    folder: Path, data: str, reached: dict[str, Path] | None = None
+) -> tuple[Images, tuple[str, ...]]:
     """Return the images of a folder with the numbers of their classes, and the classes.
 
     The class of an image is the name of the folder that it is in, at any depth. Links are
@@ -40,11 +42,15 @@ def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
     Args:
         folder: where to begin.
         data: name of the data, for the error.
+        reached: what was found in other folders of the same data, by real path; it grows.
 
     Raises:
         DataError: when a folder cannot be listed, or something is reached twice through links.
     """
-    files = sorted(_files(folder, data), key=lambda path: _order(str(path)))
+    files = sorted(
+        _files(folder, data, {} if reached is None else reached),
+        key=lambda path: _order(str(path)),
+    )
     labels = ["" if path.parent == folder else path.parent.name for path in files]
     classes = tuple(sorted(set(labels), key=_order))
     numbers = {label: number for number, label in enumerate(classes)}
@@ -58,13 +64,13 @@ def _order(name: str) -> tuple[Any, str]:
     return natural_key(name), name  # type: ignore[no-untyped-call]
 
 
-def _files(folder: Path, data: str) -> Iterator[Path]:
+def _files(folder: Path, data: str, reached: dict[str, Path]) -> Iterator[Path]:
     """Yield the files of a folder, and of those below it, whose names are an image's."""
     from timm.data.readers.img_extensions import get_img_extensions
 
     suffixes = get_img_extensions(as_set=True)  # type: ignore[no-untyped-call]
-    above = Path(os.path.realpath(folder)).parents
-    reached = {str(place): place for place in above}  # who leads there would lead back here
+    for place in Path(os.path.realpath(folder)).parents:
+        reached.setdefault(str(place), place)  # who leads there would lead back here
     waiting = [folder]
     while waiting:
         place = waiting.pop()

@@ -205,6 +205,8 @@ class OperatorSpec:
     """The core for attentions whose projections stay; None supports whole layers only."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
+    mixes_tokens: bool = True
+    """Whether what a token receives depends on others; the contract tests hold it to that."""
     free: frozenset[str] = frozenset()
     """Operations without multiply-adds that only this operator needs, such as `aten::elu`."""
     handles: Mapping[str, Handle] = field(default_factory=dict, hash=False)

@@ -86,6 +86,7 @@ def _spec(kernel: int) -> OperatorSpec:
         training_macs=bottleneck_macs(kernel),
         options=SpvitOptions,
         check=serves,
+        mixes_tokens=kernel > 1,
     )
 
 

@@ -33,6 +33,11 @@ class SamplerSpec:
     """Makes the sampler for one proposal, from a seed, so that it has no state."""
     refusal: Refusal
     """How it receives rejected proposals."""
+    stays_within_budget: bool = False
+    """Whether it proposes only models that can be built and are within the budget, so that no
+    proposal is refused; the contract tests hold it to that."""
+    is_slow: bool = False
+    """Whether a proposal takes a second or more; the contract tests of such are marked slow."""
 
 
 SAMPLERS: Registry[SamplerSpec] = Registry("sampler", entry_points="castling.samplers")

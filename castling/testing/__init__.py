@@ -8,8 +8,9 @@ class TestAverage(OperatorContract):
     operator = "average"
 ```
 
-Operators, datasets, tasks and metrics have theirs here. Those of spaces stand in `space.testing`,
-those of samplers, stoppers and recipes in `search.testing`. All need pytest and hypothesis.
+The contracts of operators, datasets, tasks and metrics are here, those of spaces in
+`space.testing`, those of samplers, stoppers and recipes in `search.testing`. All need pytest and
+hypothesis.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What every dataset must do: tell what is in it, and return the same images every time."""
+"""The contract of datasets: they describe themselves, and return the same images every time."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from castling.training.data import load_data, load_test
 
 
 class DatasetContract:
-    """Tests of one dataset; a subclass writes in `dataset` what a config has in `data.name`.
+    """Tests of one dataset; a subclass sets `dataset` to the `data.name` of a config.
 
     A dataset of files needs the fixture `config` of its own, which writes some and names their
     folder in `path`.

@@ -1,4 +1,4 @@
-"""What every metric must do: describe itself, and return a number where it has a hook."""
+"""The contract of metrics: they describe themselves, and their hooks return numbers."""
 
 import math
 from typing import ClassVar

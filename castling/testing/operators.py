@@ -1,4 +1,4 @@
-"""What every operator must do: shape, gradients, fields, costs, saving."""
+"""The contract of operators: shape, gradients, fields, costs, saving."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What contract tests need beside castling: libraries that only tests import."""
+"""The libraries of contract tests, which only tests import."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""What `castling.save` and `castling.load` promise of a model, whatever it was cast to."""
+"""The contract of `castling.save` and `castling.load`, for models of any precision."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def assert_saved_and_loaded(model: nn.Module, folder: Path) -> None:
     """Check that the file holds the model's state and that loading gives the castled model.
 
     Args:
-        model: of castling's.
+        model: a model of castling.
         folder: an empty one, for the file.
     """
     castling.save(model, folder)

@@ -1,4 +1,4 @@
-"""What every task must do: a loss whose gradients reach the model, and values for its metrics."""
+"""The contract of tasks: their loss has gradients in the model, and their metrics have values."""
 
 import math
 from typing import ClassVar

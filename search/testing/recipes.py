@@ -1,4 +1,4 @@
-"""What every recipe must be: a search that can begin, with a line that says what it is for."""
+"""The contract of recipes: a search that can begin, with a line that says its purpose."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""What every sampler must do: propose new models that fit, whatever became of the others."""
+"""The contract of samplers: they propose new models within the budget, whatever the results."""
 
 from pathlib import Path
 from typing import Any, ClassVar

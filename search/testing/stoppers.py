@@ -1,4 +1,4 @@
-"""What every stopper must do: judge by standings alone, in whatever order they come."""
+"""The contract of stoppers: they judge by results alone, in any order."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ NUM_TRIALS, NUM_EPOCHS = 6, 4
 
 
 def standing(top1: float, macs: float) -> Standing:
-    """Return how a trial stands that trades off accuracy against MACs."""
+    """Return the result of a trial that trades off accuracy against MACs."""
     place = sum(macs >= edge for edge in RANGES.edges)
     return Standing(values=(-top1, macs), score=-top1, cost_range=place)
 
@@ -145,7 +145,7 @@ def record(trial: int, macs: int = 50, planned: int = 16, **metrics: float) -> R
         trial: its number.
         macs: of its model.
         planned: epochs of its training.
-        metrics: others that are known of it.
+        metrics: its other metrics.
     """
     return Record(
         trial=trial,

@@ -31,7 +31,7 @@ def open_search(
 
 
 def trained(top1: float, epochs: int = 6) -> Outcome:
-    """Return how a training ends that reaches an accuracy."""
+    """Return the outcome of a training with an accuracy."""
     metrics = {"top1": top1, "top1_branch": top1, "loss": 1.0, "train_seconds": 1.0}
     return Outcome(state=TrialState.TRAINED, metrics=metrics, epochs=epochs)
 

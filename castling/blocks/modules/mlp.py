@@ -86,9 +86,7 @@ class ShrinkingMlp(Gated):
     def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the plain MLP that has only the units that stay: its fields and state dict."""
         units, state = self.open_units(), self.mlp.state_dict()
-        ratio = (int(units.sum()) + 0.5) / state["fc1.weight"].shape[
-            1
-        ]  # rounds down to units
+        ratio = (int(units.sum()) + 0.5) / state["fc1.weight"].shape[1]  # rounds down to units
         return {"mlp": "plain", "mlp_ratio": ratio}, {
             "fc1.weight": state["fc1.weight"][units],
             "fc1.bias": state["fc1.bias"][units],

@@ -276,10 +276,10 @@ def forecasts(args: argparse.Namespace) -> None:
         missed, means, said = [], [], []
         for trial in stopped:
             pairs = [(best(recording, one, trained[trial]), final[one]) for one in full]
-            mean, doubt = forecast("top1", best(recording, trial, trained[trial]), pairs)
+            mean, std = forecast("top1", best(recording, trial, trained[trial]), pairs)
             missed.append(mean - final[trial])
             means.append(others - final[trial])
-            said.append(doubt)
+            said.append(std)
         print(
             f"| {recording.name} | {len(stopped)} | {len(full)} | {rms(means):.3f}"
             f" | {rms(missed):.3f} | {np.mean(missed):+.3f} | {rms(said):.3f} |"

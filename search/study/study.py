@@ -252,7 +252,7 @@ class SearchStudy:
             if proposal is not None:
                 self._interrupted.append(proposal)
             return
-        if trial.state == OptunaState.RUNNING:  # the driver died before the strategy was told
+        if trial.state == OptunaState.RUNNING:  # the strategy has no result yet
             self._strategy.tell(record, self._finished.values())
         if is_new:
             self._finished[record.config_id] = record

@@ -84,7 +84,7 @@ class SamplerContract:
     def test_passes_over_values_that_contradict_one_another(
         self, name: str, tmp_path: Path
     ) -> None:
-        """A mask that starts below its end is no model: the study is told that it failed."""
+        """A mask that starts below its end is no model: the study records that it failed."""
         start = {"target": "model.blocks.*.mask.start", "low": 0.0, "high": 0.7}
         budget = {"max_macs": "600k"}
         config = search_config(name, trials=8, budget=budget, dimensions=[start])

@@ -46,7 +46,7 @@ class History:
 
     trials: Encoded
     """`values` are NaN for objectives that a running trial has not measured yet."""
-    doubt: Points
+    std: Points
     """(row, objective), the standard deviation of a forecast value, 0 of a measured one."""
     excess: Points = field(default_factory=lambda: np.empty((0, 0)))
     """(row, bound), how far a trial exceeds each learnt bound that is not on an objective; NaN if
@@ -123,7 +123,7 @@ class _Improvement:
                 history.trials.features[measured],
                 history.trials.values[measured, objective],
                 goal.groups,
-                history.doubt[measured, objective],
+                history.std[measured, objective],
             )
             for objective in np.flatnonzero(goal.learnt)
         }
@@ -131,7 +131,7 @@ class _Improvement:
         for objective, surrogate in self._surrogates.items():
             surrogate.imagine(running.features, expected[:, objective])
         self._overruns = [*_overruns(goal, history)]
-        whole = measured & (history.doubt == 0.0).all(axis=1)
+        whole = measured & (history.std == 0.0).all(axis=1)
         if self._overruns:
             whole &= (history.excess <= 0.0).all(axis=1)
         self._front = np.concatenate([history.trials.values[whole], expected])

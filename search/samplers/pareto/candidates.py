@@ -62,7 +62,7 @@ class Trial(Generic[P]):
     """Per objective, to minimise; NaN while running."""
     identity: Hashable
     """Equal for equal trainings."""
-    doubt: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     """Per objective, the standard deviation of a forecast value; empty if all are measured."""
     excess: tuple[float, ...] = ()
     """How far the trial exceeds each learnt bound, as in `History`."""
@@ -102,7 +102,7 @@ def _history(problem: Problem[P], trials: Sequence[Trial[P]]) -> History:
     return History(
         excess=np.array([trial.excess for trial in trials]).reshape(len(trials), bounds),
         trials=Encoded(features=known.features, values=values),
-        doubt=np.array([trial.doubt or [0.0] * known.values.shape[1] for trial in trials]).reshape(
+        std=np.array([trial.std or [0.0] * known.values.shape[1] for trial in trials]).reshape(
             known.values.shape
         ),
     )

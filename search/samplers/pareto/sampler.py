@@ -56,12 +56,12 @@ class ParetoSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the next point, or nothing if all points were tried."""
         trials = [
-            told
+            observed
             for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and (told := self._told(other)) is not None
+            if other.number != trial.number and (observed := self._observation(other)) is not None
         ]
-        full = [told for told in trials if told.record.state == TrialState.TRAINED]
-        before = [self._trial(told, full) for told in trials]
+        full = [observed for observed in trials if observed.record.state == TrialState.TRAINED]
+        before = [self._trial(observed, full) for observed in trials]
         chosen = propose(self._problem, before, self._rng)
         return {} if chosen is None else self._problem.point_of(chosen)
 
@@ -75,7 +75,7 @@ class ParetoSampler(BaseSampler):
         """Draw a value of a repeated point, as there are no new ones."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def _told(self, trial: FrozenTrial) -> "_Told | None":
+    def _observation(self, trial: FrozenTrial) -> "_Observation | None":
         """Return the observation of a trial; None if it was rejected, repeated or not recorded."""
         stored = trial.user_attrs.get(RECORD_ATTRIBUTE)
         if stored is None or len(trial.params) < len(self._distributions):
@@ -84,24 +84,24 @@ class ParetoSampler(BaseSampler):
         if record.replay_of is not None or record.state == TrialState.REFUSED:
             return None
         point = self._problem.values_of(trial.params)
-        return _Told(point=point, record=record, reached=_reached(trial))
+        return _Observation(point=point, record=record, reached=_reached(trial))
 
-    def _trial(self, told: "_Told", full: Sequence["_Told"]) -> Trial[Values]:
+    def _trial(self, observed: "_Observation", full: Sequence["_Observation"]) -> Trial[Values]:
         """Return a trial for the proposer, with a forecast if it was stopped."""
-        found = [told.value(goal.metric, full) for goal in self._objectives]
+        found = [observed.value(goal.metric, full) for goal in self._objectives]
         signs = [goal.sign for goal in self._objectives]
         return Trial(
-            point=told.point,
-            identity=self._problem.identity(told.point),
-            has_failed=told.record.state == TrialState.FAILED,
+            point=observed.point,
+            identity=self._problem.identity(observed.point),
+            has_failed=observed.record.state == TrialState.FAILED,
             values=tuple(sign * value for sign, (value, _) in zip(signs, found, strict=True)),
-            doubt=tuple(doubt for _, doubt in found),
-            excess=tuple(told.excess(bound) for bound in self._problem.learnt_bounds),
+            std=tuple(std for _, std in found),
+            excess=tuple(observed.excess(bound) for bound in self._problem.learnt_bounds),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
+class _Observation:
     """The observation of a trial in the study."""
 
     point: Values
@@ -109,7 +109,7 @@ class _Told:
     reached: Mapping[int, Mapping[str, float]]
     """The measured objectives at each rung."""
 
-    def value(self, metric: str, full: Sequence["_Told"]) -> tuple[float, float]:
+    def value(self, metric: str, full: Sequence["_Observation"]) -> tuple[float, float]:
         """Return a metric and its standard deviation, forecast where training was stopped.
 
         The value is NaN while the trial is running, or if no fully trained trial has a record of

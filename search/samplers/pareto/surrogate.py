@@ -100,20 +100,20 @@ class Surrogate:
         values: (trial), to minimise; far outliers on the bad side are clipped, because how bad a
             bad result is says nothing about the front.
         groups: the columns of each group of features.
-        doubt: (trial), the standard deviation of a forecast value, 0 of a measured one; None
+        std: (trial), the standard deviation of a forecast value, 0 of a measured one; None
             stands for zeros.
     """
 
     def __init__(
-        self, features: Points, values: Points, groups: Groups, doubt: Points | None = None
+        self, features: Points, values: Points, groups: Groups, std: Points | None = None
     ) -> None:
-        doubt = np.zeros(len(values)) if doubt is None else doubt
+        std = np.zeros(len(values)) if std is None else std
         usual = _without_outliers(values)
         self._offset = float(usual.mean())
         self._scale = max(float(usual.std()), 1e-12 * max(1.0, abs(self._offset)))
         self._features, self._targets = features, (usual - self._offset) / self._scale
         chosen = np.linspace(0, len(usual) - 1, min(len(usual), MOST_FITTED)).astype(np.intp)
-        self._variances = JITTER + (doubt / self._scale) ** 2
+        self._variances = JITTER + (std / self._scale) ** 2
         self._kernel = _fitted(
             features[chosen], self._targets[chosen], self._variances[chosen], groups
         )

@@ -10,11 +10,11 @@ from search.samplers.pareto.acquisition import Encoded, Goal, History, acquisiti
 GOAL = Goal(groups=((0,), (1,)), learnt=np.array([True, False]), reference=np.array([0.0, 1.0]))
 
 
-def history(features: Points, error: list[float], doubt: list[float] | None = None) -> History:
+def history(features: Points, error: list[float], std: list[float] | None = None) -> History:
     values = np.column_stack([error, np.full(len(error), 0.5)])
     trials = Encoded(features=features, values=values)
-    doubts = np.column_stack([doubt or [0.0] * len(error), np.zeros(len(error))])
-    return History(trials=trials, doubt=doubts)
+    stds = np.column_stack([std or [0.0] * len(error), np.zeros(len(error))])
+    return History(trials=trials, std=stds)
 
 
 def line(*places: float) -> Points:
@@ -88,7 +88,7 @@ def test_known_objectives_need_no_results() -> None:
     )
     values = np.array([[0.2, 0.8], [0.5, 0.5], [0.9, 0.9]])
     none = History(
-        trials=Encoded(features=np.empty((0, 2)), values=np.empty((0, 2))), doubt=np.empty((0, 2))
+        trials=Encoded(features=np.empty((0, 2)), values=np.empty((0, 2))), std=np.empty((0, 2))
     )
     gains = acquisition(goal, none)(Encoded(features=line(0.0, 1.0, 2.0), values=values))
     assert gains == pytest.approx([0.16, 0.25, 0.01])

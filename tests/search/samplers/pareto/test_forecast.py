@@ -16,9 +16,9 @@ def test_an_accuracy_gains_what_others_have_gained(
     then: float, gain: float, count: int, other: float
 ) -> None:
     final = min(float(expit(logit(other) + gain)), 0.999)
-    value, doubt = forecast("top1", then, [(other, final)] * count)
+    value, std = forecast("top1", then, [(other, final)] * count)
     assert logit(value) - logit(then) == pytest.approx(logit(final) - logit(other), abs=1e-6)
-    assert 0.0 < doubt < 0.5
+    assert 0.0 < std < 0.5
 
 
 @given(then=st.floats(0.1, 10.0), ratio=st.floats(0.1, 10.0), other=st.floats(0.1, 10.0))
@@ -41,6 +41,6 @@ def test_more_and_more_alike_gains_leave_less_doubt() -> None:
     pairs=st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)), min_size=1),
 )
 def test_any_accuracies_give_an_accuracy(then: float, pairs: list[tuple[float, float]]) -> None:
-    value, doubt = forecast("top1", then, pairs)
+    value, std = forecast("top1", then, pairs)
     assert 0.0 <= value <= 1.0
-    assert 0.0 <= doubt <= 0.5
+    assert 0.0 <= std <= 0.5

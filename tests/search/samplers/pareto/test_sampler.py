@@ -30,10 +30,12 @@ def taught(folder: Path) -> list[tuple[float, float]]:
     """Return every trial's accuracy, and its standard deviation, as the sampler takes them."""
     sampler = ParetoSampler(CONFIG.context(CONFIG.build_space()), seed=0)
     study = open_study(open_storage(folder, None), CONFIG.objectives)
-    told = [found for trial in study.get_trials() if (found := sampler._told(trial)) is not None]
-    full = [one for one in told if one.record.state == TrialState.TRAINED]
-    trials = [sampler._trial(one, full) for one in told]
-    return [(-trial.values[0], trial.doubt[0]) for trial in trials]
+    observed = [
+        found for trial in study.get_trials() if (found := sampler._observation(trial)) is not None
+    ]
+    full = [one for one in observed if one.record.state == TrialState.TRAINED]
+    trials = [sampler._trial(one, full) for one in observed]
+    return [(-trial.values[0], trial.std[0]) for trial in trials]
 
 
 def test_a_stopped_trial_teaches_what_it_would_have_come_to(tmp_path: Path) -> None:
@@ -41,10 +43,10 @@ def test_a_stopped_trial_teaches_what_it_would_have_come_to(tmp_path: Path) -> N
     for then, final in ((0.5, 0.9), (0.6, 0.93), (0.4, 0.87)):
         ends(study, then, final)
     ends(study, 0.3, 0.3, "stopped")
-    *full, (expected, doubt) = taught(tmp_path)
+    *full, (expected, std) = taught(tmp_path)
     assert full == [(0.9, 0.0), (0.93, 0.0), (0.87, 0.0)]
     assert 0.7 < expected < 0.87
-    assert 0.0 < doubt < 0.2
+    assert 0.0 < std < 0.2
 
 
 def test_where_nobody_passed_its_rung_a_stopped_trial_teaches_nothing(tmp_path: Path) -> None:

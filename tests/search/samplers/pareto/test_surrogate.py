@@ -100,6 +100,6 @@ def test_a_doubtful_value_is_believed_less() -> None:
     far = np.zeros(20)
     far[0] = 10.0
     trusting, doubting = (
-        Surrogate(x, values, GROUPS, doubt).predict(x[:1])[0][0] for doubt in (None, far)
+        Surrogate(x, values, GROUPS, std).predict(x[:1])[0][0] for std in (None, far)
     )
     assert abs(doubting - x[0, 2]) < abs(trusting - x[0, 2])

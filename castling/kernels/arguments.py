@@ -1,4 +1,4 @@
-"""What kernels are given: which tensors they take, and their addresses and strides."""
+"""Arguments of kernels: which tensors they accept, and their addresses and strides."""
 
 import ctypes
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from castling.errors import ConfigError
 LARGEST_SIZE = 256
 """Channels per head; blocks of this many squared lie on the stack."""
 NUMBERS_PER_THREAD = 1 << 16
-"""Fewer numbers of q and v than this are not worth a thread."""
+"""Minimum size of q and v per thread."""
 
 
 def fit(*tensors: Tensor | None) -> bool:
     """Return whether a kernel may take tensors (..., size): float32 on the CPU, sizes of heads.
 
-    What traces, exports, compiles, transforms or counts operations must see torch's own instead.
+    Tracing, exporting, compiling, transforms and counting must see torch's operations instead.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_watched():
         return False
@@ -34,7 +34,7 @@ def of_its_kind(*tensors: Tensor | None) -> bool:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Return whether a tensor's numbers are floats in memory, not those of a stranger's class."""
+    """Return whether a tensor's numbers are floats in memory, not those of an unknown subclass."""
     return (
         x.is_cpu  # every call of a kernel asks this of all its tensors, and `device` takes longer
         and x.dtype == torch.float32
@@ -73,7 +73,7 @@ def is_forward_mode() -> bool:
 def expected(name: str, x: Tensor, *sizes: int | None) -> Tensor:
     """Return a tensor as a kernel may read it, its rows contiguous and apart from one another.
 
-    Every tensor passes here before its address goes to C, which reads what sizes say.
+    Every tensor is checked here before its address goes to C, which trusts the sizes.
 
     Args:
         name: of the tensor, for the error.

@@ -1,4 +1,4 @@
-"""The kernel of a whole layer as an operator of torch's, which torch.compile calls as it is."""
+"""The kernel of a whole layer as an operator of torch, which torch.compile can call."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ _CHOICES = "int[] grid, Tensor? threshold"
 
 
 def _register() -> None:
-    """Make `torch.ops.castling.mix_packed` known, with its shapes and its gradient.
+    """Register `torch.ops.castling.mix_packed`, with its shapes and its gradient.
 
-    torch.compile keeps its code on disk by the operator's name: other shapes want another name.
+    torch.compile caches its code on disk by the operator's name: other shapes need another name.
     """
     forward, backward = "castling::mix_packed", "castling::mix_packed_backward"
     library.define(

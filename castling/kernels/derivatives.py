@@ -1,4 +1,4 @@
-"""Gradients that kernels compute: they are differentiated once, and say so."""
+"""Gradients of kernels: a second differentiation is refused with the remedy."""
 
 from collections.abc import Callable
 from functools import wraps

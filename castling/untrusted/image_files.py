@@ -1,4 +1,4 @@
-"""Folders of images: found without going round in circles, decoded by nothing but this process."""
+"""Folders of images, listed without cycles of links and decoded by this process alone."""
 
 import os
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ FORMATS = (
     *("PIXAR", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB"),
     *("PCD", "SPIDER", "TGA", "IMT"),  # last: their files do not begin with a mark
 )
-"""What Pillow decodes by itself, within the size that the file's header says."""
+"""Formats that Pillow decodes by itself, within the size in the file's header."""
 REFUSED_FORMATS = {
     "EPS": "Pillow has Ghostscript decode it, whichever is first in PATH",
     "IPTC": "what is inside is opened in any format, EPS too",
     **dict.fromkeys(("BUFR", "GRIB", "HDF5", "WMF"), "another package decodes it"),
     **dict.fromkeys(("FPX", "MIC", "MPEG"), "Pillow has no decoder of its own"),
 }
-"""What Pillow recognises and castling does not read, and why."""
+"""Formats that Pillow recognises and castling refuses, and why."""
 
 Images = list[tuple[Path, int]]
 """Files, and the number of the class of each."""
@@ -58,7 +58,7 @@ def find_images(
 
 
 def _order(name: str) -> tuple[Any, str]:
-    """Return what names are sorted by: numbers in them by size, case last of all."""
+    """Return the sort key of names: numbers in them by size, case last."""
     from timm.utils.misc import natural_key
 
     return natural_key(name), name  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ def _files(folder: Path, data: str, reached: dict[str, Path]) -> Iterator[Path]:
 
 
 def _reach(path: Path, data: str, reached: dict[str, Path]) -> None:
-    """Note where a file or folder really is; DataError when it was reached before."""
+    """Record the real path of a file or folder; DataError when it was reached before."""
     earlier = reached.setdefault(os.path.realpath(path), path)
     if earlier is not path:
         reason = f"{path} and {earlier} are the same, through a link"
@@ -113,7 +113,7 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
     if is_endless(path):
         raise DataError(data, f"{path} is no regular file", "remove it")
     Image.init()  # its table of formats is empty until then
-    formats = [known for known in FORMATS if known in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         if not path.stat().st_size:  # as the files of /proc have it, some of which never end
             raise OSError("it is empty")  # noqa: TRY301 - one except names the file
@@ -127,7 +127,7 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return why a file cannot be read; of a format that is refused, which it is."""
+    """Return why a file cannot be read, with its format if that is refused."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):

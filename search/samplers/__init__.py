@@ -1,6 +1,6 @@
-"""Who proposes candidates: samplers by name.
+"""Samplers, which propose candidates, by name.
 
-Each entry imports what it needs when a sampler is made: a listing needs none of it.
+Each entry imports its libraries when a sampler is made, so that listings are fast.
 """
 
 from typing import TYPE_CHECKING

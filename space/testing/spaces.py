@@ -1,19 +1,14 @@
-"""Contract tests of spaces that other packages add; they need the extra `testing`."""
+"""What every space must be: a line in the table of spaces, a base, and storable."""
 
 from random import Random
 from typing import ClassVar
 
-from castling.testing.requirements import check_libraries
+import pytest
 
-
-check_libraries()
-
-import pytest  # noqa: E402 - only where it is installed
-
-from space.decode import decode  # noqa: E402
-from space.feasible import default_point  # noqa: E402
-from space.point import Space  # noqa: E402
-from space.presets import SPACES, counted  # noqa: E402
+from space.decode import decode
+from space.feasible import default_point
+from space.point import Space
+from space.presets import SPACES, counted
 
 
 class SpaceContract:

@@ -42,8 +42,12 @@ class Manifest(Config):
 
     @model_validator(mode="after")
     def _measurable(self) -> Self:
-        for goal in self.objectives:
-            check_recorded(goal.metric)
+        metrics = [goal.metric for goal in self.objectives]
+        if not metrics or len(set(metrics)) < len(metrics):
+            rule = "must name at least one metric, and none twice"
+            raise ConfigError("objectives", rule, metrics)
+        for metric in metrics:
+            check_recorded(metric)
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, strategies as st
 
 from castling.errors import ConfigError, RecordError, RunFolderError
@@ -159,6 +160,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, text: str | None, ru
     if text is not None:
         (tmp_path / MANIFEST_FILE).write_text(text)
     with pytest.raises(RunFolderError, match=rule):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("metrics", [[], ["top1", "macs", "top1"]])
+def test_a_manifest_names_objectives_each_once(
+    tmp_path: Path, manifest: Manifest, metrics: list[str]
+) -> None:
+    goals = [{"metric": metric, "direction": "max"} for metric in metrics]
+    (tmp_path / MANIFEST_FILE).write_text(
+        yaml.safe_dump(manifest.to_data() | {"objectives": goals})
+    )
+    with pytest.raises(RunFolderError, match="objectives: must name at least one metric"):
         Manifest.read(tmp_path)
 
 

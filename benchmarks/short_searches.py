@@ -78,7 +78,9 @@ def search(config: SearchConfig, judge: Callable[[RunConfig], float]) -> list[Tr
         top1 = judge(run)
         rate = run.train.learning_rate
         tried.append(Tried(top1=top1, macs=cost(run.model).macs, learning_rate=rate))
-        outcome = Outcome(state=TrialState.TRAINED, top1=top1, epochs=run.train.epochs)
+        outcome = Outcome(
+            state=TrialState.TRAINED, metrics={"top1": top1}, epochs=run.train.epochs
+        )
         study.finish(proposal.trial, outcome)
     return tried
 

@@ -39,10 +39,11 @@ from castling.sizes import parse_size
 from reports.pareto import Points, hypervolume
 from reports.records import TrialState
 from search.config import SearchConfig
-from search.pareto.acquisition import Encoded, Goal
-from search.pareto.candidates import Trial, propose
-from search.run_folder import open_study
-from search.study import Outcome, SearchStudy
+from search.samplers.pareto.acquisition import Encoded, Goal
+from search.samplers.pareto.candidates import Trial, propose
+from search.study.storage import open_study
+from search.study.study import SearchStudy
+from search.study.trial import Outcome
 from space.cost import cost
 from space.decode import decode
 from space.domain import Domain
@@ -362,8 +363,8 @@ def search_synthetic(problem: Synthetic, sampler: str, seed: int, trials: int) -
         }
     )
     storage = optuna.storages.InMemoryStorage()
-    setting = config.setting(problem.space)
-    study = SearchStudy(open_study(storage, config.objectives), storage, config, setting)
+    context = config.context(problem.space)
+    study = SearchStudy(open_study(storage, config.objectives), storage, context)
     results = []
     while (proposal := study.propose()) is not None:
         top1 = problem.top1(proposal.run)
@@ -449,7 +450,7 @@ def run_ask_time(arguments: argparse.Namespace) -> None:
     config = SearchConfig.from_data(
         {"space": arguments.space, "budget": {"max_macs": arguments.max_macs}}
     )
-    problem, rng = config.setting(space).problem, Random(0)
+    problem, rng = config.context(space).problem, Random(0)
     judge = Synthetic(space, parse_size(arguments.max_macs))
     trials = []
     for _ in range(arguments.trials):

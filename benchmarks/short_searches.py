@@ -31,8 +31,9 @@ from castling.training.loop import train
 from reports.pareto import hypervolume
 from reports.records import TrialState
 from search.config import SearchConfig
-from search.run_folder import open_study
-from search.study import Outcome, SearchStudy
+from search.study.storage import open_study
+from search.study.study import SearchStudy
+from search.study.trial import Outcome
 from space.cost import cost
 
 
@@ -69,9 +70,7 @@ def search(config: SearchConfig, judge: Callable[[RunConfig], float]) -> list[Tr
     """
     space = config.build_space()
     storage = optuna.storages.InMemoryStorage()
-    study = SearchStudy(
-        open_study(storage, config.objectives), storage, config, config.setting(space)
-    )
+    study = SearchStudy(open_study(storage, config.objectives), storage, config.context(space))
     tried = []
     while (proposal := study.propose()) is not None:
         run = proposal.run

@@ -61,11 +61,11 @@ from reports.manifest import Manifest
 from reports.pareto import hypervolume
 from reports.records import CURVES_FOLDER, MANIFEST_FILE, Objective, Record, TrialState
 from reports.study import read_trials
-from search.cli import parse_settings
+from search.commands.options import parse_settings
 from search.config import SearchConfig
-from search.pareto.forecast import forecast
-from search.rungs import CostRanges, Rungs, cost_ranges
+from search.samplers.pareto.forecast import forecast
 from search.stoppers import STOPPERS, StopperSpec
+from search.stoppers.rungs import CostRanges, Rungs, cost_ranges
 
 
 THIRDS = ("small", "middle", "large")
@@ -99,7 +99,7 @@ class Recording:
             trials=trials,
             records=records,
             curves={trial: read_curve(run, trial) for trial in trials.trial},
-            ranges=cost_ranges(config.setting(config.build_space())),
+            ranges=cost_ranges(config.context(config.build_space())),
         )
 
     @property

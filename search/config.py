@@ -14,15 +14,15 @@ from castling.model.check import run_config
 from castling.operators import OPERATORS
 from castling.untrusted.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
+from search.context import SearchContext
 from search.objectives import check_objectives
 from search.recipes import RECIPES
-from search.samplers import Setting, sampler_named
+from search.samplers.naming import sampler_named
 from search.stoppers import NO_STOPPER, STOPPERS
+from search.strategies import STRATEGIES
 from space.budget import Budget
 from space.catalogue import DimensionConfig
-from space.cost_model import CostModel
 from space.decode import decode
-from space.feasible import feasible_point
 from space.point import Dimension, Space
 from space.presets import SPACES
 from space.target import Target
@@ -52,6 +52,8 @@ class SearchConfig(Config):
         Objective(metric="macs", direction="min"),
     )
     """What the front trades off."""
+    strategy: str = "trials"
+    """Where candidates come from: `trials` asks the sampler for one after the other."""
     points: tuple[dict[str, Any], ...] = Field(default=(), max_length=MOST_DIMENSIONS)
     """Points to try first; what one leaves out has the base's value."""
     sampler: str = "pareto"
@@ -93,6 +95,8 @@ class SearchConfig(Config):
             raise ConfigError("sampler", rule, self.sampler) from None
         if self.stopper not in STOPPERS:
             raise ConfigError("stopper", f"must be one of {', '.join(STOPPERS)}", self.stopper)
+        if self.strategy not in STRATEGIES:
+            raise ConfigError("strategy", f"must be one of {', '.join(STRATEGIES)}", self.strategy)
         check_objectives(self.objectives)
         return self
 
@@ -106,26 +110,9 @@ class SearchConfig(Config):
 
         return LatencyTable(path)
 
-    def setting(self, space: Space, table: "LatencyTable | None" = None) -> Setting:
-        """Return what a sampler may know of the search.
-
-        Args:
-            space: as `build_space` returns it.
-            table: as `latency_table` returns it; None makes one in memory where it is needed.
-
-        Raises:
-            InfeasibleBudgetError: when a bound is below the cheapest point's cost.
-            ConfigError: when no point is within all bounds.
-        """
-        pricing = CostModel(self.latency_table() if table is None else table)
-        return Setting(
-            space=space,
-            budget=self.budget,
-            objectives=self.objectives,
-            seed=self.seed,
-            feasible_point=feasible_point(space, self.budget, pricing),
-            pricing=pricing,
-        )
+    def context(self, space: Space, table: "LatencyTable | None" = None) -> SearchContext:
+        """Return what the parts of the search must know of it; see `SearchContext.of`."""
+        return SearchContext.of(self, space, table)
 
     def build_space(self) -> Space:
         """Return the preset with its settings and dimensions changed.

@@ -17,8 +17,8 @@ D_co = TypeVar("D_co", covariant=True)
 class Forms(Protocol[D_co]):
     """The three forms of a domain that a library of samplers knows.
 
-    `search.adapters` implements it with Optuna's distributions, so that a domain says which form
-    it has and needs no library.
+    `search.samplers.distributions` implements it with Optuna's distributions, so that a domain
+    says which form it has and needs no library.
     """
 
     def categorical(self, values: tuple[Value, ...]) -> D_co:

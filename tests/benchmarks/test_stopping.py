@@ -5,8 +5,8 @@ from epochs import epoch_metrics
 
 from reports.frame import tabulate
 from reports.records import Record, TrialState
-from search.rungs import CostRanges
 from search.stoppers import STOPPERS, StopperSpec
+from search.stoppers.rungs import CostRanges
 
 
 GOALS = [{"metric": "top1", "direction": "max"}, {"metric": "macs", "direction": "min"}]

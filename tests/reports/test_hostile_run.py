@@ -20,7 +20,7 @@ from reports.export import METRICS_FILE, ModelMetrics
 from reports.page import write_report
 from reports.records import MANIFEST_FILE, STUDY_FILE
 from search.cli import main
-from search.run_folder import open_storage
+from search.study.storage import open_storage
 
 
 def read_all(run: Path) -> None:

@@ -10,7 +10,7 @@ import ray
 from filelock import FileLock
 
 import search
-from search.cluster import joined
+from search.execution.cluster import joined
 
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # else tests beside them starve the workers

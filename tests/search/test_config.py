@@ -77,7 +77,7 @@ def test_a_search_prices_by_the_table_that_it_is_given() -> None:
     config = SearchConfig(objectives=(Objective(metric="latency_ms", direction="min"),))
     table = config.latency_table()
     assert table is not None
-    assert config.setting(config.build_space(), table).pricing.latency_ms is table
+    assert config.context(config.build_space(), table).cost_model.latency_ms is table
     assert SearchConfig().latency_table() is None
 
 

@@ -25,11 +25,12 @@ from reports.export import evaluate_folder, export
 from reports.manifest import Manifest
 from reports.page import write_report
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
-from search.cluster import share
+from search.commands.display import TerminalDisplay
 from search.config import SearchConfig
-from search.display import Display, TerminalDisplay
-from search.run_folder import LOCK_FILE
+from search.display import Display
+from search.execution.cluster import share
 from search.stoppers import STOPPERS, StopperSpec
+from search.study.run_folder import LOCK_FILE
 from space.cost import cost
 
 

@@ -29,9 +29,9 @@ from castling.training.metrics import EpochMetrics
 from reports.curves import read_curve
 from reports.records import Record, TrialState, curve_path
 from search.config import SearchConfig
-from search.run_folder import open_storage, open_study
-from search.study import Outcome
-from search.worker import CURVE, OUTCOME
+from search.execution.worker import CURVE, OUTCOME
+from search.study.storage import open_storage, open_study
+from search.study.trial import Outcome
 
 
 TRIALS, EPOCHS, CHECKPOINT_EVERY = 6, 8, 3

@@ -10,11 +10,11 @@ import pytest
 from search_bridge import bridge
 
 from reports.records import TrialState
-from search.asking import ask
 from search.config import SearchConfig
-from search.run_folder import open_storage, open_study
 from search.samplers import SAMPLERS
-from search.study import Outcome
+from search.study.asking import ask
+from search.study.storage import open_storage, open_study
+from search.study.trial import Outcome
 from space.domain import Domain, Forms, Value
 from space.kinds import DOMAINS
 from space.point import Space
@@ -84,19 +84,19 @@ def test_every_sampler_proposes_values_of_a_new_kind_of_domain(
         sizes = [block.head_size for block in proposal.run.model.blocks]
         assert set(sizes) <= {4, 8, 16, 32}
         top1 = 0.5 + sum(sizes) / 1e4
-        outcome = Outcome(state=TrialState.TRAINED, top1=top1, epochs=number)
+        outcome = Outcome(state=TrialState.TRAINED, metrics={"top1": top1}, epochs=number)
         study.finish(proposal.trial, outcome)
-    setting = config.setting(config.build_space())
+    context = config.context(config.build_space())
     stored = open_study(open_storage(tmp_path, None), config.objectives)
     unfinished = stored.ask()
-    sampler_ = SAMPLERS[sampler].make(setting, 3)
-    again = ask(stored, sampler_, setting.space.domains, unfinished._trial_id)
-    setting.space.check(again.params)
+    sampler_ = SAMPLERS[sampler].make(context, 3)
+    again = ask(stored, sampler_, context.space.domains, unfinished._trial_id)
+    context.space.check(again.params)
 
 
 def test_candidates_of_a_new_kind_of_domain_are_changed_and_encoded() -> None:
     config = search("pareto")
-    problem, rng = config.setting(config.build_space()).problem, Random(0)
+    problem, rng = config.context(config.build_space()).problem, Random(0)
     point = problem.sample(rng)
     places = [at for at, domain in enumerate(problem._domains) if isinstance(domain, Powers)]
     seen = {problem.mutate(point, rng)[at] for at in places for _ in range(30)}

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.cluster import Resources
 from search.config import SearchConfig
-from search.run_folder import open_storage, open_study
-from search.rungs import Rungs
-from search.searcher import StudySearcher
-from search.study import SearchStudy
+from search.execution.cluster import Resources
+from search.execution.contract import Work
+from search.execution.searcher import StudySearcher
+from search.stoppers.rungs import Rungs
+from search.study.storage import open_storage, open_study
+from search.study.study import SearchStudy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,11 @@ class Bridge:
 
 def bridge(folder: Path, config: SearchConfig) -> Bridge:
     """Open a run folder's search, or begin it, as a driver does."""
-    setting = config.setting(config.build_space())
+    context = config.context(config.build_space())
     storage = open_storage(folder, None)
-    study = SearchStudy(open_study(storage, config.objectives), storage, config, setting)
+    study = SearchStudy(open_study(storage, config.objectives), storage, context)
     resources = Resources(workers=2, cpus_per_trial=1, gpus_per_trial=0.0)
-    rungs = Rungs.of(config.stopper, setting)
+    rungs = Rungs.of(context)
     rungs.read_back(folder, [*study.records, *study.running.values()])
-    searcher = StudySearcher(study, rungs, folder, resources, trial_minutes=config.trial_minutes)
-    return Bridge(searcher=searcher, study=study, rungs=rungs)
+    work = Work(study=study, rungs=rungs, folder=folder, trial_minutes=config.trial_minutes)
+    return Bridge(searcher=StudySearcher(work, resources), study=study, rungs=rungs)

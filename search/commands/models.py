@@ -1,0 +1,140 @@
+"""Single models: `castling export`, `train`, `evaluate` and `measure`."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.commands.console import INTERRUPTED, console, errors, print_result, print_table
+from search.commands.options import (
+    ConfigArgument,
+    MaxMacs,
+    MaxOption,
+    MaxParams,
+    MinOption,
+    OutOption,
+    RunArgument,
+    SetOption,
+    parse_bounds,
+    parse_settings,
+)
+
+
+if TYPE_CHECKING:
+    from castling.training.metrics import EpochMetrics
+
+
+def export(
+    run: RunArgument,
+    out: OutOption,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    upper: MaxOption = None,
+    lower: MinOption = None,
+    trial: Annotated[int | None, typer.Option(help="A trial of the front.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
+) -> None:
+    """Write a run's best model within a budget: config, weights, metrics."""
+    from reports.export import export as export_model
+
+    metrics = export_model(
+        run,
+        out,
+        max_macs=max_macs,
+        max_params=max_params,
+        trial=trial,
+        onnx=onnx,
+        **parse_bounds(upper, lower),
+    )
+    print_result(
+        f"{metrics.trained_by}: {metrics.macs:,} MACs, {metrics.params:,} parameters, top1 "
+        f"{metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
+        f"written to {out}"
+    )
+    print_result(metrics.masks)
+
+
+def train(
+    config: ConfigArgument,
+    out: OutOption,
+    initial: Annotated[
+        str | None, typer.Option("--from", help="Weights to begin with: a folder's, or timm's.")
+    ] = None,
+    settings: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out.")] = False,
+) -> None:
+    """Train one config with the full scheme, test it, and write the castled model."""
+    from search.train import train_config
+
+    try:
+        metrics = train_config(
+            config,
+            out,
+            resume=resume,
+            initial=initial,
+            settings=parse_settings(settings or []),
+            on_epoch=_print_epoch,
+        )
+    except KeyboardInterrupt:
+        given = ["--from", initial] if initial else []
+        for setting in settings or []:
+            given += ["--set", setting]
+        command = shlex.join(["castling", "train", str(config), "--out", str(out), *given])
+        errors.print(f"interrupted; go on with: {command} --resume")
+        raise typer.Exit(INTERRUPTED) from None
+    print_result(
+        f"top1 {metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
+        f"written to {out}"
+    )
+    print_result(metrics.masks)
+
+
+def _print_epoch(metrics: "EpochMetrics") -> None:
+    density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
+    values = metrics.metrics
+    measured = [
+        f"{name} {values[f'{name}_branch']:.2%}, castled {values[name]:.2%}"
+        for name in values
+        if f"{name}_branch" in values
+    ]
+    print_result(
+        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, {', '.join(measured)}, "
+        f"mask density {density or '-'}, rate {values['learning_rate']:.2e}, "
+        f"{values['images_per_s']:.0f} images/s"
+    )
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Exported or trained folder.")],
+) -> None:
+    """Measure an exported model's accuracy again and compare it with the recorded one."""
+    from reports.export import evaluate_folder
+
+    result = evaluate_folder(folder)
+    for split, now, recorded in (
+        ("validation", result.top1_validation, result.recorded.top1_validation),
+        ("test", result.top1_test, result.recorded.top1_test),
+    ):
+        verdict = "as recorded" if now == recorded else f"but {recorded:.4%} was recorded"
+        console.print(f"{split}: top1 {now:.4%}, {verdict}", highlight=False)
+    print_result(result.masks)
+    if not result.is_reproduced:
+        raise typer.Exit(1)
+
+
+def measure(config: ConfigArgument) -> None:
+    """Count a config's MACs and parameters with fvcore, and time the castled model."""
+    from castling.model.check import read_run_config
+    from space.cost import cost
+    from space.measure import measure_model
+
+    model = read_run_config(config).model
+    measured, closed = measure_model(model), cost(model)
+    rows = (
+        ("MACs", f"{measured.macs:,}", f"{closed.macs:,}"),
+        ("parameters", f"{measured.params:,}", f"{closed.params:,}"),
+        ("MACs in training", f"{measured.training_macs:,}", f"{closed.training_macs:,}"),
+        ("latency, batch 1", f"{measured.latency_ms:.2f} ms", ""),
+    )
+    print_table(("", "measured", "closed form"), rows, words=("",))

@@ -1,0 +1,100 @@
+"""The executor of today: trials are trained by Ray Tune's workers, here or on a cluster."""
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ray import tune
+
+from castling.training.data import TrainingData
+from search.config import SearchConfig
+from search.execution.cluster import Resources, joined, share
+from search.execution.contract import Executor, Work
+from search.execution.scheduler import RungScheduler
+from search.execution.searcher import StopWhenTold, StudySearcher
+from search.execution.worker import train_trial
+
+
+@contextmanager
+def tune_executor(config: SearchConfig, address: str | None) -> Iterator[Executor]:
+    """Start Ray here, or join a cluster, and yield what trains a search's trials there.
+
+    Args:
+        config: says how many trials are trained at a time, and with what.
+        address: of a cluster; None starts Ray on this machine.
+
+    Raises:
+        ClusterError: when Ray does not start here.
+        ConfigError: when no cluster answers at the address, or not even one trial fits.
+    """
+    with joined(address, at_least=(config.workers or 1) * config.cpus_per_trial) as cluster:
+        yield TuneExecutor(share(cluster, config))
+
+
+class TuneExecutor:
+    """Lets Ray Tune run the trials; its own state is thrown away, the study is the truth."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def run(self, work: Work, data: TrainingData) -> None:
+        """Train what the study proposes until it proposes no more; see `Executor`."""
+        searcher = StudySearcher(work, self._resources)
+        with _interruptible(searcher):
+            self._tune(searcher, data)
+        if searcher.failure is not None:
+            raise searcher.failure
+        if searcher.interrupted:
+            raise KeyboardInterrupt
+
+    def _tune(self, searcher: StudySearcher, data: TrainingData) -> None:
+        state = tempfile.mkdtemp(prefix="castling-tune-")
+        resources = {
+            "cpu": self._resources.cpus_per_trial,
+            "gpu": self._resources.gpus_per_trial,
+        }
+        trainable = tune.with_resources(tune.with_parameters(train_trial, data=data), resources)
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=RungScheduler(searcher),
+                num_samples=-1,
+                max_concurrent_trials=self._resources.workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=state, verbose=0, stop=StopWhenTold(searcher)
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+@contextmanager
+def _interruptible(searcher: StudySearcher) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into an orderly end; a second one ends at once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if searcher.interrupted:
+            signal.default_int_handler(number, frame)
+        searcher.interrupted = True
+
+    try:
+        earlier = {
+            number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not in the main thread, where no signal arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

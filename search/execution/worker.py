@@ -1,0 +1,125 @@
+"""What runs in a Ray worker: one trial trained, castled, scored, its curve and weights written."""
+
+import faulthandler
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from castling.config import RunConfig
+from castling.model.castle import castle
+from castling.model.storage import save_weights
+from castling.tasks import TASKS
+from castling.training.callbacks import Curve
+from castling.training.data import TrainingData
+from castling.training.loop import train
+from castling.training.metrics import EpochMetrics
+from reports.curves import read_curve
+from reports.records import TrialState, curve_path, training_path, weights_path
+from search.study.storage import STORAGE_ERRORS
+from search.study.trial import Outcome
+
+
+OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
+"""Keys of a trial's last report: how it ended, or why the run folder cannot be written."""
+
+STDERR = 2
+"""The descriptor that Ray writes to a worker's log."""
+
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not enough memory")
+"""What torch says on a CPU that has no memory left."""
+
+SCORE = "score"
+"""Key of a report's JSON of the task's primary metric and its value, for the display."""
+
+CURVE = "curve"
+"""Key of the report at a rung: every epoch so far. The training waits there to be judged."""
+
+REPORT_EVERY_S = 1.0
+"""Shortest time between two reports of progress; every epoch is in the curve all the same."""
+
+
+def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
+    """Train one trial and report its outcome to Ray Tune.
+
+    Args:
+        config: `trial` number, `run` as JSON, `folder` of the run, the epochs that are `rungs`,
+            torch `threads` and `device`, and how many `seconds` it may take, or None.
+        data: training and validation images, from Ray's object store.
+    """
+    torch.set_num_threads(config["threads"])
+    folder, trial = Path(config["folder"]), config["trial"]
+    try:
+        run = RunConfig.from_data(json.loads(config["run"]))
+        with _time_limit(config["seconds"]):
+            outcome = _train(run, data, folder, config)
+    except Exception as error:  # noqa: BLE001 - the one boundary: any failure becomes a record
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+            tune.report({STORAGE_PROBLEM: f"{error.strerror}", "trial": trial})
+            return
+        reason = f"{type(error).__name__}: {error}"
+        starved = _is_out_of_memory(error)
+        outcome = Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
+    tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """End the process when the time is over, whatever it hangs in; its stacks go to Ray's log."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there was too little memory, on a GPU or beside it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+
+
+def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:
+    trial, rungs = config["trial"], frozenset(config["rungs"])
+    primary = TASKS[run.task].primary
+    curve = read_curve(folder, trial)
+    reported_at = time.monotonic()
+
+    def on_epoch(metrics: EpochMetrics) -> bool:
+        nonlocal reported_at
+        curve[metrics.epoch - 1 :] = [metrics]  # an interrupted trial repeats some epochs
+        if metrics.epoch == run.train.epochs:
+            return True
+        report = {
+            "epoch": metrics.epoch,
+            SCORE: json.dumps({primary: metrics.metrics[primary]}),
+            "trial": trial,
+        }
+        if metrics.epoch in rungs:
+            tune.report(report | {CURVE: json.dumps([epoch.to_data() for epoch in curve])})
+        elif time.monotonic() - reported_at >= REPORT_EVERY_S:
+            tune.report(report)
+        else:
+            return True
+        reported_at = time.monotonic()
+        return True
+
+    trained = train(
+        run,
+        data,
+        callbacks=[Curve(curve_path(folder, trial))],
+        on_epoch=on_epoch,
+        checkpoint=training_path(folder, trial),
+        newest_epoch=len(curve),
+        device=config["device"],
+    )
+    save_weights(castle(trained.model), weights_path(folder, trial))
+    return Outcome.of(trained.metrics, TrialState.TRAINED)

@@ -1,0 +1,75 @@
+"""What `search.run` and the command line may put over a recipe, and how it is put there."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from castling.data.folder import folder_settings
+from search.config import SearchConfig, read_points
+from space.budget import Budget
+from space.point import Point
+
+
+BOUNDS = ("max_macs", "max_params", "max_latency_ms", "max", "min")
+"""The overrides that change the budget: the bounds that are named replace the recipe's."""
+
+
+class Overrides(TypedDict, total=False):
+    """What may be put over a recipe's search config; None leaves what the recipe says."""
+
+    max_macs: str | int | None
+    """Budget of multiply-accumulates per image, such as "1.2M"."""
+    max_params: str | int | None
+    """Budget of parameters."""
+    max_latency_ms: float | None
+    """Budget of milliseconds per image, by a table measured on this machine."""
+    max: Mapping[str, str | float] | None
+    """Bounds on other metrics to be low, such as {"train_seconds": 60}."""
+    min: Mapping[str, str | float] | None
+    """Bounds on metrics to be high, such as {"top1": 0.9}."""
+    objectives: Sequence[Mapping[str, str]] | None
+    """What to trade off, each {"metric": ..., "direction": "max" or "min"}."""
+    points: str | Path | Sequence[Point] | None
+    """To try first, or a YAML file of them; what one leaves out is the base's."""
+    trials: int | None
+    """How many candidates to train."""
+    workers: int | None
+    """How many at a time."""
+    strategy: str | None
+    """Where candidates come from."""
+    sampler: str | None
+    """Who proposes them."""
+    stopper: str | None
+    """Who gives their training up early."""
+    seed: int | None
+    """Of the proposals."""
+    images: str | Path | None
+    """Folder of class folders, or of train/ and test/ with them, to search on."""
+    settings: Mapping[str, Any] | None
+    """Dotted config paths and values, such as {"train.epochs": 10}."""
+
+
+def overridden(config: SearchConfig, overrides: Overrides) -> SearchConfig:
+    """Return a search config with overrides put over it.
+
+    Raises:
+        TypeError: when an override has no such name.
+        ConfigError: when a value breaks a rule.
+    """
+    unknown = sorted(set(overrides) - set(Overrides.__annotations__))
+    if unknown:
+        known = ", ".join(Overrides.__annotations__)
+        raise TypeError(f"no such override: {unknown[0]}; there are {known}")
+    fields: dict[str, Any] = {
+        name: value for name, value in overrides.items() if value is not None
+    }
+    limits = Budget.of(**{name: fields.pop(name) for name in BOUNDS if name in fields})
+    images, settings = fields.pop("images", None), fields.pop("settings", {})
+    from_images = {} if images is None else folder_settings(images)
+    if isinstance(fields.get("points"), str | Path):
+        fields["points"] = read_points(Path(fields["points"]))
+    return config.replace(
+        **fields,
+        budget=limits.over(config.budget),
+        set={**config.set, **from_images, **settings},
+    )

@@ -1,0 +1,1 @@
+"""A search's run folder and study: what was tried, and what became of it, kept as it happens."""

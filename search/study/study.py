@@ -1,0 +1,269 @@
+"""The study: what is tried and what became of it, all recorded as it comes."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
+
+from castling.config import RunConfig
+from castling.errors import ConfigError, InvalidPointError
+from castling.model.check import digest, run_config
+from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
+from search.context import SearchContext
+from search.samplers import BUDGET_CONSTRAINT
+from search.strategies import STRATEGIES, Turn
+from search.study.store import TrialStore
+from search.study.trial import Outcome, Proposal
+from space.decode import active, decode
+
+
+class SearchStudy:
+    """Stands between the strategy that proposes candidates and the executor that trains them.
+
+    The Optuna study is the truth, and opening it again continues the search: finished trials stay
+    finished, interrupted ones are proposed again.
+
+    Args:
+        study: as `open_study` returns it.
+        storage: the study's.
+        context: of the search.
+        on_record: called with every record that is stored.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        context: SearchContext,
+        on_record: Callable[[Record], None] = lambda _: None,
+    ) -> None:
+        self._store = TrialStore(study, storage)
+        self._context, self._config = context, context.config
+        self._strategy = STRATEGIES[context.config.strategy].make(context, self._store)
+        self._on_record = on_record
+        self._running: dict[int, Record] = {}
+        self._runs: dict[int, RunConfig] = {}
+        self._deaths: Counter[int] = Counter()
+        self._halved: set[int] = set()
+        self._finished: dict[str, Record] = {}
+        self._duplicates: dict[str, list[Record]] = {}
+        self._interrupted: deque[Proposal] = deque()
+        self._unfinished: deque[int] = deque()
+        self._num_rejected = 0
+        self._latest = datetime.fromtimestamp(0, UTC)
+        self.num_started = 0
+        """Trials given to training so far, those of earlier drivers included."""
+        self.exhausted = False
+        """Whether the strategy has run out of new points within the budget."""
+        trials = self._store.trials
+        for trial in trials:
+            self._reopen(trial)
+        first = self._strategy.first_points()
+        for point in first[len(trials) :]:  # a crash may have cut them short
+            self._store.enqueue(point)
+
+    @property
+    def records(self) -> list[Record]:
+        """The trials that were trained, stopped, or failed, replays left out."""
+        return [*self._finished.values()]
+
+    @property
+    def running(self) -> Mapping[int, Record]:
+        """The trials given to training that have not ended, by number; interrupted ones too."""
+        return self._running
+
+    def propose(self) -> Proposal | None:
+        """Return the next candidate to train, or None when there will be no more."""
+        if self._interrupted:
+            return self._interrupted.popleft()
+        while not self.exhausted and self.num_started < self._config.trials:
+            proposal = self._next()
+            if proposal is not None:
+                return proposal
+        return None
+
+    def note(self, trial: int, reached: Mapping[int, Mapping[str, float]]) -> None:
+        """Store what a running trial's measured objectives were at each rung."""
+        self._store.set_rungs(trial, reached)
+
+    def finish(self, trial: int, outcome: Outcome) -> None:
+        """Record how a trial's training ended and tell the strategy."""
+        record = self._running.pop(trial)
+        del self._runs[trial]
+        record = record.replace(
+            state=outcome.state,
+            reason=outcome.reason or record.reason,
+            metrics={**record.metrics, **outcome.metrics},
+            epochs=outcome.epochs,
+        )
+        self._finish(record)
+
+    def again(self, trial: int, *, out_of_memory: bool = False) -> bool:
+        """Give a trial that broke down to training once more; return whether it may be.
+
+        A trial whose worker died goes on from its checkpoint, as often as the search's `retries`
+        say. One that ran out of memory begins anew with half the batch, once, if the search says
+        so; of a dead worker that is not known, so that it may be either.
+        """
+        halved = self._config.halve_batch and self._halve(trial)
+        if not halved and (out_of_memory or self._deaths[trial] >= self._config.retries):
+            return False
+        self._deaths[trial] += not out_of_memory
+        self._interrupted.append(Proposal(trial=trial, run=self._runs[trial]))
+        return True
+
+    def _halve(self, trial: int) -> bool:
+        """Halve a trial's batch unless that was done before; return whether it is halved now."""
+        train = self._runs[trial].train
+        if trial in self._halved or train.batch_size == 1:
+            return False
+        self._halved.add(trial)
+        size = train.batch_size // 2
+        run = self._runs[trial].replace(train=train.replace(batch_size=size))
+        self._runs[trial] = run
+        self._store.set_config(trial, run)
+        reason = f"trained with batches of {size}, for want of memory"
+        self._running[trial] = self._running[trial].replace(reason=reason)
+        self._write(self._running[trial])
+        return True
+
+    def _next(self) -> Proposal | None:
+        """Ask the strategy once; None when it has no more, or when this one is not trained."""
+        unfinished = self._unfinished[0] if self._unfinished else None
+        trial = self._strategy.ask(Turn(unfinished=unfinished, rejected=self._num_rejected))
+        if trial is None:
+            self.exhausted = True
+            return None
+        if unfinished is not None:
+            self._unfinished.popleft()
+        proposal = self._consider(trial)
+        self._num_rejected = 0 if proposal is not None else self._num_rejected + 1
+        return proposal
+
+    def _consider(self, trial: Trial) -> Proposal | None:
+        """Refuse or replay a proposal, or begin it and return it."""
+        try:
+            run = decode(self._context.space, trial.params)
+        except ConfigError:  # its values contradict one another: no model, so no cost to record
+            self._store.tell(trial.number, state=OptunaState.FAIL)
+            return None
+        spent = self._context.cost_model(run.model)
+        violation = spent.violation(self._config.budget)
+        if BUDGET_CONSTRAINT not in trial.constraints:
+            trial.set_constraint(BUDGET_CONSTRAINT, violation)
+        record = Record(
+            trial=trial.number,
+            state=TrialState.RUNNING,
+            metrics=dict(spent),
+            config_id=digest(run),
+            point=active(self._context.space, trial.params),
+            epochs_planned=run.train.epochs,
+            started_at=self._now(),
+        )
+        if violation > 0.0:
+            reason = f"over budget: {spent.words(self._config.budget)}"
+            self._finish(record.replace(state=TrialState.REFUSED, reason=reason))
+            return None
+        self._store.set_config(trial.number, run)
+        return self._begin(record, run)
+
+    def _begin(self, record: Record, run: RunConfig) -> Proposal | None:
+        """Return the trial as a proposal unless an equal one is finished or running."""
+        known = self._finished.get(record.config_id)
+        if known is not None:
+            self._replay(record, known)
+            return None
+        original = next(
+            (
+                other.trial
+                for other in self._running.values()
+                if other.config_id == record.config_id
+            ),
+            None,
+        )
+        record = record.replace(replay_of=original)
+        self._write(record)
+        if original is not None:
+            self._duplicates.setdefault(record.config_id, []).append(record)
+            return None
+        self._running[record.trial], self._runs[record.trial] = record, run
+        self.num_started += 1
+        return Proposal(trial=record.trial, run=run)
+
+    def _replay(self, record: Record, known: Record) -> None:
+        full = known.state == TrialState.TRAINED
+        self._finish(
+            known.replace(
+                trial=record.trial,
+                state=TrialState.REPLAYED if full else known.state,
+                replay_of=known.trial,
+                started_at=record.started_at,
+            )
+        )
+
+    def _finish(self, record: Record) -> None:
+        """Store a trial's last record, tell the strategy, then replay it for its duplicates."""
+        record = record.replace(finished_at=self._now())
+        self._write(record)
+        self._strategy.tell(record, self._finished.values())
+        if record.replay_of is None and record.state != TrialState.REFUSED:
+            self._finished[record.config_id] = record
+            for duplicate in self._duplicates.pop(record.config_id, []):
+                self._replay(duplicate, record)
+
+    def _write(self, record: Record) -> None:
+        self._store.set_record(record)
+        self._on_record(record)
+
+    def _now(self) -> str:
+        """Return the time, not before any that is recorded: the clock may have been set back."""
+        self._latest = max(self._latest, datetime.now(UTC))
+        return self._latest.isoformat(timespec="milliseconds")
+
+    def _note_times(self, record: Record) -> None:
+        """Take note of the times of a record that an earlier driver stored."""
+        for known in (record.started_at, record.finished_at):
+            with suppress(ValueError, TypeError):  # none, or none that is a time
+                self._latest = max(self._latest, datetime.fromisoformat(known))
+
+    def _reopen(self, trial: FrozenTrial) -> None:
+        """Take a stored trial into account: finished, interrupted, or never recorded."""
+        if trial.state == OptunaState.WAITING:
+            return
+        stored = trial.user_attrs.get(RECORD_ATTRIBUTE)
+        if stored is None:
+            if trial.state == OptunaState.RUNNING:  # the driver died before it was recorded
+                self._unfinished.append(trial.number)
+            else:
+                self._num_rejected += 1
+            return
+        record = Record.from_data(stored, f"trial {trial.number}")
+        record = record.replace(config_id=self._digest_of(trial) or record.config_id)
+        self._note_times(record)
+        is_new = record.replay_of is None and record.state != TrialState.REFUSED
+        self._num_rejected = 0 if is_new else self._num_rejected + 1
+        if record.state == TrialState.RUNNING:
+            run = run_config(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
+            proposal = self._begin(record.replace(replay_of=None), run)
+            if proposal is not None:
+                self._interrupted.append(proposal)
+            return
+        if trial.state == OptunaState.RUNNING:  # the driver died before the strategy was told
+            self._strategy.tell(record, self._finished.values())
+        if is_new:
+            self._finished[record.config_id] = record
+            self.num_started += 1
+
+    def _digest_of(self, trial: FrozenTrial) -> str | None:
+        """Return the digest of a stored trial's config as this version computes it.
+
+        The record has that of the version which wrote it. None where the point no longer decodes.
+        """
+        try:
+            return digest(decode(self._context.space, trial.params))
+        except (ConfigError, InvalidPointError):
+            return None

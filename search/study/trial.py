@@ -1,0 +1,43 @@
+"""What passes between a study and those who train: proposals one way, outcomes the other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from castling.config import RunConfig
+from castling.training.metrics import EpochMetrics
+from reports.curves import recorded
+from reports.records import TrialState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A candidate to train: within the budget and unlike every earlier one."""
+
+    trial: int
+    run: RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a training ended."""
+
+    state: TrialState
+    """TRAINED, STOPPED or FAILED."""
+    reason: str = ""
+    """Why it failed."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """By name, those of training."""
+    epochs: int = 0
+    out_of_memory: bool = False
+    """Whether it failed for want of memory."""
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Build an outcome from the plain values that a worker reports."""
+        return cls(**{**data, "state": TrialState(data["state"])})
+
+    @classmethod
+    def of(cls, metrics: EpochMetrics, state: TrialState) -> Self:
+        """Build the outcome of a training that ended, or was stopped, after an epoch."""
+        return cls(state=state, metrics=recorded(metrics), epochs=metrics.epoch)

@@ -20,8 +20,15 @@ Groups: TypeAlias = tuple[tuple[int, ...], ...]
 Loss: TypeAlias = Callable[[Points], tuple[float, Points]]
 """The negative log likelihood of the kernel's log parameters, and its gradient."""
 
-WEIGHT, NOISE, PRIOR_SPREAD = 0.3, 1e-3, 1.5
-"""Middle of the prior of weights and of the noise's share of the variance, and its log width."""
+WEIGHT, NOISE, PRIOR_SPREAD = 2.4, 1e-3, 1.5
+"""Middle of the prior of the sum of all weights and of the noise's share of the variance, and their
+log width.
+
+The squared distance of two points grows with the number of groups. With a fixed prior of each
+weight, points of a space of many dimensions would all look unrelated, and a few trials would teach
+nothing: the weights share a sum (Hvarfner et al., Vanilla Bayesian Optimization Performs Great in
+High Dimensions, 2024, who let length scales grow with the root of the dimensions).
+"""
 JITTER = 1e-8
 MOST_FITTED = 100
 """Trials whose likelihood chooses the kernel's parameters; all trials enter the prediction."""
@@ -152,7 +159,7 @@ def _without_outliers(values: Points) -> Points:
 def _fitted(features: Points, targets: Points, variances: Points, groups: Groups) -> Kernel:
     """Return the kernel of the highest posterior density: its likelihood and a broad prior."""
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * GroupedRBF(
-        np.full(len(groups), WEIGHT), groups
+        np.full(len(groups), WEIGHT / len(groups)), groups
     ) + WhiteKernel(NOISE, (1e-5, 0.5))
     start = kernel.theta.copy()
     spread = np.concatenate([[1.0], np.full(len(groups), PRIOR_SPREAD), [PRIOR_SPREAD]])

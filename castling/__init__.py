@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from castling.packages import PACKAGES, package
+
 
 if TYPE_CHECKING:
     from castling.model.backbone import convert_backbone, convert_backbone as castle_backbone
@@ -10,6 +12,10 @@ if TYPE_CHECKING:
     from castling.model.castle import castle, set_progress
     from castling.model.settle import settle
     from castling.model.storage import load, save
+
+    import reports as reports  # isort: skip
+    import search as search  # isort: skip
+    import space as space  # isort: skip
 
 _HOME = {
     "build": "castling.model.build",
@@ -29,13 +35,18 @@ __all__ = [
     "castle_backbone",
     "convert_backbone",
     "load",
+    "reports",
     "save",
+    "search",
     "set_progress",
     "settle",
+    "space",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in PACKAGES:
+        return package(name)
     name = _OLD_NAMES.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'castling' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, flushed, renamed."""
+"""Atomic files: written under a temporary name in the same folder, flushed, renamed."""
 
 import os
 import secrets
@@ -25,7 +25,7 @@ def _named(path: Path) -> Iterator[None]:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically; a crash or a full disk leaves the old file, never half of one.
 
-    A new file has the permissions that the umask leaves, one that is replaced keeps its own.
+    A new file has the permissions that the umask allows; a replaced file keeps its permissions.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -66,7 +66,7 @@ def write_yaml(path: Path, data: Mapping[str, Any], head: str = "") -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a text file, on a line of its own even where a crash tore the last one."""
+    """Append a line to a text file; starts a new line if a crash left the last one unfinished."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _named(path), path.open("ab+") as file:
         if file.tell() > 0:

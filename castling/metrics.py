@@ -72,7 +72,7 @@ class Metric:
 
     @property
     def is_cost(self) -> bool:
-        """Whether it is known before training."""
+        """Whether it is computed before training."""
         return self.source == "cost"
 
     @property
@@ -93,18 +93,18 @@ class Metric:
 
     @property
     def axis_factor(self) -> float:
-        """What values are multiplied by on an axis: fractions are drawn in percent."""
+        """The factor of values on an axis: fractions are drawn in percent."""
         return 100.0 if self.unit == FRACTION else 1.0
 
     def ideal(self, direction: Direction) -> float | None:
-        """Return the best value in a direction: 0 for one to be low by default."""
-        known = self.best if direction == self.direction else self.worst
-        return 0.0 if known is None and direction == "min" else known
+        """Return the best value in a direction; by default 0 for a metric to minimise."""
+        extreme = self.best if direction == self.direction else self.worst
+        return 0.0 if extreme is None and direction == "min" else extreme
 
     def limit(self, direction: Direction) -> float | None:
-        """Return the worst value in a direction: 0 for one to be high by default."""
-        known = self.worst if direction == self.direction else self.best
-        return 0.0 if known is None and direction == "max" else known
+        """Return the worst value in a direction; by default 0 for a metric to maximise."""
+        extreme = self.worst if direction == self.direction else self.best
+        return 0.0 if extreme is None and direction == "max" else extreme
 
     def text(self, value: float) -> str:
         """Return a value for a table, exact where it is a count; - where it was not measured."""
@@ -123,18 +123,18 @@ class Metric:
         text = self.short(value) if short else self.text(value)
         return text if self.unit in {"", FRACTION} else f"{text} {self.unit}"
 
-    def parse(self, given: object, field: str) -> float:
+    def parse(self, raw: object, field: str) -> float:
         """Return the value that a number or a text such as 1.2M, 0.9 or 90% stands for.
 
         Raises:
             ConfigError: when it is none that the metric can have.
         """
         if self.is_count:
-            return parse_size(given, field)  # type: ignore[arg-type]  # it refuses all others
-        value = _parsed(given, is_fraction=self.unit == FRACTION)
+            return parse_size(raw, field)  # type: ignore[arg-type]  # it refuses all others
+        value = _parsed(raw, is_fraction=self.unit == FRACTION)
         if value is None:
             example = "0.9 or 90%" if self.unit == FRACTION else "2.5 or 900k"
-            raise ConfigError(field, f"must be a number such as {example}", given)
+            raise ConfigError(field, f"must be a number such as {example}", raw)
         return self.checked(value, field)
 
     def checked(self, value: object, field: str = "") -> float:
@@ -161,12 +161,12 @@ class Metric:
         return int(value)  # type: ignore[call-overload]  # exact, which float(value) may not be
 
 
-def _parsed(given: object, *, is_fraction: bool) -> float | None:
+def _parsed(raw: object, *, is_fraction: bool) -> float | None:
     """Return a number that is written plainly, with a suffix or in percent; None for any other."""
-    if isinstance(given, bool) or not isinstance(given, str | int | float):
+    if isinstance(raw, bool) or not isinstance(raw, str | int | float):
         return None
     number = r"\s*([-+]?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][-+]?[0-9]{1,3})?)\s*([kMGT%]?)\s*"
-    match = re.fullmatch(number, str(given)[:99])
+    match = re.fullmatch(number, str(raw)[:99])
     if match is None or (match[2] == "%" and not is_fraction):
         return None
     value = float(match[1]) * (0.01 if match[2] == "%" else SUFFIXES[match[2]])
@@ -316,7 +316,7 @@ def plugin_metrics() -> list[Metric]:
 
 
 def all_metrics() -> list[Metric]:
-    """Return every metric, castling's own first."""
+    """Return every metric, those of castling first."""
     return [*BUILT_IN, *plugin_metrics()]
 
 

@@ -15,15 +15,15 @@ LONGEST_REASON = 300
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Named entries of one kind; unknown names are answered with the known ones.
+    """Named entries of one kind; the error for an unknown name lists all names.
 
     Args:
         kind: what an entry is, for messages.
         entry_points: group of the installed distributions' entry points that name modules, which
             register their entries when they are imported. They are imported when the names are
             first asked for, or a name that is not registered yet.
-        entry: makes an entry of the name of an entry point and what it names, where that is no
-            module but, say, a file's path; None where plugins register their entries themselves.
+        entry: makes an entry from the name of an entry point and its object, which may be a path
+            of a file; None if entry points name modules, which register their entries.
     """
 
     def __init__(

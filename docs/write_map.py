@@ -16,7 +16,7 @@ PACKAGES = {
     "castling": "operators, models, data, tasks and training",
     "space": "what may be searched, and what it costs",
     "reports": "a run's records as a DataFrame, fronts, figures, pages and exports",
-    "search": "the command line, the study, samplers, stoppers and the workers that train",
+    "search": "the command line, strategies and samplers, the study, stoppers and the executor",
 }
 """What each package is for; each imports only those above it."""
 FOLDERS = (

@@ -20,9 +20,9 @@ class ParetoAccessor:
     """Fronts of a DataFrame of trials, as `reports.load` returns it.
 
     Only fully trained trials count: state trained, all planned epochs, within the budget, every
-    objective finite. Objectives, budget and reference are those of the run, kept in the frame's
+    objective finite. Objectives, budget and reference are those of the run, from the frame's
     `attrs`. Where pandas has lost these, as `concat` of different runs does, the objectives are
-    top1 up and MACs down, there is no budget, and the reference must be given. Rows may be
+    top1 up and MACs down, there is no budget, and `reference` must be passed. Rows may be
     filtered, sorted, repeated or indexed by a column; a method names the column that it lacks.
 
     Example:
@@ -58,7 +58,7 @@ class ParetoAccessor:
     ) -> pd.DataFrame:
         """Return the trials that no other dominates, by rising first minimised objective.
 
-        Of trials that are equal in every objective the first is kept.
+        Of trials that are equal in every objective only the first is returned.
 
         Args:
             objectives: direction of each metric, such as {"top1": "max", "params": "min"}.
@@ -77,7 +77,7 @@ class ParetoAccessor:
         objectives: Mapping[str, Direction] | None = None,
         budget: Budget | None = None,
     ) -> pd.Series:
-        """Return for every trial whether it counts and some other that counts dominates it."""
+        """Return for every trial whether it is dominated; only trials that count are compared."""
         goals = self._objectives(objectives)
         mask = self._eligible(goals, budget)
         mask[mask] = dominated(_points(self._trials[mask], goals), [*goals.values()])
@@ -94,7 +94,7 @@ class ParetoAccessor:
         """Return the volume of objective space that the front dominates.
 
         Args:
-            relative: as a fraction, 0 to 1, of what a model with perfect accuracy at no cost has.
+            relative: return the fraction, 0 to 1, of the volume of a perfect model at no cost.
             objectives: direction of each metric.
             budget: bounds on the models, instead of the run's.
             reference: worst value of each metric that still counts.
@@ -134,9 +134,9 @@ class ParetoAccessor:
         max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
         min: Mapping[str, str | float] | None = None,  # noqa: A002
     ) -> pd.DataFrame:
-        """Return the trials within limits, which are then bounds of the frame's budget.
+        """Return the trials within limits, with the limits added to the frame's budget.
 
-        Where the run has no reference of a metric that is limited, the limit becomes that.
+        If the run has no reference for a limited metric, the limit becomes the reference.
 
         Args:
             max_macs: multiply-accumulates per image, such as 1_200_000 or "1.2M".
@@ -146,7 +146,7 @@ class ParetoAccessor:
             min: smallest values of metrics to be high, such as {"top1": 0.9}.
 
         Raises:
-            ConfigError: when a limit is none, or the frame lacks its column.
+            ConfigError: when a limit is malformed, or the frame lacks its column.
         """
         limits = Budget.of(
             max_macs=max_macs,
@@ -155,14 +155,14 @@ class ParetoAccessor:
             max=max,
             min=min,
         )
-        found = self._trials[_within(self._trials, limits)]
-        known = {bound.metric.name: float(bound.value) for bound in limits.bounds()}
-        found.attrs = {
+        trials = self._trials[_within(self._trials, limits)]
+        bounds = {bound.metric.name: float(bound.value) for bound in limits.bounds()}
+        trials.attrs = {
             **self._trials.attrs,
             "budget": limits.over(self.budget).to_data(),
-            "reference": known | self.reference,
+            "reference": bounds | self.reference,
         }
-        return found
+        return trials
 
     def best(
         self,
@@ -206,7 +206,7 @@ class ParetoAccessor:
 
     @property
     def reference(self) -> dict[str, float]:
-        """The worst values of the run's objectives that count, as far as they have one."""
+        """The reference values of the run's objectives, for those that have one."""
         reference = self._trials.attrs.get("reference", {})
         try:
             return {str(metric): float(value) for metric, value in reference.items()}
@@ -215,12 +215,12 @@ class ParetoAccessor:
                 "attrs: reference", "must map metrics to numbers", reference
             ) from None
 
-    def _objectives(self, given: Mapping[str, Direction] | None) -> dict[str, Direction]:
-        if given is None and "objectives" not in self._trials.attrs:
+    def _objectives(self, chosen: Mapping[str, Direction] | None) -> dict[str, Direction]:
+        if chosen is None and "objectives" not in self._trials.attrs:
             return DEFAULT_OBJECTIVES
         items: object = self._trials.attrs.get("objectives")
-        if given is not None:
-            items = [{"metric": name, "direction": way} for name, way in given.items()]
+        if chosen is not None:
+            items = [{"metric": name, "direction": way} for name, way in chosen.items()]
         if not items or not isinstance(items, list | tuple):
             raise ConfigError("objectives", "must name at least one metric", items or None)
         goals = [Objective.from_data(item, "objectives") for item in items]

@@ -27,7 +27,7 @@ EPOCH_METRICS = tuple(
 )
 """Castling's metrics of an epoch that are one number; the mask's density has one per layer."""
 MOST_METRICS = 1_000
-"""Names of metrics in a run's curves: more are nobody's."""
+"""Largest number of metrics' names in a run's curves."""
 
 
 class CurveLine(Config):
@@ -55,8 +55,8 @@ class CurveLine(Config):
         """
         data = json.loads(line)
         if isinstance(data, dict) and "metrics" not in data:  # version 1: a field per metric
-            known = {name: data.pop(name) for name in [*data] if name in EPOCH_METRICS}
-            data["metrics"] = known
+            metrics = {name: data.pop(name) for name in [*data] if name in EPOCH_METRICS}
+            data["metrics"] = metrics
         return cls.from_data(data, "epoch")
 
     def row(self) -> dict[str, Any]:
@@ -68,9 +68,10 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     """Return a run's learning curves: a row per trial and epoch, in this order.
 
     The columns are trial, epoch, the metrics of the training loop, those of plugins, and
-    `mask_density`, a tuple with a number per layer that has an auxiliary branch. Of an epoch that
-    was trained twice, since its trial was interrupted before the next checkpoint, the last is
-    kept; they are equal but for the times. Lines that a crash or a full disk tore are left out.
+    `mask_density`, a tuple with a number per layer that has an auxiliary branch. If an epoch was
+    trained twice, since its trial was interrupted before the next checkpoint, the last line
+    counts; the lines differ in the times only. Lines that a crash or a full disk left incomplete
+    are skipped.
 
     Raises:
         RunFolderError: when the folder is no run.
@@ -102,25 +103,25 @@ def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
     has no metrics.
     """
     path = curve_path(run, trial)
-    found = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
+    by_number = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
     return [
-        EpochMetrics.from_data(found[number].model_dump())
-        for number in takewhile(found.__contains__, count(1))
+        EpochMetrics.from_data(by_number[number].model_dump())
+        for number in takewhile(by_number.__contains__, count(1))
     ]
 
 
 def recorded(epoch: EpochMetrics) -> dict[str, float]:
-    """Return the metrics of an epoch as a trial that ends with it is recorded with them."""
-    found = {
+    """Return the metrics of an epoch for the record of a trial that ends with it."""
+    metrics = {
         name: value for name, value in epoch.metrics.items() if not metric_named(name).curve_only
     }
     if epoch.mask_density:
-        found[MASK_DENSITY] = fmean(epoch.mask_density)
-    return found
+        metrics[MASK_DENSITY] = fmean(epoch.mask_density)
+    return metrics
 
 
 def _epochs(path: Path) -> list[CurveLine]:
-    """Return the epochs of a file; lines that a crash tore, or that are none, are left out."""
+    """Return the epochs of a file; incomplete or malformed lines are skipped."""
     epochs: list[CurveLine] = []
     check_fits(path)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

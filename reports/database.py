@@ -1,4 +1,4 @@
-"""The database that keeps a run's study: its URL, whose password is used and never written."""
+"""The database of a run's study: its URL, whose password is used and never written."""
 
 import os
 import re
@@ -19,22 +19,22 @@ PASSWORD_VARIABLES = (VARIABLE, "PGPASSWORD", "MYSQL_PWD")
 SECRET_KEYS = re.compile(
     r"pass|pwd|secret|token|credential|api_?key|private_?key|^odbc_connect$", re.IGNORECASE
 )
-"""What the keys of a URL's query look like whose values are, or may hold, a password."""
+"""Pattern of keys in a URL's query whose values are, or may contain, a password."""
 HARMLESS_KEYS = {"passfile"}
-"""Keys that look so, but name a file."""
+"""Keys that match the pattern, but name a file."""
 HIDDEN_PASSWORD = re.compile(r"(pass(word|wd|phrase)?|pwd|secret|token)\s*=", re.IGNORECASE)
-"""What a password looks like within another part of a URL."""
+"""Pattern of a password within another part of a URL."""
 
 
 def parse_url(text: str, field: str = "storage") -> URL:
     """Return a database's URL.
 
     Args:
-        text: the URL as it was given.
-        field: what it is called in the error, which never repeats it.
+        text: the URL of the user.
+        field: its name in the error, which never repeats the URL.
 
     Raises:
-        ConfigError: when it is none, or a password in it could not be left out.
+        ConfigError: when the URL is malformed, or its password cannot be removed.
     """
     try:
         url = make_url(text)
@@ -52,7 +52,7 @@ def parse_url(text: str, field: str = "storage") -> URL:
 
 
 def public_url(text: str) -> str:
-    """Return a database's URL without password: what may be written and shown."""
+    """Return a database's URL without password, to be written and shown."""
     url = parse_url(text)
     public = _public(url)
     return text if public == url else public.render_as_string(hide_password=False)
@@ -78,16 +78,16 @@ def _items(url: URL) -> Iterator[tuple[str, str]]:
 
 
 def _secrets(url: URL) -> list[str]:
-    found = [value for key, value in _items(url) if _is_secret(key)]
-    return [secret for secret in (url.password, *found) if secret]
+    values = [value for key, value in _items(url) if _is_secret(key)]
+    return [secret for secret in (url.password, *values) if secret]
 
 
 def complete_url(stored: str, given: str | None = None) -> str:
-    """Return the URL to connect with: one with a password, if there is one of this database.
+    """Return the URL to connect with, with the password if the user has given it.
 
     Args:
         stored: the URL of the run, as a rule without password.
-        given: the URL of the command line; else CASTLING_STORAGE counts.
+        given: the URL of the command line; None uses CASTLING_STORAGE.
 
     Raises:
         ConfigError: when the URL of the command line is another database's.
@@ -116,7 +116,7 @@ def scrubbed(message: str, text: str) -> str:
 
 
 def password_hint(text: str) -> str:
-    """Return where to put a database's password; nothing where it has none or the URL has it."""
+    """Return a hint where to put the password; empty if there is none or the URL has it."""
     url = parse_url(text)
     if url.get_backend_name() == "sqlite" or _secrets(url):
         return ""
@@ -128,7 +128,7 @@ def password_hint(text: str) -> str:
 
 @contextmanager
 def passwords_hidden() -> Iterator[None]:
-    """Take passwords out of the environment for what is started within a with-block."""
+    """Remove passwords from the environment of processes that are started within a with-block."""
     hidden = {name: os.environ.pop(name) for name in PASSWORD_VARIABLES if name in os.environ}
     try:
         yield
@@ -139,9 +139,9 @@ def passwords_hidden() -> Iterator[None]:
 def without_passwords(arguments: list[str]) -> tuple[list[str], str | None]:
     """Return the arguments of a command with the password of `--storage` left out, and its URL.
 
-    The URL is None where there is no password: the arguments are then as they were.
+    Without a password the URL is None and the arguments are unchanged.
     """
-    option, found, public = "--storage", None, list(arguments)
+    option, values, public = "--storage", None, list(arguments)
     for index, argument in enumerate(arguments):
         prefix = f"{option}=" if argument.startswith(f"{option}=") else ""
         if not prefix and (index == 0 or arguments[index - 1] != option):
@@ -152,5 +152,5 @@ def without_passwords(arguments: list[str]) -> tuple[list[str], str | None]:
         except ConfigError:  # the command says what is wrong
             continue
         if shown != text:
-            public[index], found = f"{prefix}{shown}", text
-    return public, found
+            public[index], values = f"{prefix}{shown}", text
+    return public, values

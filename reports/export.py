@@ -1,4 +1,4 @@
-"""Models out of a run: config, weights and metrics in a folder that loads anywhere."""
+"""Exports models of a run: config, weights and metrics in a folder that loads anywhere."""
 
 import json
 import math
@@ -45,11 +45,11 @@ ONNX_TOLERANCE = 1e-4
 
 
 LARGEST_METRICS = 2**16
-"""Bytes of metrics.json that are read; it has some 700."""
+"""Largest size of metrics.json in bytes; a usual one has 700."""
 
 
 class ModelMetrics(Config):
-    """What is known of an exported model; written beside it as metrics.json."""
+    """The metrics of an exported model, in metrics.json of its folder."""
 
     model_config = ConfigDict(strict=True)
 
@@ -103,7 +103,7 @@ class ModelMetrics(Config):
 
 
 def _problem(error: ConfigError) -> str:
-    """Return what is wrong with metrics.json; of a field of another type, which it must have."""
+    """Return what is wrong with metrics.json, such as the type that a field must have."""
     field = ModelMetrics.model_fields.get(error.field)
     if field is None or error.rule == "is required":
         return str(error)
@@ -113,7 +113,7 @@ def _problem(error: ConfigError) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Accuracies measured now, beside those recorded at export."""
+    """Accuracies measured now, and those recorded at export."""
 
     top1_validation: float
     top1_test: float
@@ -141,7 +141,7 @@ def export(  # noqa: PLR0913 - the options of `castling export`
     trial: int | None = None,
     onnx: bool = False,
 ) -> ModelMetrics:
-    """Write the best model of a run, or a given trial's, to a folder.
+    """Write the best model of a run, or that of one trial, to a folder.
 
     Args:
         run: the run folder.
@@ -155,7 +155,7 @@ def export(  # noqa: PLR0913 - the options of `castling export`
 
     Raises:
         ConfigError: when no trial of the front fits.
-        RunFolderError: when the trial's weights were not kept.
+        RunFolderError: when the run no longer has the trial's weights.
     """
     run, out = Path(run), Path(out)
     trials = load_trials(run)
@@ -251,13 +251,13 @@ def write_model(
 
 
 def _other_metrics(config: RunConfig, castled: nn.Module, data: TrainingData) -> dict[str, float]:
-    """Return the metrics of other packages, as far as they are defined for a model."""
+    """Return the metrics of other packages that are defined for a model."""
     device = next(castled.parameters()).device
     batches = InMemoryBatches.of(data.validation, data.statistics, device)
     costs = Costs(config.model)
-    found = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
-    found |= hooked_metrics(lambda: castled, batches.in_order)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    values = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
+    values |= hooked_metrics(lambda: castled, batches.in_order)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def evaluate_folder(folder: str | Path) -> Evaluation:

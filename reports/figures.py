@@ -1,4 +1,4 @@
-"""Figures of a run: what is drawn, records to that, that to matplotlib; no pyplot, no display."""
+"""Figures of a run: from records to data of a figure, and to matplotlib without a display."""
 
 import io
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing matplotlib takes longer than reading a run
 INK, MUTED, FAINT, GRID = "#22272e", "#5b6470", "#aab1ba", "#e8ebef"
 FRONT, BUDGET = "#1b62b5", "#c2410c"
 LABEL_WIDTH, LABEL_HEIGHT = 22.0, 10.0
-"""Points that a label keeps from its neighbour."""
+"""Distance in points between a label and its neighbour."""
 OTHER: dict[str, Any] = {"ms": 4.5, "mew": 0, "color": FAINT}
 MEMBER: dict[str, Any] = {"ms": 7, "mfc": FRONT, "mec": "white", "mew": 1.2}
 MAX_LABELS = 24
@@ -26,7 +26,7 @@ MAX_LABELS = 24
 
 
 COST, QUALITY = "macs", "top1"
-"""What is drawn against an only objective."""
+"""The metric against which a single objective is drawn."""
 
 
 class Dot(NamedTuple):
@@ -65,7 +65,7 @@ class FrontFigure:
 
     @property
     def description(self) -> str:
-        """What is drawn against what."""
+        """The metrics of the two axes."""
         return f"{metric_named(self.y).axis} against {metric_named(self.x).axis}"
 
 
@@ -93,9 +93,9 @@ def _with_volume(text: str, volume: float | None) -> str:
 
 
 def front_figures(trials: pd.DataFrame) -> list[FrontFigure]:
-    """Return what shows a run's front: its first objective to be high against each other one.
+    """Return the views of a run's front: its first objective to maximise against each other one.
 
-    An only objective is drawn against MACs, or accuracy against it.
+    A single objective is drawn against MACs, or accuracy against it.
     """
     goals = trials.pareto.objectives
     y = next((metric for metric, way in goals.items() if way == "max"), QUALITY)
@@ -134,7 +134,7 @@ def _shown(trials: pd.DataFrame, metric: str) -> list[float]:
 
 
 def progress_figure(trials: pd.DataFrame) -> ProgressFigure:
-    """Return what the progress figure shows of a run's trials."""
+    """Return the data of the progress figure."""
     if relative_hypervolume(trials).value is None:
         return ProgressFigure(hypervolume=())
     volumes = trials.pareto.progress(relative=True)
@@ -237,7 +237,7 @@ def _draw_staircase(axes: "Axes", data: FrontFigure) -> None:
 
 
 def _draw_labels(axes: "Axes", data: FrontFigure) -> None:
-    """Write the trials' numbers beside the front, the dearest first; none over another."""
+    """Write the trials' numbers next to the front, the most expensive first, without overlaps."""
     if len(data.front) > MAX_LABELS:
         return
     points_per_pixel = 72.0 / axes.figure.get_dpi()

@@ -27,9 +27,9 @@ class Column:
 
     name: str
     dtype: Any
-    """Whatever pandas takes for `dtype=`."""
+    """A `dtype` of pandas."""
     unit: str
-    """What its numbers count; empty where they count nothing."""
+    """The unit of its numbers; empty if they have none."""
     description: str
 
 
@@ -62,10 +62,10 @@ follows them."""
 
 
 def metric_columns(recorded: Iterable[str] = ()) -> list[Column]:
-    """Return the columns of metrics that are not castling's own, by name.
+    """Return the columns of the metrics of plugins, by name.
 
-    Those are the metrics of the packages that are installed, and others that trials were recorded
-    with. Counts are of pandas' nullable type: older trials lack them.
+    These are the metrics of installed packages, and other metrics in the records of trials. Counts
+    are of pandas' nullable type: older trials lack them.
     """
     fixed = {column.name for column in COLUMNS}
     names = {metric.name for metric in recorded_metrics()} | {
@@ -123,8 +123,8 @@ def load_config(run: str | Path, trial: int) -> dict[str, Any]:
     """
     folder = Path(run)
     manifest = Manifest.read(folder)
-    found = _numbered(read_trials(folder, manifest), trial)
-    config = found.user_attrs.get(CONFIG_ATTRIBUTE)
+    stored = _numbered(read_trials(folder, manifest), trial)
+    config = stored.user_attrs.get(CONFIG_ATTRIBUTE)
     if not isinstance(config, dict):
         raise RecordError(f"{study_place(folder, manifest)}, trial {trial}", "it has no config")
     return config
@@ -134,8 +134,8 @@ def _numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
     for trial in trials:
         if trial.number == number:
             return trial
-    known = f"0 to {len(trials) - 1}" if trials else "none yet"
-    raise ConfigError("trial", f"must be a trial of the run ({known})", number)
+    numbers = f"0 to {len(trials) - 1}" if trials else "none yet"
+    raise ConfigError("trial", f"must be a trial of the run ({numbers})", number)
 
 
 def tabulate(records: Sequence[Record], *, dimensions: bool = True) -> pd.DataFrame:

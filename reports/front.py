@@ -1,4 +1,4 @@
-"""A run's front: of a table or of records, as columns of text, with its hypervolume in words."""
+"""The front of a run as a table of text, with its hypervolume in words."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def front_of(
 
 
 def shown_metrics(front: pd.DataFrame, others: Sequence[str] = ()) -> list[str]:
-    """Return the metrics that a table of a front has columns of: those that were measured."""
+    """Return the metrics that are columns of a front's table: those that were measured."""
     bounded = (bound.metric.name for bound in front.pareto.budget.bounds())
     names = dict.fromkeys([*SHOWN, *others, *front.pareto.objectives, *bounded])
     return [name for name in names if name in front and (front.empty or front[name].notna().any())]

@@ -1,4 +1,4 @@
-"""The manifest of a run folder: what was searched, and with what, as RUN/config.yaml holds it."""
+"""The manifest of a run folder, RUN/config.yaml: the search, its space, versions of libraries."""
 
 from datetime import datetime
 from pathlib import Path
@@ -16,20 +16,20 @@ from space.point import Space
 
 
 class Manifest(Config):
-    """What a run is, written once at its start to RUN/config.yaml."""
+    """The description of a run, written once at its start to RUN/config.yaml."""
 
     castling_run: Literal[1, 2] = 2
-    """Version of the run folder's layout; also what tells a run folder from any other."""
+    """Version of the run folder's layout; its presence marks a run folder."""
     recipe: dict[str, Any]
     """The resolved search config, every default written out."""
     space: dict[str, Any] | None = None
     """The whole space, every default and choice written out; None in version 1, where the recipe
-    says what it is."""
+    defines it."""
     space_fingerprint: str | None = None
     """Of version 1: a hash of the space."""
     budget: Budget
     objectives: tuple[Objective, ...]
-    """What the front trades off."""
+    """The objectives of the front."""
     reference: dict[str, float]
     """Reference point of the hypervolume, per objective; fixed for the life of the run."""
     storage: str | None = None

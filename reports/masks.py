@@ -16,7 +16,7 @@ from castling.training.metrics import EpochMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingEnd:
-    """How a training ended; None for what is not on record."""
+    """The end of a training; None for values that were not recorded."""
 
     epochs: int
     """Epochs trained."""
@@ -37,11 +37,11 @@ class TrainingEnd:
 
     @classmethod
     def of_record(cls, epochs: int, top1_branch: float, mask_density: float) -> Self:
-        """Return how a trial's training ended; what its record lacks is NaN."""
+        """Return the end of a trial's training; values that its record lacks are None."""
         if math.isnan(mask_density):  # no layer had a mask
             return cls(epochs=epochs)
-        known = None if math.isnan(top1_branch) else top1_branch
-        return cls(epochs=epochs, top1_branch=known, mask_density=mask_density)
+        accuracy = None if math.isnan(top1_branch) else top1_branch
+        return cls(epochs=epochs, top1_branch=accuracy, mask_density=mask_density)
 
 
 def last_threshold(config: RunConfig, epochs: int) -> float | None:

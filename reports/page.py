@@ -40,11 +40,11 @@ def write_report(
     Args:
         run: folder of the run; it may be live.
         out: folder to write to, RUN/report by default.
-        max: largest values of metrics of the models to report on, besides the run's budget.
-        min: smallest values of theirs.
+        max: largest values of metrics of the reported models, in addition to the run's budget.
+        min: smallest values of their metrics.
 
     Raises:
-        ConfigError: when a limit is none.
+        ConfigError: when a limit is malformed.
         RunFolderError: when the folder is no run, has no study, or `out` cannot be written.
         OSError: when the disk is full.
         RecordError: when the study or a record in it is damaged.
@@ -128,7 +128,7 @@ def export_commands(run: Path, front: pd.DataFrame) -> list[str]:
 
 
 def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
-    """Return what a reader asks of a run first, as label and text."""
+    """Return the most important facts of a run, as label and text."""
     volume = relative_hypervolume(trials)
     worst = ", ".join(
         f"{name} {metric_named(name).text(trials.pareto.reference[name])}"
@@ -153,8 +153,8 @@ def run_facts(manifest: Manifest, trials: pd.DataFrame) -> dict[str, str]:
 
 
 def _counts(states: "pd.Series[str]") -> list[str]:
-    found = [(state, int((states == state).sum())) for state in TrialState]
-    return [f"{count:,} {state}" for state, count in found if count]
+    counts = [(state, int((states == state).sum())) for state in TrialState]
+    return [f"{count:,} {state}" for state, count in counts if count]
 
 
 def _image(image: Image) -> str:

@@ -29,8 +29,8 @@ def dominated_naive(points: ArrayLike, directions: Sequence[Direction]) -> Mask:
 
 def dominated(points: ArrayLike, directions: Sequence[Direction]) -> Mask:
     """Return which points are dominated, in O(n log n) for up to three objectives."""
-    measured, kept = _swept(points, directions, keep_equal=True)
-    return measured & ~kept
+    measured, selected = _swept(points, directions, keep_equal=True)
+    return measured & ~selected
 
 
 def nondominated(points: ArrayLike, directions: Sequence[Direction]) -> Mask:
@@ -44,11 +44,11 @@ def _swept(
     """Return which points have no NaN, and which of these the dimension sweep keeps."""
     costs = _costs(points, directions)
     measured = np.asarray(~np.isnan(costs).any(axis=1))
-    kept = np.zeros(len(costs), dtype=np.bool_)
+    selected = np.zeros(len(costs), dtype=np.bool_)
     ranks = [np.unique(column, return_inverse=True)[1] for column in costs[measured].T]
     # dominance is a matter of order alone, and moocore crashes on -inf in three objectives
-    kept[measured] = moocore.is_nondominated(np.column_stack(ranks), keep_weakly=keep_equal)
-    return measured, kept
+    selected[measured] = moocore.is_nondominated(np.column_stack(ranks), keep_weakly=keep_equal)
+    return measured, selected
 
 
 def hypervolume(
@@ -66,7 +66,7 @@ def hypervolume(
         points: one row per point, one column per objective.
         reference: the worst value of each objective that still counts.
         directions: of each objective.
-        ideal: the best conceivable value of each; the volume is then a fraction of what it has.
+        ideal: the best possible value of each; returns the fraction of its volume.
 
     Raises:
         ConfigError: when the ideal is not better than the reference in every objective.

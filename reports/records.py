@@ -1,4 +1,4 @@
-"""The contract between a search and its readers: what a run folder and a trial's record hold."""
+"""The contract between a search and its readers: files of a run folder, records of trials."""
 
 import math
 import os
@@ -27,7 +27,7 @@ from castling.untrusted.plain_yaml import LARGEST_NUMBER
 MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"
 LOCK_FILE = ".lock"
 LATENCY_FILE = "latency.jsonl"
-"""The parts of models that were timed, where a search bounds or trades off latency."""
+"""The file with the times of models' parts, if a search uses latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
 RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE, RUNGS_ATTRIBUTE = "record", "config", "rungs"
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
@@ -39,7 +39,7 @@ def curve_path(run: Path, trial: int) -> Path:
 
 
 def weights_path(run: Path, trial: int) -> Path:
-    """Return the file of a trial's castled weights; kept while the trial is on the front."""
+    """Return the file of a trial's castled weights; it exists while the trial is on the front."""
     return run / CHECKPOINTS_FOLDER / f"{trial:05d}.safetensors"
 
 
@@ -49,7 +49,7 @@ def training_path(run: Path, trial: int) -> Path:
 
 
 class TrialState(StrEnum):
-    """How far a proposal came."""
+    """The state of a proposal."""
 
     RUNNING = "running"
     """Being trained, or interrupted and waiting for --resume."""
@@ -58,9 +58,9 @@ class TrialState(StrEnum):
     STOPPED = "stopped"
     """Stopped early: its metrics are those of fewer epochs."""
     FAILED = "failed"
-    """Training broke; `reason` says why, there is no metric."""
+    """Training failed; `reason` says why, there are no metrics of training."""
     REPLAYED = "replayed"
-    """Same model and training as an earlier trial, whose result was used again."""
+    """Same model and training as an earlier trial, whose result is repeated."""
     REFUSED = "refused"
     """Over budget: never trained."""
 
@@ -73,12 +73,12 @@ class Objective(Config):
 
     @property
     def sign(self) -> float:
-        """What to multiply the metric by so that smaller is better."""
+        """The factor that turns the metric into one to minimise."""
         return -1.0 if self.direction == "max" else 1.0
 
     @property
     def is_cost(self) -> bool:
-        """Whether the metric is known before training."""
+        """Whether the metric is computed before training."""
         return METRICS[self.metric].is_cost
 
 
@@ -98,12 +98,12 @@ def _plain_point(point: object) -> dict[str, Any]:
 
 
 def _unicode(text: object) -> object:
-    """Return a text that can be written: a path in it may not be UTF-8."""
+    """Return a text that can be written, since a path in it may not be UTF-8."""
     return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
 
 def _finite_metrics(metrics: object) -> dict[str, int | float]:
-    """Return the metrics that were measured; ConfigError when they are none."""
+    """Return the finite metrics; ConfigError when they are malformed."""
     if not isinstance(metrics, Mapping):
         raise ConfigError("", "must be a mapping of metrics", metrics)
     for name, value in metrics.items():
@@ -123,19 +123,19 @@ Text = Annotated[str, BeforeValidator(_unicode)]
 
 
 class Record(Config):
-    """What is known of one proposal: a row of the results table."""
+    """The record of one proposal: a row of the results table."""
 
     model_config = ConfigDict(strict=True)
 
     version: Literal[2] = 2
-    """Of this layout; records of version 1 have a field per metric, and are read."""
+    """Version of the record; records of version 1, with a field per metric, can be read."""
     trial: int
     """Number of the proposal in the study."""
     state: Annotated[TrialState, Field(strict=False)]
     config_id: Text
     """Hash of the canonical RunConfig: equal for equal trainings."""
     metrics: Annotated[dict[str, int | float], PlainValidator(_finite_metrics)]
-    """By name, those that were measured: finite numbers."""
+    """The measured metrics by name: finite numbers."""
     point: Annotated[dict[str, Any], PlainValidator(_plain_point)] = Field(default_factory=dict)
     """The searched dimensions that this proposal depends on."""
     epochs: int = 0
@@ -170,9 +170,9 @@ class Record(Config):
         """Build a record of version 1 or 2 from plain values; RecordError when they are none."""
         if not isinstance(data, Mapping):
             raise RecordError(where, f"must be a mapping of a record's fields, got {data!r:.80}")
-        given = {str(name): value for name, value in data.items()}
+        fields = {str(name): value for name, value in data.items()}
         try:
-            return cls(**(given if "version" in given else _of_version_1(given)))
+            return cls(**(fields if "version" in fields else _of_version_1(fields)))
         except ConfigError as error:
             field = error.field.removeprefix("metrics.")
             reason = str(ConfigError("", f"{field} {error.rule}", error.value))

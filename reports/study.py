@@ -1,4 +1,4 @@
-"""The trials of a run's Optuna study, opened without ever writing: live, read-only or torn."""
+"""Reads the trials of a run's Optuna study, also a live, read-only or unfinished one."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from reports.records import MANIFEST_FILE, STUDY_FILE, STUDY_NAME
 
 
 MALFORMED = (LookupError, TypeError, ValueError, AssertionError, AttributeError, RecursionError)
-"""What replaying a journal whose lines are not Optuna's can raise."""
+"""Errors of replaying a journal whose lines are not Optuna's."""
 
 
 def study_place(run: Path, manifest: Manifest) -> str:
@@ -80,7 +80,7 @@ def _unreadable(place: str, error: Exception, url: str) -> RecordError:
 
 
 def _read_only(run: Path, text: str) -> str:
-    """Return the URL as it is, except that SQLite must neither create nor write its file."""
+    """Return the URL; SQLite is opened read-only, so that it creates no file."""
     url = parse_url(text)
     if url.get_backend_name() != "sqlite":
         return text

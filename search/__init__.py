@@ -1,4 +1,4 @@
-"""The driver and the command line: the only place that knows Ray and Optuna's samplers."""
+"""Searches: strategies propose candidates, an executor trains them, a study stands between."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

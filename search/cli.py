@@ -32,9 +32,9 @@ for command in COMMANDS:
 
 
 def _hide_password() -> None:
-    """Begin anew without the password of `--storage`: a command line is for all to read.
+    """Restart without the password of `--storage`, which all users could read.
 
-    Those who list processes see it, and Ray shows it to all users of a cluster.
+    A list of processes shows it, and Ray shows it to all users of a cluster.
     """
     if not any(argument.startswith("--storage") for argument in sys.orig_argv):
         return

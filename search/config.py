@@ -1,4 +1,4 @@
-"""What a search is: a recipe in YAML, checked, with the space that it searches."""
+"""The config of a search: a recipe in YAML, checked, with the space that it searches."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class SearchConfig(Config):
     """A complete search: space, budget, sampler, number of trials, resources."""
 
     name: str = "unnamed"
-    """What reports call the search; a recipe's own name unless it says otherwise."""
+    """Name of the search in reports; by default the name of the recipe."""
     space: str = "digits"
     """A preset, a name of `castling spaces`."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted config paths and the values that replace those of the preset's base config."""
     dimensions: tuple[DimensionConfig, ...] = Field(default=(), max_length=MOST_DIMENSIONS)
-    """Dimensions to add to the preset, or to put in the place of its own of the same target."""
+    """Dimensions to add to the preset; one with the target of a preset's dimension replaces it."""
     trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
     """How many candidates to train."""
     budget: Budget = Budget()
@@ -55,11 +55,13 @@ class SearchConfig(Config):
     strategy: str = "trials"
     """Where candidates come from: `trials` asks the sampler for one after the other."""
     points: tuple[dict[str, Any], ...] = Field(default=(), max_length=MOST_DIMENSIONS)
-    """Points to try first; what one leaves out has the base's value."""
+    """Points to try first; a dimension that a point leaves out has the value of the base
+    config."""
     sampler: str = "pareto"
-    """Who proposes candidates, a name of `castling samplers` or `optuna:` and a class of its."""
+    """The sampler: a name of `castling samplers`, or `optuna:` and the name of a class of
+    Optuna."""
     stopper: str = NO_STOPPER
-    """Who gives trainings up early, a name of `castling stoppers`."""
+    """The rule that stops trainings early: a name of `castling stoppers`."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the proposals; the seed of training is `train.seed`."""
     workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
@@ -67,9 +69,10 @@ class SearchConfig(Config):
     cpus_per_trial: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """CPU cores, and torch threads, of each worker."""
     gpus_per_trial: float | None = Field(default=None, ge=0.0, le=MOST_WORKERS)
-    """GPUs of each worker; fractions share one. null shares those there are among the workers."""
+    """GPUs of each worker; fractions share one. null divides all GPUs among the workers."""
     max_refusals: int = Field(default=100, ge=1, le=MOST_TRIALS)
-    """Proposals refused or replayed in a row before one is repaired, and then given up."""
+    """Rejected or repeated proposals in a row after which one is projected into the budget; after
+    as many more the search ends."""
 
     retries: int = Field(default=1, ge=0, le=MOST_TRIALS)
     """How often a trial goes on from its checkpoint after its worker or machine died."""
@@ -101,7 +104,7 @@ class SearchConfig(Config):
         return self
 
     def latency_table(self, path: Path | None = None) -> "LatencyTable | None":
-        """Return a table of latencies where they count, kept in a file or in memory."""
+        """Return a latency table, in a file or in memory; None where latency does not count."""
         metrics = {goal.metric for goal in self.objectives}
         metrics |= {bound.metric.name for bound in self.budget.bounds()}
         if "latency_ms" not in metrics:

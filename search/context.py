@@ -1,4 +1,4 @@
-"""What the parts of a search must know of it: its config, the space, what models cost."""
+"""The context of a search for its parts: config, space, cost model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchContext:
-    """One search, as strategies, samplers, stoppers and the study see it."""
+    """The context of a search, for strategies, samplers, stoppers and the study."""
 
     config: "SearchConfig"
     space: Space
-    """As the run's manifest holds it: a later version may build another of the same config."""
+    """The space of the run's manifest: a later version may build another one from the same
+    config."""
     cost_model: CostModel
     feasible_point: Point
     """A point within the budget."""
     latency_table: "LatencyTable | None" = None
-    """What the cost model measures latencies with, where they count."""
+    """The latency table of the cost model; None if latency does not count."""
 
     @classmethod
     def of(cls, config: "SearchConfig", space: Space, table: "LatencyTable | None" = None) -> Self:
@@ -67,7 +68,7 @@ class SearchContext:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What is traded off."""
+        """The objectives."""
         return self.config.objectives
 
     @property
@@ -84,14 +85,14 @@ class SearchContext:
 
     @cached_property
     def problem(self) -> "SpaceProblem":
-        """The space under its budget, with what it remembers of points."""
+        """The space under its budget, with a cache of points."""
         from search.samplers.pareto.space_problem import SpaceProblem
 
         return SpaceProblem(self)
 
     @property
     def reference(self) -> Mapping[str, float]:
-        """The worst value of each objective that counts, where there is one."""
+        """The reference value of each objective that has one."""
         return reference_point(self.space, self.budget, self.objectives)
 
     @property
@@ -103,7 +104,7 @@ class SearchContext:
 def check_points(points: Sequence[Point], context: SearchContext) -> None:
     """Raise ConfigError unless each point is one of the space, consistent and within the budget.
 
-    What a point leaves out has the value that comes closest to the space's base config.
+    A dimension that a point leaves out has the value closest to the base config's.
     """
     for number, given in enumerate(points):
         place = f"points: number {number + 1}"

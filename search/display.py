@@ -1,4 +1,4 @@
-"""What a search tells while it runs, to whoever shows it."""
+"""The events of a running search, for its display."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from space.budget import Budget
 
 
 class Display:
-    """What the driver tells while it searches; this one shows nothing of it."""
+    """The events that a driver reports while it searches; this class ignores them."""
 
     def start(
         self,
@@ -17,13 +17,13 @@ class Display:
         objectives: Sequence[Objective],
         budget: Budget,
     ) -> None:
-        """Begin: how many trials there will be, those that earlier drivers finished, the aims."""
+        """Begin a display: number of trials, records of earlier drivers, objectives."""
 
     def record(self, record: Record) -> None:
-        """Take note of a trial that began or ended, or of a refused proposal."""
+        """Show a trial that began or ended, or a rejected proposal."""
 
     def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take note of how far a running trial has come."""
+        """Show the progress of a running trial."""
 
     def stop(self) -> None:
         """End, however the search ended."""

@@ -43,7 +43,7 @@ class SearchSummary:
     trained: int
     """Trials trained to the end, those of earlier drivers included."""
     stopped: int
-    """Trials that the stopper gave up early."""
+    """Trials that the stopper ended early."""
     failed: int
     seconds: float
     """Wall-clock time of this driver."""
@@ -64,15 +64,16 @@ def run(
     """Search, and return when the trials are trained.
 
     Args:
-        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None, to resume
-            with the run's.
+        recipe: name of a shipped recipe or of a space, a YAML file, or a config; None resumes with
+            the config of the run.
         out: the run folder, new or, to resume, an existing one.
         resume: go on with a run: no finished trial is repeated, interrupted ones continue.
         address: of a Ray cluster; None starts Ray on this machine.
-        storage: URL of a database for the study; None keeps it in the run folder. A password in
-            it is used and not stored; CASTLING_STORAGE may hold the URL with it instead.
+        storage: URL of a database for the study; None stores it in the run folder. A password in
+            the URL is used and not stored; CASTLING_STORAGE may hold the URL with it instead.
         display: what shows the progress.
-        overrides: what to put over the recipe, such as `max_macs="1.2M"`; see `Overrides`.
+        overrides: fields that replace those of the recipe, such as `max_macs="1.2M"`; see
+            `Overrides`.
 
     Raises:
         CastlingError: one of its kinds when recipe, budget, data or run folder are unusable.
@@ -145,7 +146,7 @@ def _resolved(
 
 
 class _Search:
-    """One driver's part of a search: an executor runs the trials, the study keeps the truth."""
+    """One driver's part of a search: an executor runs the trials, the study stores results."""
 
     def __init__(self, folder: Path, context: SearchContext, display: Display) -> None:
         self._folder, self._context, self._display = folder, context, display

@@ -1,4 +1,4 @@
-"""What a search trades off: metrics with their directions, values for the sampler, a reference."""
+"""The objectives of a search: metrics with directions, their values, the reference point."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -55,7 +55,7 @@ def values_of(record: Record, objectives: Sequence[Objective]) -> list[float]:
 def worst_values(
     record: Record, objectives: Sequence[Objective], finished: Iterable[Record]
 ) -> list[float]:
-    """Return what a sampler is told of a refused proposal: its costs, and else the worst seen."""
+    """Return the values of a rejected proposal for the sampler: its costs, else the worst seen."""
     trained = [*finished]
     values = []
     for goal in objectives:
@@ -73,10 +73,10 @@ def worst_values(
 def reference_point(
     space: Space, budget: Budget, objectives: Sequence[Objective]
 ) -> Mapping[str, float]:
-    """Return the worst value of each objective that counts, of those that have one.
+    """Return the reference value of each objective that has one.
 
-    A metric counts up to its bound; without one up to the worst value that it can have at all,
-    which is 0 for one to be high, and for a count that of the dearest point.
+    It is the bound on the metric; without a bound the worst possible value: 0 for a metric to
+    maximise, and for a count that of the most expensive point.
     """
     found = {}
     for goal in objectives:

@@ -1,4 +1,4 @@
-"""What `search.run` and the command line may put over a recipe, and how it is put there."""
+"""Overrides of a recipe, from `search.run` and the command line."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from space.point import Point
 
 
 BOUNDS = ("max_macs", "max_params", "max_latency_ms", "max", "min")
-"""The overrides that change the budget: the bounds that are named replace the recipe's."""
+"""The overrides that change the budget: their bounds replace those of the recipe."""
 
 
 class Overrides(TypedDict, total=False):
-    """What may be put over a recipe's search config; None leaves what the recipe says."""
+    """Overrides of a recipe's fields; None leaves the value of the recipe."""
 
     max_macs: str | int | None
     """Budget of multiply-accumulates per image, such as "1.2M"."""
@@ -28,21 +28,22 @@ class Overrides(TypedDict, total=False):
     min: Mapping[str, str | float] | None
     """Bounds on metrics to be high, such as {"top1": 0.9}."""
     objectives: Sequence[Mapping[str, str]] | None
-    """What to trade off, each {"metric": ..., "direction": "max" or "min"}."""
+    """The objectives, each {"metric": ..., "direction": "max" or "min"}."""
     points: str | Path | Sequence[Point] | None
-    """To try first, or a YAML file of them; what one leaves out is the base's."""
+    """Points to try first, or a YAML file of them; a dimension that is left out has the base's
+    value."""
     trials: int | None
-    """How many candidates to train."""
+    """Number of candidates to train."""
     workers: int | None
-    """How many at a time."""
+    """Number of candidates to train at a time."""
     strategy: str | None
-    """Where candidates come from."""
+    """Name of the strategy that generates candidates."""
     sampler: str | None
-    """Who proposes them."""
+    """Name of the sampler that proposes them."""
     stopper: str | None
-    """Who gives their training up early."""
+    """Name of the rule that stops trainings early."""
     seed: int | None
-    """Of the proposals."""
+    """Seed of the proposals."""
     images: str | Path | None
     """Folder of class folders, or of train/ and test/ with them, to search on."""
     settings: Mapping[str, Any] | None
@@ -50,7 +51,7 @@ class Overrides(TypedDict, total=False):
 
 
 def overridden(config: SearchConfig, overrides: Overrides) -> SearchConfig:
-    """Return a search config with overrides put over it.
+    """Return a search config with overrides in place of its fields.
 
     Raises:
         TypeError: when an override has no such name.

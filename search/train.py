@@ -69,7 +69,7 @@ def train_config(
 
 
 def _claim(out: Path, run: RunConfig, *, resume: bool) -> None:
-    """Make the folder this training's, or check that it is; RunFolderError when it is not."""
+    """Create the folder, or check that it belongs to this training; else RunFolderError."""
     started = out / CONFIG_FILE
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,1 +1,1 @@
-"""What may be searched and what it costs: dimensions, points, presets, cost, budgets."""
+"""Search spaces and their costs: dimensions, points, presets, closed forms, budgets."""

@@ -1,4 +1,4 @@
-"""What fits: bounds on metrics, those that are known before training and those that are not."""
+"""Budgets: bounds on costs, which hold before training, and on metrics that training measures."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ Side = Literal["max", "min"]
 
 
 UNMEASURED = 10.0
-"""The largest overrun that samplers are told, and that of a bound whose metric is not known."""
+"""The largest overrun that samplers receive, also used if a bounded metric was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Bound:
 
     @property
     def field(self) -> str:
-        """Where it stands in a budget: max_macs, or max.peak_bytes."""
+        """Path of the bound in a budget: max_macs, or max.peak_bytes."""
         is_short = self.side == "max" and self.metric.name in SHORT
         return f"max_{self.metric.name}" if is_short else f"{self.side}.{self.metric.name}"
 
     def excess(self, value: float) -> float:
-        """Return how far a value is over the bound, relative to it; infinite for one not known."""
+        """Return the overrun of a value relative to the bound; infinite for NaN."""
         if math.isnan(value):
             return math.inf
         over = value - self.value if self.side == "max" else self.value - value
@@ -63,9 +63,9 @@ class Bound:
 class Budget(Config):
     """Bounds on the castled model and its training; None, or no entry, is no bound.
 
-    A metric to be low has an upper bound, in `max`, one to be high a lower one, in `min`. A model
-    over a bound on a cost is not trained. What training measures is known after it: a trial over
-    such a bound is trained, and then counts for nothing.
+    A metric to minimise has an upper bound, in `max`, one to maximise a lower one, in `min`. A
+    model over a bound on a cost is not trained. A trial over a bound on a metric that training
+    measures is trained, but is on no front.
     """
 
     max_macs: Size | None = None
@@ -82,7 +82,7 @@ class Budget(Config):
     @model_validator(mode="before")
     @classmethod
     def _values(cls, data: object) -> object:
-        """Read the bounds as they are written, and move those with a field of their own to it."""
+        """Parse the bounds, and move those that have a field, such as max_macs, to that field."""
         if not isinstance(data, dict):
             return data
         fields = dict(data)
@@ -91,9 +91,9 @@ class Budget(Config):
             if not isinstance(bounds, Mapping):
                 continue
             fields[side] = {}
-            for name, given in bounds.items():
+            for name, raw in bounds.items():
                 place = f"{side}.{name}"
-                value = _bounded(str(name), side, place).parse(given, place)
+                value = _bounded(str(name), side, place).parse(raw, place)
                 if side == "min" or name not in SHORT:
                     fields[side][str(name)] = value
                 elif fields.get(f"max_{name}") is None:
@@ -119,15 +119,15 @@ class Budget(Config):
 
     def bound(self, metric: str, side: Side) -> float | None:
         """Return a metric's bound on one side, None where there is none."""
-        found = (b.value for b in self._bounds if b.metric.name == metric and b.side == side)
-        return next(found, None)
+        values = (b.value for b in self._bounds if b.metric.name == metric and b.side == side)
+        return next(values, None)
 
     def violation(self, values: Mapping[str, float], source: Source | None = None) -> float:
         """Return the largest relative overrun, at most 0 within the budget.
 
         Args:
             values: metrics by name; one that is missing or NaN is in no bound.
-            source: hold only bounds on costs, or on what training measures, against them.
+            source: check only bounds on costs, or on metrics that training measures.
         """
         return max(
             (
@@ -179,8 +179,8 @@ class Budget(Config):
 def _bounded(name: str, side: str, place: str) -> Metric:
     """Return the metric of a bound; ConfigError when there is none, or it takes another bound."""
     if name not in METRICS or METRICS[name].curve_only:
-        known = ", ".join(metric.name for metric in recorded_metrics())
-        rule = f"must bound one of {known}, or one of a package that is installed"
+        names = ", ".join(metric.name for metric in recorded_metrics())
+        rule = f"must bound one of {names}, or one of a package that is installed"
         raise ConfigError(place, rule)
     metric = METRICS[name]
     if metric.direction == side:
@@ -190,14 +190,14 @@ def _bounded(name: str, side: str, place: str) -> Metric:
     return metric
 
 
-def parse_bounds(given: Iterable[str], option: str) -> dict[str, str]:
+def parse_bounds(raw: Iterable[str], option: str) -> dict[str, str]:
     """Return the bounds of METRIC=VALUE arguments, as they are written.
 
     Raises:
         ConfigError: when one is not written so, or names a metric again.
     """
     bounds: dict[str, str] = {}
-    for text in given:
+    for text in raw:
         name, equals, value = text.partition("=")
         if not equals or not name or name in bounds:
             rule = "must be METRIC=VALUE, each metric once, such as train_seconds=60"

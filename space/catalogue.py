@@ -1,4 +1,4 @@
-"""What may be searched: the catalogue of dimensions, with the domains they usually take."""
+"""The catalogue of dimensions, each with its usual domain."""
 
 from typing import Annotated, Any, Literal
 
@@ -118,7 +118,7 @@ def catalogue() -> dict[str, Dimension]:
 
 
 class DimensionConfig(Config):
-    """A dimension as recipes write it; what is left out comes from the catalogue."""
+    """A dimension in a recipe; the catalogue has the domain of one that names none."""
 
     target: str
     """Dotted config path; `model.blocks.*.FIELD` for a field of every block."""

@@ -1,4 +1,4 @@
-"""Closed forms held against counts: of operators before a search, of dimensions by the tests."""
+"""Compares closed forms with counts: of operators before a search, of dimensions in the tests."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
@@ -29,12 +29,12 @@ from space.point import Dimension, Point, Space
 Models: TypeAlias = Mapping[Value, Architecture]
 """The models of one dimension's values."""
 NUM_DRAWS = 16
-"""Points in which an operator is tried that does not fit the default point."""
+"""Number of random points to try for an operator that does not fit the default point."""
 QUANTITIES = {"macs": "MACs", "params": "parameters", "training_macs": "MACs in training"}
 
 
 def check_operators(space: Space) -> None:
-    """Count each operator that a space may choose once, before anything trains.
+    """Count once each operator that a space may choose, before anything trains.
 
     An operator is counted in the space's default point if it fits there, in every block or in
     one; otherwise in one of a few points drawn at random.
@@ -65,7 +65,7 @@ def _points_with(space: Space, operator: str) -> Iterator[Point]:
 
 
 def check_model(model: Architecture, operators: Iterable[str] | None = None) -> None:
-    """Hold the closed forms of a model's operators, or of some of them, against a count.
+    """Compare the closed forms of a model's operators, or of some of them, with a count.
 
     Raises:
         OperatorError: when an operation has no count, or a closed form is not what is counted.
@@ -103,7 +103,7 @@ def _differences(closed: Cost, measured: Cost) -> Iterator[str]:
 
 
 def dimension_problems(dimension: Dimension, base: RunConfig) -> list[str]:
-    """Return where a dimension is not priced as its models are built, a sentence each.
+    """Return a sentence for each value of a dimension whose closed form is wrong.
 
     With every operator that uses the dimension and at every extreme of its domain, the closed
     form must be what is counted, and the names of the parts that a `LatencyTable` times must
@@ -117,9 +117,9 @@ def dimension_problems(dimension: Dimension, base: RunConfig) -> list[str]:
     problems = []
     for operator in _users(dimension, base):
         models = dict(_models(space, operator))
-        found = [*_unpriced(models)] if models else [("", "no value makes a model")]
-        found = found or [*_same_names(models)]
-        problems += [f"{dimension.target}{where} with {operator}: {what}" for where, what in found]
+        wrong = [*_unpriced(models)] if models else [("", "no value makes a model")]
+        wrong = wrong or [*_same_names(models)]
+        problems += [f"{dimension.target}{where} with {operator}: {what}" for where, what in wrong]
     return problems
 
 
@@ -127,14 +127,14 @@ def _unpriced(models: Models) -> Iterator[tuple[str, str]]:
     """Yield the values, and what is wrong, of models that do not cost what is counted."""
     for value, model in models.items():
         try:
-            found = list(_differences(cost(model), measure_cost(model)))
+            wrong = list(_differences(cost(model), measure_cost(model)))
         except (CostMismatchError, UncountedOperatorError) as error:
-            found = [str(error)]
-        yield from ((f" = {value!r}", problem) for problem in found)
+            wrong = [str(error)]
+        yield from ((f" = {value!r}", problem) for problem in wrong)
 
 
 def _users(dimension: Dimension, base: RunConfig) -> list[str]:
-    """Return the operators to try a dimension with: all whose own field it is, else the base's."""
+    """Return the operators to try a dimension with: those that use its field, else the base's."""
     target = dimension.target
     if target.is_per_block and target.block_steps[0] in OPERATOR_FIELDS | {"options"}:
         return [name for name in OPERATORS if target.is_used_by(name)]
@@ -148,8 +148,8 @@ def _models(space: Space, operator: str) -> Iterator[tuple[Value, Architecture]]
         try:
             blocks = tuple(block.replace(operator=operator) for block in space.base.model.blocks)
             base = space.base.replace(model=space.base.model.replace(blocks=blocks))
-            own = Space(name=space.name, base=base, dimensions=space.dimensions)
-            yield value, decode(own, dict.fromkeys(own.domains, value)).model
+            alone = Space(name=space.name, base=base, dimensions=space.dimensions)
+            yield value, decode(alone, dict.fromkeys(alone.domains, value)).model
         except ConfigError:  # the operator does not serve these layers
             continue
 
@@ -178,12 +178,12 @@ def _same(one: Part, other: Part) -> bool:
     shapes, outputs = [], []
     for part in (one, other):
         [piece] = part.take_apart(torch.device("cpu")).pieces
-        given = torch.linspace(-1.0, 1.0, piece.arguments[0].numel())
+        inputs = torch.linspace(-1.0, 1.0, piece.arguments[0].numel())
         state = piece.module.eval().state_dict()
         shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
         for tensor in state.values():
             if tensor.is_floating_point():
                 tensor.copy_(torch.linspace(-0.5, 0.5, tensor.numel()).view(tensor.shape))
         with torch.inference_mode():
-            outputs.append(piece.module(given.view(piece.arguments[0].shape)))
+            outputs.append(piece.module(inputs.view(piece.arguments[0].shape)))
     return shapes[0] == shapes[1] and torch.equal(*outputs)

@@ -13,11 +13,11 @@ from space.cost import cost
 
 
 class Costs(Mapping[str, float]):
-    """The metrics of a model that need no training, each computed when it is asked for.
+    """The costs of a model, each computed at first use.
 
     Args:
-        model: whose they are.
-        latency_ms: returns the milliseconds of one image; None where latency does not count.
+        model: the config to price.
+        latency_ms: returns the milliseconds of one image; None if latency does not count.
     """
 
     def __init__(

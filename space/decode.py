@@ -1,4 +1,4 @@
-"""From a point to the RunConfig it stands for, and back to the dimensions that matter in it."""
+"""Decodes a point to its RunConfig, and finds the dimensions that are active in it."""
 
 from castling.config import RunConfig
 from castling.model.check import checked
@@ -8,7 +8,7 @@ from space.target import DEPTH, OPERATOR
 
 
 def decode(space: Space, point: Point) -> RunConfig:
-    """Return the config of a point: the base with every dimension's value put at its target.
+    """Return the config of a point: the base config with every value set at its target.
 
     All changes are collected and the config is built once, so no order of changes matters. The
     options of the base's operator stay with that operator: a block that gets another begins
@@ -40,7 +40,7 @@ def decode(space: Space, point: Point) -> RunConfig:
 def active(space: Space, point: Point) -> dict[str, Value]:
     """Return the part of a point that its config depends on.
 
-    Left out are blocks beyond the depth and fields that the chosen operators ignore.
+    It has no dimensions of blocks beyond the depth, or of fields that the operators ignore.
     """
     space.check(point)
     depth, operators = space.depth(point), operators_of(space, point)

@@ -1,4 +1,4 @@
-"""In what two spaces differ: the first dimension, config field or number of stages, in words."""
+"""The first difference of two spaces in words: a dimension, config field or number of stages."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from space.point import Space
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing in which two spaces differ."""
+    """A difference between two spaces."""
 
     what: str
     first: str

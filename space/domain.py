@@ -15,7 +15,7 @@ D_co = TypeVar("D_co", covariant=True)
 
 
 class Forms(Protocol[D_co]):
-    """The three forms of a domain that a library of samplers knows.
+    """The three forms of a domain that libraries of samplers support.
 
     `search.samplers.distributions` implements it with Optuna's distributions, so that a domain
     says which form it has and needs no library.
@@ -49,7 +49,7 @@ class Domain(ABC):
     @property
     @abstractmethod
     def is_ordered(self) -> bool:
-        """Whether the values are numbers, of which near ones act alike."""
+        """Whether the values are numbers, so that neighbours have similar effects."""
 
     @abstractmethod
     def __contains__(self, value: object) -> bool:
@@ -69,7 +69,7 @@ class Domain(ABC):
 
     @abstractmethod
     def form(self, forms: Forms[D_co]) -> D_co:
-        """Return the domain in the form that a library of samplers knows."""
+        """Return the domain in a form that libraries of samplers support."""
 
     @property
     def size(self) -> float:
@@ -94,7 +94,7 @@ class Domain(ABC):
         return values[at + (at >= place)]
 
     def moved(self, value: Value, step: float, rng: Random) -> Value:
-        """Return a value near another, reflected at the ends so that these collect none.
+        """Return a value near another, reflected at the ends so that values do not pile up there.
 
         Args:
             value: from which to move.

@@ -1,4 +1,4 @@
-"""What a budget leaves of a space: points of least and most cost, points that a budget admits."""
+"""Points of minimal and maximal cost in a space, and points within a budget."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,10 +27,10 @@ Quantity: TypeAlias = Literal["macs", "params", "training_macs"]
 Price: TypeAlias = tuple[int, ...]
 """One or two counts to keep small."""
 Option: TypeAlias = tuple[Price, dict[str, Value]]
-"""The price of a model, and the values that make it."""
+"""The cost of a model, and the values that lead to it."""
 
 COUNTED: tuple[Quantity, ...] = ("macs", "params", "training_macs")
-"""The metrics whose largest value in a space is found exactly."""
+"""The metrics whose maximum in a space is computed exactly."""
 
 
 def point_cost(space: Space, point: Point) -> Cost:
@@ -65,11 +65,11 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Enumeration:
-    """Finds the points of least price without visiting all points.
+    """Finds the points of minimal cost without visiting all points.
 
-    With two counts in a price these are the points of which no other has less of both. Exact: for
-    fixed values of what layers share, the cost is a sum over layers, and it is monotone in every
-    number of a block, so that one end of each range is enough.
+    With two counts these are the non-dominated points. Exact: given the shared values, the cost is
+    a sum over layers and monotone in every numeric field, so only one end of each range must be
+    tried.
     """
 
     space: Space
@@ -82,12 +82,12 @@ class _Enumeration:
         dimensions = self._costly()
         shared = [dim for dim in dimensions if dim.tie == "all" or not dim.target.is_per_block]
         start = {name: values[0] for name, values in self._values.items()}
-        found: list[Option] = []
+        best: list[Option] = []
         for chosen in self._choices([name for dim in shared for name in self.space.names(dim)]):
             point = start | chosen
             root = _Group(names=(), parts=self._stages(self.space.depth(point)))
-            found += [(price, point | values) for price, values in self._explore(root, point)]
-        return _front(found)
+            best += [(price, point | values) for price, values in self._explore(root, point)]
+        return _front(best)
 
     def _costly(self) -> list[Dimension]:
         return [dim for dim in self.space.dimensions if dim.target.affects_cost]
@@ -111,8 +111,8 @@ class _Enumeration:
         )
 
     def _explore(self, group: _Group, point: Point) -> list[Option]:
-        """Return the best of the group's values and its parts', the rest as in the point."""
-        found: list[Option] = []
+        """Return the best values of a group and its parts; all others are those of the point."""
+        best: list[Option] = []
         for chosen in self._choices(group.names):
             here = {**point, **chosen}
             base = self.price(point_cost(self.space, here))
@@ -123,8 +123,8 @@ class _Enumeration:
                     (_sum(price, other, base), values | more)
                     for (price, values), (other, more) in pairs
                 )
-            found += options
-        return _front(found)
+            best += options
+        return _front(best)
 
     def _choices(self, names: Sequence[str]) -> Iterator[dict[str, Value]]:
         domains = [self._values[name] for name in names]
@@ -136,14 +136,14 @@ class _Enumeration:
 
     @cached_property
     def _values(self) -> Mapping[str, Sequence[Value]]:
-        """The values to try of every name: of a block's numbers one end is enough."""
-        found: dict[str, Sequence[Value]] = {}
+        """The values to try for every name: one end of the range for numbers of a block."""
+        by_name: dict[str, Sequence[Value]] = {}
         for dimension in self.space.dimensions:
             values, domain = dimension.domain.extremes(), dimension.domain
             if dimension.target.is_per_block and domain.is_ordered:
                 values = [self.end(values)]
-            found |= dict.fromkeys(self.space.names(dimension), values)
-        return found
+            by_name |= dict.fromkeys(self.space.names(dimension), values)
+        return by_name
 
 
 def _sum(price: Price, other: Price, base: Price) -> Price:
@@ -152,7 +152,7 @@ def _sum(price: Price, other: Price, base: Price) -> Price:
 
 
 def _front(options: Iterable[Option]) -> list[Option]:
-    """Return the options that no other undercuts, in the order of their prices."""
+    """Return the non-dominated options, in the order of their costs."""
     front: list[Option] = []
     for price, values in sorted(options, key=itemgetter(0)):
         if not front or price[-1] < front[-1][0][-1]:
@@ -187,14 +187,14 @@ def check_feasible(space: Space, budget: Budget) -> dict[str, Value]:
 
 
 def feasible_point(space: Space, budget: Budget, pricing: CostModel) -> dict[str, Value]:
-    """Return a point within the bounds on costs: of fewest MACs, unless that one is in none.
+    """Return a point within the bounds on costs: that of fewest MACs, if it is within all.
 
-    Latency and the costs of plugins have no closed form. A point within their bounds is found by
-    coordinate descent: each dimension in turn takes the value of the smallest largest overrun.
+    Latency and the costs of plugins have no closed form. Coordinate descent looks for a point
+    within their bounds: each dimension in turn takes the value that minimises the largest overrun.
 
     Raises:
         InfeasibleBudgetError: when a bound on a count is below the least cost of any point.
-        ConfigError: when no point was found that is within all bounds.
+        ConfigError: when the descent ends outside of a bound.
     """
     point = check_feasible(space, budget)
     others = [
@@ -216,8 +216,8 @@ def feasible_point(space: Space, budget: Budget, pricing: CostModel) -> dict[str
     if spent.within(budget):
         return point
     worst = max(others, key=lambda bound: bound.excess(spent[bound.metric.name]))
-    found, side = spent[worst.metric.name], "least" if worst.side == "max" else "most"
-    rule = f"must be at {side} about {worst.metric.text(found)}, the best found in this space"
+    best, side = spent[worst.metric.name], "least" if worst.side == "max" else "most"
+    rule = f"must be at {side} about {worst.metric.text(best)}, the best found in this space"
     raise ConfigError(f"budget.{worst.field}", rule, worst.value)
 
 
@@ -261,8 +261,8 @@ def default_point(space: Space) -> dict[str, Value]:
     """
     point = {name: domain.extremes()[0] for name, domain in space.domains.items()}
     for values in (_base_values, _base_block_values):
-        found = values(space, space.depth(point))
-        point |= {name: value for name, value in found if value in space.domains[name]}
+        base_values = values(space, space.depth(point))
+        point |= {name: value for name, value in base_values if value in space.domains[name]}
     return point
 
 

@@ -1,4 +1,4 @@
-"""Kinds of domains by name, and domains from plain data, as files hold them."""
+"""Kinds of domains by name, and domains from the plain data of files."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -23,14 +23,14 @@ def domain_from_data(data: Mapping[str, Any]) -> Domain:
     if kind not in DOMAINS:
         raise ConfigError("domain.kind", f"must be one of {', '.join(DOMAINS)}", kind)
     made: Any = DOMAINS[kind]
-    given = {name: value for name, value in data.items() if name != "kind"}
+    values = {name: value for name, value in data.items() if name != "kind"}
     names = [item.name for item in fields(made)]
-    for name in given:
+    for name in values:
         if name not in names:
             rule = f"is not a field of a domain of kind {kind} ({', '.join(names)})"
             raise ConfigError(f"domain.{name}", rule, fix=f"remove {name!r}")
     try:
-        domain: Domain = TypeAdapter(made).validate_python(given)
+        domain: Domain = TypeAdapter(made).validate_python(values)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         cause = problem.get("ctx", {}).get("error")

@@ -1,4 +1,4 @@
-"""Latency of a model as a sum over its parts, each timed once on this machine and remembered."""
+"""Latency of a model as a sum over its parts, each timed once on this machine and stored."""
 
 import json
 import time
@@ -20,23 +20,24 @@ from castling.untrusted.memory import check_fits
 
 
 RUNS, SECONDS = 30, 0.1
-"""A part is timed so often, or for so long if that ends earlier."""
+"""Number of timed calls per part, and the seconds after which timing ends earlier."""
 FEWEST_RUNS = 8
-"""But at least so often."""
-YARDSTICK, YARDSTICK_SIZE = "yardstick", 192
-"""The part that tells how fast the machine is at the moment: a product of square matrices."""
+"""Minimum number of timed calls."""
+REFERENCE, REFERENCE_SIZE = "yardstick", 192
+"""The reference part, which shows how fast the machine is at the moment: a square matmul. Its name
+in files is that of version 0.1."""
 
 
 class LatencyTable:
     """Milliseconds of one image, summed over a model's parts.
 
-    A part is an operator or an MLP at its shape, what remains of a block, and what remains of the
-    model. Each is timed once, alone, in eval mode, on the GPU or on one core; a file keeps the
-    times. Other work slows the machine for a while, so that a part is timed in turns with a
-    yardstick, and the ratio counts.
+    A part is an operator or an MLP with its shape, the rest of a block, or the rest of the model.
+    Each is timed once, alone, in eval mode, on the GPU or on one core; a file keeps the times.
+    Other work slows the machine for a while, so a part is timed in turns with a reference matmul,
+    and the ratio counts.
 
     Args:
-        path: file of a JSON object per line; None remembers for the length of the process.
+        path: file of a JSON object per line; None stores the times in memory.
 
     Raises:
         RecordError: when the file is larger than memory.
@@ -48,7 +49,9 @@ class LatencyTable:
         if path is not None:
             check_fits(path)
         for line in path.read_text().splitlines() if path and path.is_file() else ():
-            with suppress(ValueError, LookupError, TypeError, RecursionError):  # torn, or no line
+            with suppress(
+                ValueError, LookupError, TypeError, RecursionError
+            ):  # unfinished, or no line
                 entry = json.loads(line)
                 self._times[entry["part"]] = float(entry["ms"])
 
@@ -61,7 +64,7 @@ class LatencyTable:
         return sum((self._time(part) for part in parts), 0.0)
 
     def keep_in(self, path: Path) -> None:
-        """Keep what was timed so far, and what will be, in a file."""
+        """Store all times, earlier and later ones, in a file."""
         if path == self._path:
             return
         self._path = path
@@ -72,16 +75,16 @@ class LatencyTable:
         """Return the milliseconds of a part, timed now unless that was done before."""
         if part.name not in self._times:
             with _on_one_core(), torch.random.fork_rng(devices=[]), bounded("model"):
-                yardstick = self._yardstick()
+                reference = self._reference()
                 for name, length in _lengths(part.take_apart(_device())).items():
-                    self._remember(name, length * yardstick)
+                    self._remember(name, length * reference)
         return self._times[part.name]
 
-    def _yardstick(self) -> float:
-        """Return the milliseconds of the yardstick when the table was begun."""
-        if YARDSTICK not in self._times:
-            self._remember(YARDSTICK, _quartile(_timed(_Yardstick()) for _ in range(RUNS)))
-        return self._times[YARDSTICK]
+    def _reference(self) -> float:
+        """Return the milliseconds of the reference matmul at the start of the table."""
+        if REFERENCE not in self._times:
+            self._remember(REFERENCE, _quartile(_timed(_ReferenceMatmul()) for _ in range(RUNS)))
+        return self._times[REFERENCE]
 
     def _remember(self, part: str, milliseconds: float) -> None:
         if part not in self._times:
@@ -94,8 +97,8 @@ class LatencyTable:
 
 
 def _lengths(apart: Pieces) -> dict[str, float]:
-    """Return the times of pieces by name, in yardsticks; those that are alike are timed once."""
-    found, alike = dict[str, float](), dict[str, float]()
+    """Return the times of pieces by name, relative to the reference, timing equal ones once."""
+    times, alike = dict[str, float](), dict[str, float]()
     total = 0.0
     for piece in apart.pieces:
         signature = _signature(piece)
@@ -103,14 +106,14 @@ def _lengths(apart: Pieces) -> dict[str, float]:
             alike[signature] = _length(piece)
         total += alike[signature]
         if piece.name is not None:
-            found[piece.name] = alike[signature]
+            times[piece.name] = alike[signature]
     if apart.whole is not None and apart.whole.name is not None:
-        found[apart.whole.name] = max(0.0, _length(apart.whole) - total)
-    return found
+        times[apart.whole.name] = max(0.0, _length(apart.whole) - total)
+    return times
 
 
 def _signature(piece: Piece) -> str:
-    """Return what pieces that take equally long have in common: kinds and shapes."""
+    """Return a signature that pieces of equal duration share: kinds and shapes."""
 
     def described(value: Any) -> Any:
         return tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
@@ -125,29 +128,28 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class _Yardstick(nn.Module):
+class _ReferenceMatmul(nn.Module):
     """A product of matrices, a tenth of a millisecond or so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.matrix = torch.full((YARDSTICK_SIZE, YARDSTICK_SIZE), 0.5, device=_device())
+        self.matrix = torch.full((REFERENCE_SIZE, REFERENCE_SIZE), 0.5, device=_device())
 
     def forward(self) -> torch.Tensor:
         return self.matrix @ self.matrix
 
 
 def _length(piece: Piece) -> float:
-    """Return the time of a piece in eval mode in yardsticks, without the first two calls.
+    """Return the time of a piece in eval mode relative to the reference, after two warm-up calls.
 
-    Of either the lower quartile counts: what else the machine does makes a call slower, never
-    faster.
+    The lower quartiles of both count: other work on the machine makes a call slower, never faster.
     """
     module = piece.module
     module.eval()
-    yardstick, begun = _Yardstick(), time.perf_counter()
+    reference, begun = _ReferenceMatmul(), time.perf_counter()
     times, paces = list[float](), list[float]()
     for run in range(-2, RUNS):
-        pace, spent = _timed(yardstick), _timed(module, *piece.arguments, **piece.named)
+        pace, spent = _timed(reference), _timed(module, *piece.arguments, **piece.named)
         if run >= 0:
             paces.append(pace)
             times.append(spent)

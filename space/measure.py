@@ -51,7 +51,7 @@ def measure_latency_ms(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a model costs, counted and timed on the model itself."""
+    """The cost of a model, counted and timed on the model itself."""
 
     macs: int
     """Multiply-accumulates per image of the castled model."""

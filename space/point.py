@@ -24,10 +24,10 @@ Point: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True, init=False)
 class Dimension:
-    """One thing that may be searched: a config field and its values.
+    """A dimension of a space: a config field and its values.
 
-    A target `model.blocks.*.FIELD` is a field of every block; `tie` says whether the blocks choose
-    it each for itself, stage by stage, or all alike.
+    A target `model.blocks.*.FIELD` is a field of every block; `tie` says whether every block,
+    every stage, or all blocks together have one value.
     """
 
     target: Target
@@ -83,8 +83,8 @@ class _SpaceData(Config):
 class Space:
     """Named dimensions over a base config.
 
-    Blocks beyond the depth of a point do not exist, so their dimensions are not active; neither
-    are those that the chosen operators ignore.
+    Dimensions of blocks beyond the depth of a point are not active, nor are those of fields that
+    the chosen operators ignore.
     """
 
     name: str
@@ -158,7 +158,7 @@ class Space:
                 raise InvalidPointError(name, f"must lie in {domain}", point[name])
 
     def sample(self, rng: Random) -> dict[str, Value]:
-        """Draw a point, every dimension on its own."""
+        """Draw a point, every dimension independently."""
         return {name: domain.sample(rng) for name, domain in self.domains.items()}
 
     def to_data(self) -> dict[str, Any]:

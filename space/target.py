@@ -38,7 +38,7 @@ class Target:
 
     @property
     def scope(self) -> str:
-        """What the field is of: `block` for a field of every block, else model, train or data."""
+        """The section of the field: `block` for one of every block, else model, train or data."""
         of_blocks = len(self.steps) > 3 and self.steps[:3] == ("model", "blocks", EVERY)
         return "block" if of_blocks else self.steps[0]
 
@@ -85,11 +85,11 @@ class Target:
 
     @property
     def is_set_by_data(self) -> bool:
-        """Whether the dataset decides the field, so that all trials must share it."""
+        """Whether the dataset determines the field, so that all trials must share it."""
         return _is_marked(self.steps, Mark.SET_BY_DATA)
 
     def is_within(self, section: "Target") -> bool:
-        """Return whether the target is another one, or lies in the section that that one names."""
+        """Return whether the target equals another one, or lies in its section."""
         return self.steps[: len(section.steps)] == section.steps
 
     def at(self, key: str) -> str:
@@ -134,8 +134,8 @@ class Target:
         """Put a value into the plain data of a RunConfig, in every block where the path has `*`.
 
         Raises:
-            ConfigError: when the path does not lead to a field; a field that its section does not
-                have is found when the config is built.
+            ConfigError: when the path does not lead to a field. Building the config refuses a
+                field that its section lacks.
         """
         if self.is_depth:
             _set_depth(data, value)
@@ -191,10 +191,10 @@ def _is_marked(steps: tuple[str, ...], mark: Mark) -> bool:
     for step in steps:
         if step == EVERY or step.isdecimal():
             continue
-        found = [each.model_fields[step] for each in sections if step in each.model_fields]
-        if any(mark in each.metadata for each in found):
+        fields = [each.model_fields[step] for each in sections if step in each.model_fields]
+        if any(mark in each.metadata for each in fields):
             return True
-        sections = [section for each in found for section in _sections(each)]
+        sections = [section for each in fields for section in _sections(each)]
     return False
 
 

@@ -1,1 +1,1 @@
-"""What a block is made of besides its operator: closed forms here, torch modules apart."""
+"""The parts of a block besides its operator: closed forms here, torch modules in `modules`."""

@@ -1,4 +1,4 @@
-"""What a CastlingViT has besides operators and MLPs, and the closed form of every part."""
+"""The parts of a CastlingViT besides operators and MLPs, and the closed form of every part."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

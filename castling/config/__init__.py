@@ -1,6 +1,6 @@
-"""Models, trainings and data as frozen configs: plain data with ranges, which live in YAML.
+"""Configs of models, trainings and data: frozen, plain data with ranges, read from YAML.
 
-Whether a model of such data can be built is `castling.model.check`'s to say.
+`castling.model.check` checks whether the model of a config can be built.
 """
 
 from castling.config.base import Config, Mark, Positive

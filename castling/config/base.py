@@ -1,4 +1,4 @@
-"""What all configs share: frozen, no unknown fields, a broken rule as one sentence."""
+"""The base of all configs: frozen, no unknown fields, a broken rule as one sentence."""
 
 from enum import Enum
 from typing import Annotated, Any, TypeVar
@@ -11,11 +11,11 @@ from castling.errors import ConfigError
 Positive = Annotated[int, Field(ge=1)]
 
 C = TypeVar("C", bound="Config")
-"""In place of typing.Self, which run-time type checking does not take on single methods."""
+"""Replaces typing.Self, which run-time type checking does not support on single methods."""
 
 
 class Mark(Enum):
-    """What a search must know of a field, as metadata of its annotation: Annotated[T, mark]."""
+    """Marks a field for the search, as metadata of its annotation: Annotated[T, mark]."""
 
     COSTS_NOTHING = "changes neither MACs nor parameters of the castled model"
     SET_BY_DATA = "follows from the dataset, so that all trials of a search share it"

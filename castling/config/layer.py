@@ -1,4 +1,4 @@
-"""What is chosen for one layer of a model: operator, convolution, mask schedule, MLP."""
+"""The choice for one layer of a model: operator, convolution, mask schedule, MLP."""
 
 import math
 from typing import Annotated, Literal
@@ -77,11 +77,11 @@ class MaskSchedule(Config):
 OPERATOR_FIELDS = frozenset(
     {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}
 )
-"""The fields of a layer that all operators know, and each may use or ignore."""
+"""The fields of a layer that are common to all operators; each may use or ignore them."""
 
 
 class LayerChoice(Config):
-    """What is chosen for one attention layer: operator, convolution, training-only branch."""
+    """The choice for one attention layer: operator, convolution, training-only branch."""
 
     operator: str = "linear_angular"
     """Token mixer, a name of `castling operators`."""
@@ -94,7 +94,8 @@ class LayerChoice(Config):
     mask: Annotated[MaskSchedule | None, Mark.COSTS_NOTHING] = MaskSchedule()
     """Schedule of the auxiliary branch; null trains without one."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """What only this operator has: window size, features, ...; `castling operators` lists them."""
+    """Options of this operator only: window size, features, ...; `castling operators` lists
+    them."""
 
     @field_validator("conv_kernel")
     @classmethod

@@ -1,4 +1,4 @@
-"""How large what is read may be: far beyond what is trained, far below what exhausts memory."""
+"""Limits of what is read: far beyond usual models, far below what exhausts memory."""
 
 LARGEST_SIDE = 8_192
 """Pixels of an image's height or width."""

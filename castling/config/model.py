@@ -21,7 +21,7 @@ from castling.errors import ConfigError
 
 
 def pair(value: object) -> object:
-    """Return a number twice, as height and width; anything else as it is."""
+    """Return a number twice, as height and width; any other value unchanged."""
     return (value, value) if type(value) is int else value
 
 
@@ -76,7 +76,7 @@ def _check_image(channels: int, image_size: tuple[int, int]) -> None:
 
 
 def _plain_data(value: object) -> object:
-    """Return a value as YAML and JSON give it back: tuples become lists."""
+    """Return a value as YAML and JSON return it: tuples become lists."""
     try:
         data: object = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
@@ -86,7 +86,7 @@ def _plain_data(value: object) -> object:
 
 
 def _check_numbers(data: object) -> None:
-    """Raise ConfigError where a number in plain data is beyond what timm's options hold."""
+    """Raise ConfigError if a number in plain data is too large for an option of timm."""
     if isinstance(data, dict | list):
         for value in data.values() if isinstance(data, dict) else data:
             _check_numbers(value)
@@ -103,7 +103,7 @@ _NO_OPTIONS = {
         "is no part of a model: train.initial names the weights to begin with",
     ),
 }
-"""What timm's constructor takes and a config does not, and why."""
+"""Arguments of timm's constructor that a config refuses, and why."""
 
 
 class StockBackbone(Config):
@@ -118,7 +118,7 @@ class StockBackbone(Config):
     num_classes: Annotated[int, Mark.SET_BY_DATA] = Field(default=1000, ge=0, le=MOST_CLASSES)
     """Classes; 0 leaves out the classifier, as in timm."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain_data)] = Field(default_factory=dict)
-    """What else timm's constructor takes: drop_path_rate, depth, embed_dim, window_size..."""
+    """Further arguments of timm's constructor: drop_path_rate, depth, embed_dim, window_size..."""
 
     @model_validator(mode="after")
     def _no_option_twice(self) -> "StockBackbone":
@@ -139,7 +139,7 @@ class BackboneConfig(StockBackbone):
     @field_validator("blocks", mode="before")
     @classmethod
     def _names(cls, choices: object) -> object:
-        """Take an operator's name for its defaults."""
+        """Replace an operator's name by the choice with its defaults."""
         if isinstance(choices, str | dict | LayerChoice):
             rule = "must be a list, one choice for each attention layer"
             raise ConfigError("", rule, choices, "YAML and convert_backbone take one for all")
@@ -157,7 +157,7 @@ Architecture: TypeAlias = ModelConfig | BackboneConfig
 
 
 def model_from_data(value: object) -> object:
-    """Build the config of a model, which of the two its fields tell."""
+    """Build the config of a model; the field `backbone` tells which of the two."""
     if isinstance(value, ModelConfig | BackboneConfig):
         return value
     kind = BackboneConfig if isinstance(value, dict) and "backbone" in value else ModelConfig

@@ -23,10 +23,10 @@ class RunConfig(Config):
     train: Annotated[TrainConfig, Mark.COSTS_NOTHING] = TrainConfig()
     data: Annotated[DataConfig, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = DataConfig()
     task: str = DEFAULT_TASK
-    """What the model learns to do: classification, or the task of a plugin."""
+    """The task: classification, or one of a plugin."""
 
     def to_data(self) -> dict[str, Any]:
-        """Return plain values; the default task is left out, which version 0.1 did not know."""
+        """Return plain values, without the default task, a field that version 0.1 did not have."""
         data = super().to_data()
         if self.task == DEFAULT_TASK:
             del data["task"]

@@ -26,7 +26,7 @@ class AugmentConfig(Config):
 
 
 class DistillConfig(Config):
-    """What a teacher shows a model beside the labels: its logits, layer outputs and tokens.
+    """Distillation from a teacher: its logits, layer outputs and tokens.
 
     The teacher sees the very same augmented images, in eval mode. Logits as in DeiT (Touvron et
     al., 2021), with one head for labels and teacher; tokens as in SUN (Dong et al., 2022).
@@ -36,7 +36,7 @@ class DistillConfig(Config):
     """initial: the model that `train.initial` names, as it is; or a folder of castling's; or
     timm's name of a model, of any architecture."""
     weights: Path | None = None
-    """Checkpoint of a teacher of timm's, .safetensors or .pth; null downloads timm's own."""
+    """Checkpoint for a teacher of timm, .safetensors or .pth; null downloads timm's weights."""
     form: Literal["soft", "hard"] = "soft"
     """soft: T^2 KL(teacher || model) at temperature T; hard: cross entropy with the teacher's
     highest class."""
@@ -45,18 +45,18 @@ class DistillConfig(Config):
     temperature: float = Field(default=3.0, gt=0.0)
     """Divisor of both logits in the soft form."""
     layer_weight: float = Field(default=0.0, ge=0.0)
-    """Weight of the mean over attention layers of |student - teacher|^2 / |teacher|^2 of what
-    the layers give; 0 for a teacher with other layers."""
+    """Weight of the mean over attention layers of |student - teacher|^2 / |teacher|^2 of their
+    outputs; 0 for a teacher with other layers."""
     token_weight: float = Field(default=0.0, ge=0.0)
-    """Weight of the tokens' cross entropy with what the teacher's classifier says of its own
-    token at the same place; SUN takes 0.5, 0 leaves it out."""
+    """Weight of the tokens' cross entropy with the output of the teacher's classifier for its
+    token at the same position; SUN uses 0.5, 0 turns it off."""
     token_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability mass of a token's target that is spread over all classes."""
     token_top: int = Field(default=5, ge=1, le=MOST_CLASSES)
     """Classes of a token's target: the most probable, made to sum to 1."""
     token_background: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Fraction of a batch's tokens, those the teacher is least sure of, whose target is a class
-    of its own: background."""
+    """Fraction of a batch's tokens, those of which the teacher is least certain, whose target is
+    the additional class background."""
 
     @model_validator(mode="after")
     def _teaches(self) -> "DistillConfig":
@@ -70,10 +70,10 @@ class TrainConfig(Config):
     """How a model is trained: AdamW, warm-up then cosine, and the mask schedules by step."""
 
     initial: str | None = None
-    """Weights to begin with: a folder of castling's; for a model of timm a checkpoint of its, or
-    `pretrained` to download timm's own; null begins at random."""
+    """Initial weights: a folder of castling; for a model of timm a checkpoint of timm, or
+    `pretrained` to download timm's weights; null draws random weights."""
     distill: DistillConfig | None = None
-    """What a teacher adds to the labels; null learns from the labels alone."""
+    """Distillation from a teacher; null learns from the labels alone."""
 
     epochs: int = Field(default=40, ge=1, le=MOST_EPOCHS)
     """Passes over the training images."""
@@ -90,11 +90,11 @@ class TrainConfig(Config):
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability mass spread over all classes."""
     gate_target: float = Field(default=0.5, gt=0.0, le=1.0)
-    """MACs that gated layers aim at, as a fraction of theirs with every gate open."""
+    """Target MACs of gated layers, as a fraction of their MACs with every gate open."""
     gate_weight: float = Field(default=1.0, ge=0.0)
     """Weight in the loss of the squared relative distance from that target."""
     gate_rate: float = Field(default=10.0, gt=0.0)
-    """Learning rate of gates, as a multiple of everything else's: they have few steps to move."""
+    """Learning rate of gates, as a multiple of that of all other weights: they have few steps."""
     clip_norm: float = Field(default=1.0, gt=0.0)
     """Largest gradient norm; larger gradients are scaled down to it."""
     augment: AugmentConfig = AugmentConfig()

@@ -1,1 +1,1 @@
-"""What a model costs: closed forms that add up, and counts on the model itself."""
+"""The cost of a model: closed forms that add up, and counts on the model itself."""

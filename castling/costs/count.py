@@ -1,10 +1,10 @@
 """Costs counted on a model itself, under one convention: fvcore's count, and torch's by module.
 
-`measure_macs` is the measure: fvcore traces the built model, and an operation of which nothing is
-known is an error. fvcore cannot trace tensors without values: while torch traces, sizes are
-tensors, which the kernels of the meta device refuse. A backbone is examined there, since some have
-more weights than a machine's memory; `macs_by_module` counts it with torch's own counter, module
-by module. The tests of every kind of attention compare the two.
+`measure_macs` is the reference: fvcore traces the built model, and an operation without a count is
+an error. fvcore cannot trace on the meta device: while torch traces, sizes are tensors, which the
+meta kernels refuse. A backbone is examined there, since some have more weights than a machine's
+memory; `macs_by_module` counts it with torch's own counter, module by module. The tests of every
+kind of attention compare the two.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""How traced operations are counted that fvcore misses, miscounts or rounds, and what is free."""
+"""Counts of traced operations that fvcore misses, miscounts or rounds, and the free operations."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ FREE_OPERATIONS = frozenset(
 )  # fmt: skip
 """Operations without multiply-adds: elementwise, reductions, norms, data movement.
 
-What works in place, like `aten::add_`, is as free as what does not. An operator of castling lists
-what it alone needs in its `free`.
+In-place forms, like `aten::add_`, are free too. An operator lists further free operations in its
+`free`.
 """
 
 
@@ -65,7 +65,7 @@ def einsum_macs(inputs: list[Any], _: list[Any]) -> int:
 
 
 def product_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
-    """Return the MACs of an einsum equation over two operands of the given shapes."""
+    """Return the MACs of an einsum equation over two operands of these shapes."""
     left, arrow, right = equation.partition("->")
     operands = [
         _axes(operand, len(shape)) for operand, shape in zip(left.split(","), shapes, strict=True)
@@ -75,9 +75,11 @@ def product_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
         for axis, size in zip(axes, shape, strict=True):
             sizes[axis] = max(size, sizes.get(axis, 1))
     shared = set(operands[0]) & set(operands[1])
-    kept = set(right) if arrow else set(sizes) - shared  # without an arrow, shared axes are summed
+    unsummed = (
+        set(right) if arrow else set(sizes) - shared
+    )  # without an arrow, shared axes are summed
     return math.prod(
-        size for axis, size in sizes.items() if axis in kept | shared or axis.startswith(".")
+        size for axis, size in sizes.items() if axis in unsummed | shared or axis.startswith(".")
     )
 
 
@@ -113,4 +115,5 @@ HANDLES: Mapping[str, Handle] = {
     "aten::upsample_bicubic2d": nothing,
     "aten::grid_sampler": nothing,
 }
-"""What replaces or adds to fvcore's handles; the free ones are those that it counts by default."""
+"""Handles that replace or extend fvcore's; those for 0 are operations that fvcore counts by
+default."""

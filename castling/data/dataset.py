@@ -1,4 +1,4 @@
-"""The contract of a dataset: what is in it, its splits, and the registry of all datasets."""
+"""The contract of a dataset, its facts and splits, and the registry of all datasets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ SplitName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetInfo:
-    """What a dataset holds, as far as it can be told without decoding an image."""
+    """Facts of a dataset that need no decoded image."""
 
     image_shape: tuple[int, int, int]
     """Channels, height and width of the images that the dataset returns."""
     classes: tuple[str, ...]
     """Names of the classes; a label is an index into them."""
     sizes: Mapping[SplitName, int]
-    """Images of every split that the dataset's makers set apart. `train` must be among them; a
-    validation or test split that is missing is drawn from `train`."""
+    """Number of images in every official split. `train` must be among them; a missing validation
+    or test split is drawn from `train`."""
 
 
 class LabelledImages(Protocol):

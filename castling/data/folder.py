@@ -81,14 +81,15 @@ class Folder(Dataset):
     ) -> tuple[dict[SplitName, ImageFiles], tuple[str, ...]]:
         splits: dict[SplitName, ImageFiles] = {}
         classes: tuple[str, ...] = ()
+        reached: dict[str, Path] = {}  # no image is in two splits through a link
         for name, folder in folders.items():
-            files, found = find_images(folder, self.config.name)
-            _check_classes(folder, found, self.config.name)
-            classes = classes or found
-            if found != classes:
+            files, names = find_images(folder, self.config.name, reached)
+            _check_classes(folder, names, self.config.name)
+            classes = classes or names
+            if names != classes:
                 raise DataError(
                     self.config.name,
-                    f"{name}/ has the classes {found}, train/ has {classes}",
+                    f"{name}/ has the classes {names}, train/ has {classes}",
                     "use the same class folders",
                 )
             splits[name] = ImageFiles(

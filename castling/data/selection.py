@@ -1,4 +1,4 @@
-"""Which images of a split a training takes: held-out parts and subsets, before any is read."""
+"""Selects images of a split before any is read: held-out parts and subsets."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Selection:
         return self.source.labels[self.rows]
 
     def hold_out(self, num_held_out: int, config: DataConfig) -> tuple["Selection", "Selection"]:
-        """Return the images in two parts, the second of a given size.
+        """Return the images in two parts, the second with so many images.
 
         Raises:
             DataError: when one of them would be empty.

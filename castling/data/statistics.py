@@ -8,16 +8,16 @@ from castling.data.dataset import Images
 
 
 EXACT_BELOW = 2**26
-"""Bytes of images up to which the statistics are those of version 0.1, bit for bit."""
+"""Up to so many bytes of images the statistics equal those of version 0.1, bit for bit."""
 CHUNK = 2**20
 """Pixels of a channel that are counted at a time; numpy counts them as eight bytes each."""
 SMALLEST_STD = 1e-6
-"""Of images that are all alike: what divides must not be zero."""
+"""The standard deviation of equal images: a divisor must not be zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What images are normalised with, per channel, of pixel values in 0 to 1."""
+    """Mean and standard deviation per channel, of pixel values in 0 to 1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""The folder that compiled libraries are kept in: nobody else may write there, or above it."""
+"""The cache folder of compiled libraries, to which no other user may write, nor above it."""
 
 import atexit
 import logging
@@ -16,34 +16,34 @@ _log = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """Return `castling` in the user's cache folder, or a new one where that is not this user's.
+    """Return `castling` in the user's cache folder, or a temporary one if others may write there.
 
-    A library that is loaded can do what the user can: neither the folder nor any above it may be
-    one that others can put a library into.
+    A loaded library can do whatever the user can: no other user may be able to put a library into
+    the folder or a folder above it.
 
     Raises:
         OSError: when there is no folder that others cannot write, temporary ones included.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    kept = (home / "castling").resolve()
+    folder = (home / "castling").resolve()
     try:
-        _make(kept)
-        objection = _objection(kept)
+        _make(folder)
+        problem = _problem(folder)
     except OSError:
         return _temporary()
-    if objection:
-        _say(f"{kept} is not used for compiled kernels ({objection}): they are compiled anew.")
-    return _temporary() if objection else kept
+    if problem:
+        _say(f"{folder} is not used for compiled kernels ({problem}): they are compiled anew.")
+    return _temporary() if problem else folder
 
 
 def is_own_file(path: Path) -> bool:
     """Return whether a path is a file, no link, that this user owns and no other may write."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return False
-    own = found.st_uid == os.getuid() and not found.st_mode & _WRITABLE
-    return stat.S_ISREG(found.st_mode) and own
+    is_ours = status.st_uid == os.getuid() and not status.st_mode & _WRITABLE
+    return stat.S_ISREG(status.st_mode) and is_ours
 
 
 def _make(path: Path) -> None:
@@ -53,20 +53,20 @@ def _make(path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
-def _objection(path: Path) -> str:
-    """Return why a folder, all its links resolved, is not one's own; nothing if it is."""
-    found = path.stat()
-    if found.st_uid != os.getuid():
+def _problem(path: Path) -> str:
+    """Return why a folder, with its links resolved, is not safe; nothing if it is."""
+    status = path.stat()
+    if status.st_uid != os.getuid():
         return "it belongs to another user"
-    if found.st_mode & _WRITABLE:
+    if status.st_mode & _WRITABLE:
         return "others may write it"
     if not os.access(path, os.W_OK):
         return "it cannot be written"
     for above in path.parents:
-        found = above.stat()
-        if found.st_uid not in {os.getuid(), 0}:
+        status = above.stat()
+        if status.st_uid not in {os.getuid(), 0}:
             return f"{above} belongs to another user"
-        if found.st_mode & _WRITABLE and not found.st_mode & stat.S_ISVTX:
+        if status.st_mode & _WRITABLE and not status.st_mode & stat.S_ISVTX:
             return f"others may write {above}"
     return ""
 
@@ -76,9 +76,9 @@ def _temporary() -> Path:
     """Return a folder that is removed when the process ends."""
     made = Path(tempfile.mkdtemp(prefix="castling-")).resolve()
     atexit.register(shutil.rmtree, made, ignore_errors=True)
-    objection = _objection(made)
-    if objection:
-        raise PermissionError(f"no folder for temporary files is private: {objection}")
+    problem = _problem(made)
+    if problem:
+        raise PermissionError(f"no folder for temporary files is private: {problem}")
     return made
 
 

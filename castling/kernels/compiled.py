@@ -1,4 +1,4 @@
-"""The kernel of a whole layer as an operator of torch's, which torch.compile calls as it is."""
+"""The kernel of a whole layer as an operator of torch, which torch.compile can call."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, library
 
 from castling.errors import ConfigError
-from castling.kernels import derivatives
+from castling.kernels import arguments, derivatives
 from castling.kernels.linear_angular import ConvolutionGrid, backward_packed, forward_packed
 
 
@@ -14,9 +14,9 @@ _CHOICES = "int[] grid, Tensor? threshold"
 
 
 def _register() -> None:
-    """Make `torch.ops.castling.mix_packed` known, with its shapes and its gradient.
+    """Register `torch.ops.castling.mix_packed`, with its shapes and its gradient.
 
-    torch.compile keeps its code on disk by the operator's name: other shapes want another name.
+    torch.compile caches its code on disk by the operator's name: other shapes need another name.
     """
     forward, backward = "castling::mix_packed", "castling::mix_packed_backward"
     library.define(
@@ -38,7 +38,14 @@ def _register() -> None:
 def _forward(
     qkv: Tensor, weight: Tensor, grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Return what `forward_packed` does; an operator returns empty tensors for none."""
+    """Return what `forward_packed` does; an operator returns empty tensors for none.
+
+    Raises:
+        ConfigError: in forward mode too, of which torch does not tell an operator: its result
+            would pass for a constant.
+    """
+    if arguments.is_forward_mode():
+        raise derivatives.not_forward()
     made = forward_packed(qkv, weight, ConvolutionGrid.of(grid), _number(threshold))
     return tuple(qkv.new_empty(0) if part is None else part for part in made)
 
@@ -46,7 +53,7 @@ def _forward(
 def _forward_shapes(
     qkv: Tensor, weight: Tensor, _grid: list[int], threshold: Tensor | None
 ) -> tuple[Tensor, ...]:
-    _check_devices(qkv, weight)
+    _check_devices(qkv, weight, threshold)
     batch, tokens, _, heads, size = qkv.shape
     out = qkv.new_empty(batch, tokens, heads, size)
     contexts = qkv.new_empty(batch, heads, size, size)
@@ -66,6 +73,8 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
     threshold: Tensor | None,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
+    if arguments.is_forward_mode():
+        raise derivatives.not_forward()
     alive = threshold is not None
     return backward_packed(
         qkv,
@@ -80,20 +89,21 @@ def _backward(  # noqa: PLR0913, PLR0917 - what was kept
 
 
 def _backward_shapes(qkv: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    *kept, _grid, _threshold, gradient = others
-    _check_devices(qkv, weight, *kept, gradient)
+    *kept, _grid, threshold, gradient = others
+    _check_devices(qkv, weight, *kept, threshold, gradient)
     return qkv.new_empty(qkv.shape), weight.new_empty(weight.shape)
 
 
-def _check_devices(*tensors: Tensor) -> None:
+def _check_devices(*tensors: Tensor | None) -> None:
     """Raise ConfigError where only some tensors have no values: the result would have none."""
-    devices = {str(tensor.device) for tensor in tensors}
+    devices = {str(tensor.device) for tensor in tensors if tensor is not None}
     if len(devices) > 1:
         raise ConfigError("qkv and what comes with it", "must be on one device", sorted(devices))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     qkv, weight, grid, threshold = inputs
+    ctx.mark_non_differentiable(*output[1:])  # what the backward pass wants
     ctx.save_for_backward(qkv, weight, *output[1:], threshold)
     ctx.grid = grid
 

@@ -1,4 +1,4 @@
-"""Compiles a C file with the machine's own compiler, once, and keeps the library in a cache."""
+"""Compiles a C file with the machine's compiler, once, and stores the library in a cache."""
 
 import ctypes
 import functools
@@ -19,9 +19,9 @@ from castling.kernels import cache
 SWITCH = "CASTLING_NATIVE"
 """Environment variable; 0 leaves every kernel to torch."""
 FLAGS = "CASTLING_NATIVE_FLAGS"
-"""Environment variable; more flags for the compiler, as of its sanitizers."""
+"""Environment variable; further flags for the compiler, such as those of sanitizers."""
 VERSION_SECONDS, COMPILE_SECONDS = 10.0, 60.0
-"""What a compiler may take to say its version, and for a kernel: no search waits longer."""
+"""Seconds that a compiler may take for its version, and for a kernel."""
 
 _OPTIMISED = (
     "-O3",
@@ -42,10 +42,10 @@ _log = logging.getLogger(__name__)
 
 @functools.cache
 def load_library(source: Path, **sizes: int) -> ctypes.CDLL | None:
-    """Return the library of a C file, or None where it cannot be had; why is logged once.
+    """Return the library of a C file, or None if it cannot be built; the reason is logged once.
 
-    Libraries are kept in `castling` of the user's cache folder, by content, sizes, compiler and
-    processor, so that one folder may serve different machines.
+    Libraries are stored in `castling` in the user's cache folder, by content, sizes, compiler and
+    processor, so that different machines may share the folder.
 
     Args:
         source: the file.
@@ -77,12 +77,12 @@ class _Compiler:
     path: str
     version: bytes
     hangs: bool = False
-    """Whether it took too long, and is not waited for again."""
+    """Whether it took too long; it is not called again."""
 
 
 @functools.cache
 def _compiler(command: str) -> _Compiler | None:
-    """Return the compiler of a name or path, or None where there is none; why is logged once."""
+    """Return the compiler of a name or path; without one log the reason once and return None."""
     path = shutil.which(command)
     if path is None:
         _log.warning("No C compiler was found: attention runs slower, by torch alone.")
@@ -99,7 +99,7 @@ def _compiler(command: str) -> _Compiler | None:
 
 
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a command that is asked nothing; after its time it ends with all that it started.
+    """Run a command without input; after its time it is killed with all processes it started.
 
     Raises:
         subprocess.TimeoutExpired: when it was not ready in time.
@@ -132,13 +132,13 @@ def _digest(source: Path, compiler: _Compiler, macros: list[str]) -> str:
 
 
 def _processor() -> bytes:
-    """Return what instructions are there, as far as the system tells."""
+    """Return the processor's instruction sets, as far as the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:
         lines = []
-    known = {line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}
-    return b"\n".join([platform.machine().encode(), *sorted(known)])
+    relevant = {line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}
+    return b"\n".join([platform.machine().encode(), *sorted(relevant)])
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
@@ -150,7 +150,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
 
 
 def _compiled(source: Path, compiler: _Compiler, macros: list[str], path: Path) -> ctypes.CDLL:
-    """Compile beside the path and move there, so that processes side by side do no harm."""
+    """Compile to a temporary file and move it, so that parallel processes do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         said = ""

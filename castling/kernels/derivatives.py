@@ -1,4 +1,4 @@
-"""Gradients that kernels compute: they are differentiated once, and say so."""
+"""Gradients of kernels: a second differentiation is refused with the remedy."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -21,6 +21,16 @@ def not_twice() -> ConfigError:
         "must be 0 in the environment of a process that differentiates gradients again, as the C "
         "kernels have a first derivative only",
         fix="or use torch.func, which sees torch's operations",
+    )
+
+
+def not_forward() -> ConfigError:
+    """Return the error of differentiating a kernel in forward mode."""
+    return ConfigError(
+        "CASTLING_NATIVE",
+        "must be 0 in the environment of a process that calls the operator of the C kernels in "
+        "forward mode, as they have a backward pass only",
+        fix="or call the model, which then takes torch's operations",
     )
 
 

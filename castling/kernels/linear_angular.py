@@ -44,7 +44,7 @@ class ConvolutionGrid:
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Return whether the kernel takes these tensors here, given q, k, v and whatever else."""
+    """Return whether the kernel takes these tensors here: q, k, v and all others."""
     q, _, v = tensors[:3]
     assert q is not None
     assert v is not None
@@ -84,8 +84,8 @@ def mix_packed(
 ) -> tuple[Float[Tensor, "batch token head size"], Float[Tensor, "batch head token"] | None]:
     """Return y / |y| + DWConv(v) for q, k and v side by side; see `mix`, but tokens come first.
 
-    With a threshold, the masked attention of the same q, k and v is what `mix` calls `added`, and
-    beside the values comes how many keys of each query survive. While a model is compiled the
+    With a threshold, the masked attention of the same q, k and v is the `added` of `mix`, and the
+    second result is the number of surviving keys per query. While a model is compiled the
     threshold is a tensor of one number.
     """
     if torch.compiler.is_compiling():
@@ -111,7 +111,7 @@ def mix(  # noqa: PLR0913, PLR0917 - the operator's own
         q: queries.
         k: keys.
         v: values of the keys.
-        own: each query's own value; v itself where queries and keys are the same tokens.
+        own: the value of each query; v itself if queries and keys are the same tokens.
         added: what the masked branch adds while training.
         weight: depthwise filters, one per head or one per channel.
         grid: of the convolution, over the queries.
@@ -127,7 +127,6 @@ class _MixPacked(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
     ) -> tuple[Tensor, Tensor | None]:
-        qkv = _checked_packed(qkv)
         out, contexts, added, kept = forward_packed(qkv, weight, grid, threshold)
         ctx.save_for_backward(qkv, weight, contexts, added, kept)
         ctx.grid, ctx.threshold = grid, threshold
@@ -148,7 +147,7 @@ class _MixPacked(torch.autograd.Function):
 def forward_packed(
     qkv: Tensor, weight: Tensor, grid: ConvolutionGrid, threshold: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return mixed values (batch, token, head, size), and what `backward_packed` wants of it.
+    """Return mixed values (batch, token, head, size), and the intermediates for `backward_packed`.
 
     Raises:
         ConfigError: when a tensor is not of float32 on the CPU or sizes do not fit one another.
@@ -225,7 +224,7 @@ class _Mix(torch.autograd.Function):
 
 
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
-"""q, k, v, the queries' own values where those are not v, and what the masked branch added."""
+"""q, k, v, the values of the queries if those are not v, and the result of the masked branch."""
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, own: Tensor | None, added: Tensor | None) -> _Inputs:
@@ -246,7 +245,7 @@ def _checked(q: Tensor, k: Tensor, v: Tensor, own: Tensor | None, added: Tensor 
 
 
 def _forward(inputs: _Inputs, weight: Tensor, grid: ConvolutionGrid) -> tuple[Tensor, Tensor]:
-    """Return the result and what `_backward` wants of it, for inputs that `_checked` returned."""
+    """Return the result and the intermediates for `_backward`, for inputs of `_checked`."""
     q, k, v, own, added = inputs
     batch, heads, queries, key_size = q.shape
     size = v.shape[-1]

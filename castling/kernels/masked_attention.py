@@ -1,4 +1,4 @@
-"""Masked softmax attention as one kernel: no map of attention is kept, empty rows are skipped."""
+"""Masked softmax attention as one kernel: it stores no attention map and skips empty rows."""
 
 import ctypes
 from functools import cache
@@ -41,15 +41,15 @@ def masked_attention(
 ) -> tuple[Float[Tensor, "batch head query value"], Float[Tensor, "batch head query"]]:
     """Return S v with S = A * (A > threshold), A = softmax(q k^T / sqrt(size)), and survivors.
 
-    Values' memory is (batch, query, head, value). Kept for the backward pass beside q, k and v are
-    three numbers per query; it computes A once more, of queries with survivors.
+    Values' memory is (batch, query, head, value). The backward pass needs q, k, v and three
+    numbers per query; it computes A again for queries with survivors.
     """
     out, kept = _MaskedAttention.apply(q, k, v, threshold)
     return out, survivors(kept)
 
 
 def survivors(kept: Float[Tensor, "batch head query 3"]) -> Float[Tensor, "batch head query"]:
-    """Return how many keys of each query survive, of what `forward` has kept."""
+    """Return how many keys of each query survive, from the intermediates of `forward`."""
     return kept[..., 2]
 
 
@@ -58,7 +58,6 @@ class _MaskedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, threshold: float
     ) -> tuple[Tensor, Tensor]:
-        q, k, v = _checked(q, k, v)
         out, kept = forward(q, k, v, threshold)
         ctx.save_for_backward(q, k, v, kept)
         ctx.threshold = threshold
@@ -75,7 +74,7 @@ class _MaskedAttention(torch.autograd.Function):
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Return S v, and what `add_gradients` wants to know of each query.
+    """Return S v, and the intermediates for `add_gradients`, three numbers per query.
 
     Raises:
         ConfigError: when a tensor is not of float32 on the CPU or sizes do not fit one another, or
@@ -103,7 +102,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, threshold: float) -> tuple[Tensor, 
 def add_gradients(
     given: list[Tensor], kept: Tensor, threshold: float, gradients: list[Tensor]
 ) -> None:
-    """Add to the gradients of q, k and v, given q, k, v and the gradient of S v.
+    """Add to the gradients of q, k and v, from q, k, v and the gradient of S v.
 
     Raises:
         ConfigError: as `forward`; and when a gradient to add to is not in rows.

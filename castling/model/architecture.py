@@ -21,13 +21,13 @@ from castling.operators.spec import layer_shapes
 
 
 class Architecture(ABC):
-    """What the rest of castling asks of a model's config, whatever the kind of model."""
+    """The protocol of a model's config, whatever the kind of model."""
 
     @abstractmethod
     def check(self) -> None:
         """Raise ConfigError unless every layer can take its choice and the model can be built.
 
-        The operators exist and their options fit, as `castling.model.check` sees to.
+        `castling.model.check` has checked that the operators exist and their options fit.
         """
 
     @abstractmethod
@@ -40,11 +40,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def fixed_cost(self) -> Cost:
-        """Return the cost of what no choice changes."""
+        """Return the cost of the parts that no choice changes."""
 
     @abstractmethod
     def layer_costs(self) -> Sequence[Cost]:
-        """Return the cost of what each layer's choice decides, first to last."""
+        """Return the cost of each layer with its choice, first to last."""
 
     @abstractmethod
     def parts(self) -> Iterator[Part]:
@@ -52,7 +52,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def stock(self) -> BackboneConfig | None:
-        """Return the config that timm's own weights are for; None where timm has none."""
+        """Return the config that fits timm's weights; None if timm has no weights."""
 
     def cost(self) -> Cost:
         """Return the cost of the model, the sum over its layers and all the rest."""

@@ -1,4 +1,4 @@
-"""timm's models converted in place: DeiT, LeViT, MViTv2, Swin and what else an adapter knows."""
+"""Converts models of timm in place: DeiT, LeViT, MViTv2, Swin and all others with an adapter."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Choice = str | Mapping[str, Any] | LayerChoice
 """An operator's name, or the fields of a LayerChoice, or one."""
 
 WEIGHT_OPTIONS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-"""What timm's `create_model` takes to find weights; a config does not keep it."""
+"""Arguments of timm's `create_model` that select weights; a config does not store them."""
 
 
 def convert_backbone(
@@ -33,21 +33,21 @@ def convert_backbone(
     weights: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return a model whose attention layers follow the given choices.
+    """Return a model whose attention layers have the chosen operators.
 
-    Layers of timm's models are swapped in place, with every weight of timm's that the choice can
-    use under the name that timm gives it. A layer whose choice is `softmax` is not touched: a
-    model of such layers is timm's, bit for bit. The model trains as any other;
-    `castling.set_progress` moves the masks, `castling.castle` drops the branches,
-    `castling.save` writes what timm can build anew.
+    Layers of timm's models are replaced in place. Every weight of timm that the choice can use
+    stays under timm's name. A layer whose choice is `softmax` is not changed: a model of such
+    layers equals timm's, bit for bit. The model trains as any other; `castling.set_progress` moves
+    the masks, `castling.castle` drops the branches, `castling.save` writes what timm can build
+    anew.
 
     Args:
         backbone: timm's name of an architecture, or a model of timm, which is changed; or a
             CastlingViT, which is not: the model returned is another, with its weights.
         choice: one for all attention layers, or one per layer, first to last.
-        image_size: pixels, height and width or a square's side; by default the model's own.
-        weights: a checkpoint of timm's, .safetensors or .pth, to begin with. A classifier of other
-            classes is left at random, as timm does it.
+        image_size: pixels, height and width or a square's side; by default that of the model.
+        weights: a checkpoint of timm, .safetensors or .pth, with initial weights. A classifier for
+            other classes stays random, as in timm.
         options: of `timm.create_model`, for a name: pretrained, num_classes, drop_path_rate...
 
     Raises:
@@ -57,8 +57,8 @@ def convert_backbone(
     """
     if isinstance(backbone, nn.Module):
         if options or weights is not None:
-            given = sorted(options) + ["weights"] * (weights is not None)
-            raise ConfigError("options", "must be left out for a model that is built", given)
+            refused = sorted(options) + ["weights"] * (weights is not None)
+            raise ConfigError("options", "must be left out for a model that is built", refused)
         if isinstance(backbone, CastlingViT):
             return _convert_vit(backbone, choice)
         return _convert_module(backbone, choice, image_size)
@@ -83,7 +83,7 @@ def backbone_config(
 def stock_backbone(
     backbone: str, *, image_size: int | tuple[int, int] | None = None, **options: Any
 ) -> StockBackbone:
-    """Return the config of a model as timm has it, sizes by default its own."""
+    """Return the config of an unconverted model, by default with timm's sizes."""
     pretrained = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
     channels, *size = pretrained.input_size if pretrained else (3, 224, 224)
     sides: Any = image_size or options.pop("img_size", None) or tuple(size)

@@ -1,4 +1,4 @@
-"""What configs cannot say of themselves: whether a model can be built, and when two are equal."""
+"""Checks of configs that need operators and timm: can a model be built, when are two equal."""
 
 import hashlib
 import json
@@ -38,8 +38,8 @@ def read_run_config(path: Path) -> RunConfig:
 def run_config(data: object, where: str = "") -> RunConfig:
     """Return the RunConfig of plain data as YAML holds it, checked.
 
-    Where `model.blocks` of a backbone is one choice, or an operator's name, every attention layer
-    takes it.
+    If `model.blocks` of a backbone is one choice, or an operator's name, every attention layer has
+    it.
 
     Args:
         data: a mapping of RunConfig's fields.
@@ -88,12 +88,12 @@ def check_layer(layer: LayerChoice) -> None:
 
 
 def resolve(model: Architecture) -> Architecture:
-    """Return the model with every option of its operators, those left out at their default."""
+    """Return the model with all options of its operators, missing ones at their default."""
     return model.replace(blocks=tuple(resolve_layer(layer) for layer in model.blocks))
 
 
 def resolve_layer(layer: L) -> L:
-    """Return the layer with every option of its operator, those left out at their default."""
+    """Return the layer with all options of its operator, missing ones at their default."""
     options = OPERATORS[layer.operator].options(**layer.options)
     return layer.replace(options=options.to_data())
 
@@ -114,8 +114,8 @@ def canonical_layer(layer: L) -> L:
 def digest(run: RunConfig) -> str:
     """Return the hash by which equal trainings are recognised: of the canonical config.
 
-    Fields and options at their defaults are left out, so that one that is added later, with a
-    default, changes no digest.
+    Fields and options at their defaults are left out, so that a field that is added later changes
+    no digest.
     """
     model = canonical(run.model)
     data = _changed(run, "model")

@@ -52,7 +52,7 @@ def convert_layers(
         sites: its attention layers.
         choices: one for each, which it can take.
         image_size: height and width that the model is for.
-        config: what `model.config` shall be, as far as the model has one.
+        config: the new `model.config`; None for a model without one.
     """
     held = False
     for layer, choice in zip(sites.layers, choices, strict=True):

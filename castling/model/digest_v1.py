@@ -32,7 +32,7 @@ FIELDS: Mapping[str, str] = {
     "AugmentConfig": "shift rotate scale flip erase",
     "DataConfig": "name path num_train num_validation split_seed",
 }
-"""The fields of each config as that version had them; what was added since is left out."""
+"""The fields of each config in that version, without later ones."""
 
 
 def digest_v1(run: RunConfig) -> str:

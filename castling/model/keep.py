@@ -1,4 +1,4 @@
-"""Weights kept: what one model has from another, under equal names and in equal shapes."""
+"""Copies weights of one model into another, where names and shapes are equal."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def is_progress(name: str) -> bool:
-    """Return whether a tensor of a state is how far a mask schedule has come, no weight."""
+    """Return whether a tensor of a state is the progress of a mask schedule, not a weight."""
     return name.endswith(".progress")
 
 
@@ -25,13 +25,13 @@ def strange_progress(tensors: Mapping[str, Tensor]) -> str | None:
 def keep_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Load the weights that a model has too, by name and shape, and return them.
 
-    How far a mask schedule has come is no weight: it stays the model's.
+    The progress of mask schedules is no weight and is not copied.
     """
-    own = model.state_dict()
-    kept = {
+    current = model.state_dict()
+    shared = {
         name: tensor
         for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape and not is_progress(name)
+        if name in current and current[name].shape == tensor.shape and not is_progress(name)
     }
-    model.load_state_dict(kept, strict=False)
-    return kept
+    model.load_state_dict(shared, strict=False)
+    return shared

@@ -1,4 +1,4 @@
-"""Models taken apart for timing: pieces whose times add up, each under a name of its own."""
+"""Takes models apart for timing: pieces whose times add up, each with a unique name."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,10 +34,10 @@ PERIOD = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A module and what it is called with for one image."""
+    """A module and its arguments for one image."""
 
     name: str | None
-    """Under which its time is remembered; None counts only towards the rest."""
+    """Name of its time in the table; None if it counts only towards the rest."""
     module: nn.Module
     arguments: tuple[Any, ...]
     named: Mapping[str, Any] = field(default_factory=dict)
@@ -45,11 +45,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
-    """What is timed together: pieces one by one, and a whole from which their times are taken."""
+    """Pieces that are timed together, and a whole from which their times are subtracted."""
 
     pieces: Sequence[Piece]
     whole: Piece | None = None
-    """Under its name stands the time of the whole without the pieces; None where there is none."""
+    """Its name has the time of the whole without the pieces; None if there is no whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Part:
 
     name: str
     take_apart: Callable[[torch.device], Pieces]
-    """Gives the piece of this name, perhaps among others."""
+    """Returns the piece of this name, and perhaps others."""
 
 
 def vit_parts(model: ModelConfig) -> Iterator[Part]:
@@ -98,17 +98,19 @@ def _block_names(shape: LayerShape) -> dict[str, str]:
 
 
 def backbone_parts(model: BackboneConfig) -> Iterator[Part]:
-    """Yield the parts of a model of timm: its attention layers, and all the rest.
+    """Yield the parts of a model of timm: its attention layers, and all others as one.
 
     Args:
         model: castled and canonical.
     """
     stock = StockBackbone(**{name: getattr(model, name) for name in StockBackbone.model_fields})
-    data, kept = stock.to_data(), LayerChoice(operator="softmax", mask=None)
-    yield Part(name=_named("stem", data), take_apart=partial(_of_backbone, stock, kept, kept))
+    data, default = stock.to_data(), LayerChoice(operator="softmax", mask=None)
+    yield Part(
+        name=_named("stem", data), take_apart=partial(_of_backbone, stock, default, default)
+    )
     for index, choice in enumerate(model.blocks):
         name = _layer_name(data, index, choice)
-        yield Part(name=name, take_apart=partial(_of_backbone, stock, choice, kept))
+        yield Part(name=name, take_apart=partial(_of_backbone, stock, choice, default))
 
 
 def _named(kind: str, data: Mapping[str, Any]) -> str:
@@ -137,12 +139,12 @@ def _of_block(name: str, path: str, shape: LayerShape, device: torch.device) -> 
 
 
 def _of_backbone(
-    stock: StockBackbone, choice: LayerChoice, kept: LayerChoice, device: torch.device
+    stock: StockBackbone, choice: LayerChoice, default: LayerChoice, device: torch.device
 ) -> Pieces:
-    """Return a choice in every layer that can take it, and the model that they are taken from."""
+    """Return the layers with a choice, where possible, and the model that contains them."""
     layers, data = sites_of(stock).layers, stock.to_data()
     takes = [not layer.incompatibility(choice) for layer in layers]
-    blocks = tuple(choice if taken else kept for taken in takes)
+    blocks = tuple(choice if taken else default for taken in takes)
     config = BackboneConfig(**dict(stock), blocks=blocks)
     model, image = castle(build_backbone(config).to(device)), _image(config, device)
     calls = _calls(model, [layer.name for layer in layers], image)
@@ -162,7 +164,7 @@ def _of_backbone(
 def _calls(
     model: nn.Module, names: list[str], image: torch.Tensor
 ) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return what each of a model's modules is called with."""
+    """Return the arguments of each module in a forward pass."""
     calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def keep(name: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The config of a model of timm that was built without one, recovered from the model."""
+"""Recovers the config of a model of timm that was built without one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from castling.model.timm_models import create
 def image_shape(
     model: nn.Module, image_size: int | tuple[int, int] | None
 ) -> tuple[int, int, int]:
-    """Return (channel, height, width) of the images that a model is for."""
+    """Return the (channel, height, width) of a model's images."""
     pretrained = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = pretrained.get("input_size", (3, 224, 224))
     convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
@@ -59,7 +59,7 @@ def recovered_config(
 
 
 def _structure(model: nn.Module) -> dict[str, object]:
-    """Return what two models must share to be one at inference: parts, settings, sizes."""
+    """Return a signature that is equal for models that compute the same at inference."""
     parts = {
         path: (type(part).__name__, part.extra_repr())
         for path, part in model.named_modules()

@@ -1,4 +1,4 @@
-"""Gated layers settle: each becomes the operator or the narrower MLP that its gates decide for."""
+"""Settles gated layers: each becomes the operator or the narrower MLP that its gates choose."""
 
 from collections.abc import Iterator
 

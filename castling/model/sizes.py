@@ -1,4 +1,4 @@
-"""Sizes that models hold: what images of another size would make wrong is refused."""
+"""Refuses images of another size than the model's where the result would be wrong."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from castling.operators.spec import TokenGrid, other_size
 
 
 def holds_grid(module: nn.Module) -> bool:
-    """Return whether a module, or a part of it, is built for one grid, which it has as `grid`."""
+    """Return whether a module, or a part of it, works on one grid only, its attribute `grid`."""
     return any(isinstance(getattr(part, "grid", None), TokenGrid) for part in module.modules())
 
 
@@ -23,7 +23,7 @@ def check_image_size(images: Tensor, size: tuple[int, int]) -> None:
 
 
 def check_bias(bias: Tensor, queries: int, keys: int) -> None:
-    """Raise ConfigError unless a bias of attention (..., query, key) is of as many tokens."""
+    """Raise ConfigError unless a bias of attention (..., query, key) fits the number of tokens."""
     if not torch.jit.is_tracing() and bias.shape[-2:] != (queries, keys):
         rule = f"must be that of the model, whose biases are of {tuple(bias.shape[-2:])} tokens"
         raise other_size(rule, (queries, keys))
@@ -35,9 +35,9 @@ def hold_image_size(model: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _check_images(
-    size: tuple[int, int], _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    size: tuple[int, int], _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
-    for images in (*given, *named.values())[:1]:
+    for images in (*inputs, *named.values())[:1]:
         check_image_size(images, size)
 
 
@@ -46,5 +46,5 @@ def hold_map(block: nn.Module, grid: TokenGrid) -> None:
     block.register_forward_pre_hook(partial(_check_map, grid))
 
 
-def _check_map(grid: TokenGrid, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-    grid.check_sides(*given[0].shape[1:3])
+def _check_map(grid: TokenGrid, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    grid.check_sides(*inputs[0].shape[1:3])

@@ -27,7 +27,7 @@ from castling.untrusted.tensor_file import (
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
 SLACK = 2**20
-"""Bytes by which weights may exceed their model's before they are known to be another's."""
+"""Bytes by which a file of weights may exceed those of its model."""
 PRECISIONS = {
     "F32": torch.float32,
     "F64": torch.float64,
@@ -43,11 +43,11 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
     Args:
         model: training or castled model.
         folder: made if missing.
-        run: the training config to keep beside the weights; by default one with only the model.
+        run: the training config to store with the weights; by default one with only the model.
 
     Raises:
         ConfigError: when the model has no config, so that timm cannot build it anew; or when
-            `load` would refuse what it has, as weights of several precisions.
+            `load` would refuse its weights, such as those of several precisions.
     """
     folder = Path(folder)
     if run is None:
@@ -72,11 +72,11 @@ def _check_loadable(model: nn.Module, config: Architecture) -> None:
     if any(tensor.is_meta for tensor in state.values()):
         rule = "must have weights to be saved, it is on the meta device"
         raise ConfigError("model", rule, fix="give it some: model.to_empty, load_state_dict")
-    found = {tensor.dtype for name, tensor in state.items() if _is_weight(name, tensor)}
-    if len(found) > 1 or not found <= {*PRECISIONS.values()}:
+    precisions = {tensor.dtype for name, tensor in state.items() if _is_weight(name, tensor)}
+    if len(precisions) > 1 or not precisions <= {*PRECISIONS.values()}:
         kinds = [str(kind).removeprefix("torch.") for kind in PRECISIONS.values()]
         rule = f"must have all its weights in one of {', '.join(kinds)} to be saved"
-        got = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
+        got = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in precisions))
         raise ConfigError("model", rule, got, "cast the whole of it, as model.float() does")
     with torch.device("meta"):
         anew = build(config.castled() if is_castled(model) else config).state_dict()
@@ -92,7 +92,7 @@ def _is_weight(name: str, tensor: Tensor) -> bool:
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype | None]:
-    """Return what must be equal whatever a model is cast to: the shape, and the type of counts."""
+    """Return the properties that a cast does not change: the shape, and the type of counts."""
     return tensor.shape, None if tensor.is_floating_point() else tensor.dtype
 
 
@@ -115,9 +115,9 @@ def load_weights(config: Architecture, path: Path) -> nn.Module:
     if header.metadata.get("castled") != "false":
         config = config.castled()
     model = build(config, seed=0).to(_precision(header))
-    own = model.state_dict()
-    tensors, _ = read_tensors(path, most_bytes=2 * bytes_of(own) + SLACK)
-    problem = _foreign(own, tensors)
+    expected = model.state_dict()
+    tensors, _ = read_tensors(path, most_bytes=2 * bytes_of(expected) + SLACK)
+    problem = _foreign(expected, tensors)
     if problem is None:
         try:
             model.load_state_dict(tensors)
@@ -131,22 +131,22 @@ def load_weights(config: Architecture, path: Path) -> nn.Module:
 
 def _precision(header: TensorHeader) -> torch.dtype:
     """Return the precision that all weights of a file have; float32 where they differ."""
-    found = {
+    precisions = {
         PRECISIONS[info.dtype]
         for name, info in header.tensors.items()
         if info.dtype in PRECISIONS and not is_progress(name)
     }
-    return found.pop() if len(found) == 1 else torch.float32
+    return precisions.pop() if len(precisions) == 1 else torch.float32
 
 
-def _foreign(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
-    """Return which tensor cannot be a model's that torch would take over all the same, if any.
+def _foreign(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a tensor that torch would load although it does not fit, if any.
 
-    Progress of any precision is the model's: castling 0.1 cast it with the weights.
+    The progress may have any precision: castling 0.1 cast it with the weights.
     """
-    for name in own.keys() & tensors.keys():
+    for name in expected.keys() & tensors.keys():
         cast = is_progress(name) and tensors[name].dtype in PRECISIONS.values()
-        if tensors[name].dtype != own[name].dtype and not cast:
+        if tensors[name].dtype != expected[name].dtype and not cast:
             return f"{name} is {tensors[name].dtype}"
     strange = strange_progress(tensors)
     return None if strange is None else f"{strange} is no fraction of a training"
@@ -155,8 +155,8 @@ def _foreign(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | 
 def begin_with(model: nn.Module, initial: nn.Module) -> str:
     """Copy another model's weights into a training model; return their hash.
 
-    The two may differ in the choices of their attention layers: what a layer has under the same
-    name in both is kept, as the projections of a softmax layer that is converted.
+    The two may differ in the choices of their attention layers: tensors with the same name in both
+    are copied, such as the projections of a softmax layer that is converted.
 
     Raises:
         CheckpointError: when the other is of another architecture.

@@ -30,10 +30,12 @@ def castling_vit(
     """
     if config is None:
         raise ConfigError("config", "is required", fix='pass config="best/config.yaml"')
-    given = {name: value for name, value in timm_options.items() if value is not None}
-    given = {name: value for name, value in given.items() if not name.startswith("pretrained_cfg")}
-    if given:
-        raise ConfigError("castling_vit", "takes its options from the config", sorted(given))
+    options = {name: value for name, value in timm_options.items() if value is not None}
+    options = {
+        name: value for name, value in options.items() if not name.startswith("pretrained_cfg")
+    }
+    if options:
+        raise ConfigError("castling_vit", "takes its options from the config", sorted(options))
     path = Path(config)
     if pretrained:
         return load(path if path.is_dir() else path.parent)

@@ -1,4 +1,4 @@
-"""timm's models by name: built, and begun with a checkpoint as timm adapts it."""
+"""Builds timm's models by name, and loads checkpoints with timm's filters."""
 
 import warnings
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ def create(backbone: str, /, **options: Any) -> nn.Module:
 
     Args:
         backbone: timm's name of the architecture.
-        options: what timm's constructor takes; `img_size` is left out where the constructor has
-            no such argument: what sizes fit is then seen when the model is examined.
+        options: arguments of timm's constructor; `img_size` is left out if the constructor has no
+            such argument: whether the size fits shows when the model is examined.
 
     Raises:
         ConfigError: when there is no such model or an option does not fit it.
@@ -38,13 +38,13 @@ def create(backbone: str, /, **options: Any) -> nn.Module:
         plain = {
             name: value for name, value in options.items() if not name.startswith("pretrained")
         }
-        given = ", ".join(f"{name}={value}" for name, value in plain.items())
-        rule = f"{backbone} cannot be built with {given} ({first_line(error)})"
+        arguments = ", ".join(f"{name}={value}" for name, value in plain.items())
+        rule = f"{backbone} cannot be built with {arguments} ({first_line(error)})"
         raise ConfigError("backbone", rule) from error
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:
-    """Return what an error of torch's or timm's says, as part of a sentence."""
+    """Return the message of an error of torch or timm as part of a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Error(s) in loading")]
     text = lines[0] if lines else type(error).__name__
@@ -64,11 +64,11 @@ def _create(backbone: str, options: Mapping[str, Any]) -> nn.Module:
 def create_with(
     weights: Path, tensors: Mapping[str, Tensor], backbone: str, /, **options: Any
 ) -> nn.Module:
-    """Return a model of timm that begins with a checkpoint, adapted as timm does it.
+    """Return a model of timm with the weights of a checkpoint, adapted as in timm.
 
-    timm loads strictly where the classes are the checkpoint's, and passes over what is missing
-    where they are not: then the checkpoint must first load strictly into a model of its classes,
-    which holds no weights.
+    timm loads strictly if the classes are those of the checkpoint, and ignores missing weights if
+    they are not. In that case the checkpoint must first load strictly into a model with its
+    classes on the meta device.
 
     Args:
         weights: the checkpoint's file, for the error.
@@ -101,7 +101,7 @@ def _create_with(
 
 
 def checkpoint_classes(tensors: Mapping[str, Tensor], backbone: str) -> int | None:
-    """Return the classes that a checkpoint of timm's tells apart, None where that is not seen."""
+    """Return the number of classes of a checkpoint of timm, None if it does not show it."""
     for name in _classifiers(backbone):
         if f"{name}.weight" in tensors:
             return tensors[f"{name}.weight"].shape[0]
@@ -110,6 +110,6 @@ def checkpoint_classes(tensors: Mapping[str, Tensor], backbone: str) -> int | No
 
 def _classifiers(backbone: str) -> tuple[str, ...]:
     """Return the paths of a model's classifiers, as timm knows them."""
-    own = timm.get_pretrained_cfg(backbone)
-    named: Any = own.classifier if own else None
+    pretrained = timm.get_pretrained_cfg(backbone)
+    named: Any = pretrained.classifier if pretrained else None
     return (named,) if isinstance(named, str) else tuple(named or ())

@@ -1,4 +1,4 @@
-"""CastlingViT: a vision transformer whose every layer follows its own BlockConfig."""
+"""CastlingViT: a vision transformer with a separate BlockConfig for every layer."""
 
 from collections import OrderedDict
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
     Before it is added to x, the output of operator and of MLP passes through the `BRANCH_PARTS`.
 
     Raises:
-        CostMismatchError: when the block has not the parameters of its closed form.
+        CostMismatchError: when the number of parameters differs from the closed form.
     """
 
     def __init__(self, shape: LayerShape) -> None:

@@ -22,8 +22,8 @@ the identity. Its second convolution is D^-1/2 R D^-1/2 x W_v + x; rows of S sum
 would be one number per head, sum_j T_ij, which W_v absorbs and which may be zero, and + x is
 the block's: both are left out. A class token, of which it does not speak, is a neighbour of
 every token. It pools the graph between blocks; our blocks keep their tokens, so the option
-`pool` instead averages over pool x pool cells what keys and values are made of, x after the
-graph convolution and x; class tokens stay. Tokens of norm zero have cosine zero.
+`pool` instead averages the inputs of keys and values, x after the graph convolution and x, over
+pool x pool cells; class tokens stay. Tokens of norm zero have cosine zero.
 
 Cost per layer, with N tokens, M of them left after pooling, embed width C and attention width
 A = h d: 2 N^2 C (cosines and graph convolution, as dense products) + 2 (N + M) C A + 2 N M A
@@ -48,7 +48,7 @@ LARGEST_GRAPH = 4_096
 
 
 class GvtOptions(Config):
-    """What only GvT's attention has."""
+    """The options of `gvt`."""
 
     pool: int = Field(default=1, ge=1, le=LARGEST_SIDE)
     """Side of the grid cells whose keys and values are averaged; must divide the grid."""
@@ -71,10 +71,10 @@ def _check(shape: LayerShape) -> str:
 def _macs(shape: LayerShape) -> int:
     block, grid, width = shape.block, shape.grid, shape.embed_width
     tokens = grid.num_tokens
-    kept = grid.num_prefix + grid.height * grid.width // pool_side(shape) ** 2
+    pooled = grid.num_prefix + grid.height * grid.width // pool_side(shape) ** 2
     graph = 2 * tokens**2 * width
-    projections = 2 * (tokens + kept) * width * block.attention_width
-    attention = tokens * kept * (2 * block.attention_width + block.num_heads**2)
+    projections = 2 * (tokens + pooled) * width * block.attention_width
+    attention = tokens * pooled * (2 * block.attention_width + block.num_heads**2)
     return graph + projections + attention
 
 

@@ -11,12 +11,12 @@ attend(q, k, v) = softmax(q k^T / sqrt(d)) v per head:
 
 Image tokens become local + broadcast, global tokens become gathered; then the projection.
 
-The paper carries the global tokens from block to block. Here each layer has its own, learned,
-and drops them from its output: a layer keeps the shape of its tokens, so it can stand next to
-any other operator. They stand after the block's norm and start at the size it gives, N(0, 1).
-A class token, which the paper does not have, is one more global token: it gathers from the
-image and broadcasts to it. The paper's fixed windows of 7 need padding where they do not
-divide the grid; here windows divide it, and hold at least 2 x 2 tokens.
+The paper carries the global tokens from block to block. Here each layer learns its global tokens
+and drops them from its output: a layer keeps the shape of its tokens, so it can be combined with
+any other operator. They stand after the block's norm and start at the size it gives, N(0, 1). A
+class token, which the paper does not have, is one more global token: it gathers from the image and
+broadcasts to it. The paper's fixed windows of 7 need padding where they do not divide the grid;
+here windows divide it, and hold at least 2 x 2 tokens.
 
 Cost per layer, with embed width C, attention width A = h d and P class tokens among the G:
 3 (N + G) C A + 2 N M^2 A + 4 N G A + 2 G A^2 + (N + P) A C MACs.
@@ -45,10 +45,10 @@ class LightViTOptions(Config):
 
 
 def window_side(shape: LayerShape) -> int:
-    """Return the side of a layer's windows: as given, else the largest that divides the grid."""
-    given = options_of(shape).window_size
+    """Return the side of a layer's windows: `window_size`, else the largest that divides."""
+    side = options_of(shape).window_size
     shared = math.gcd(shape.grid.height, shape.grid.width)
-    return given or max(side for side in range(1, LARGEST_WINDOW + 1) if shared % side == 0)
+    return side or max(side for side in range(1, LARGEST_WINDOW + 1) if shared % side == 0)
 
 
 def options_of(shape: LayerShape) -> LightViTOptions:

@@ -2,7 +2,7 @@
 
 Linear-angular attention (You et al., Castling-ViT, CVPR 2023), as released.
 
-The angular kernel 1 - arccos(q.k / |q||k|) / pi is kept to first order, 1/2 + x / pi; a
+The angular kernel 1 - arccos(q.k / |q||k|) / pi is expanded to first order, 1/2 + x / pi; a
 depthwise convolution on v and, in training, a masked softmax branch learn the rest. Per head:
 
     qn = q / |q|, kn = k / |k|
@@ -12,8 +12,8 @@ depthwise convolution on v and, in training, a masked softmax branch learn the r
 The term v / 2 is an identity, not a sum over tokens, and there is no denominator. The paper
 leaves rows of norm zero open (the release returns NaN): here their direction is zero.
 
-Cost per castled layer, with N tokens, embed width C, attention width A = h d and k taps:
-4 N C A + 2 N A d + k N A MACs (k^2 H W A for the 2-D convolution).
+Cost per layer without the branch, with N tokens, embed width C, attention width A = h d and k
+taps: 4 N C A + 2 N A d + k N A MACs (k^2 H W A for the 2-D convolution).
 """
 
 from castling.config import LayerChoice

@@ -41,7 +41,7 @@ from castling.operators.spec import (
 
 
 class PerformerOptions(Config):
-    """What only the Performer has."""
+    """The options of `performer`."""
 
     num_features: int = Field(default=0, ge=0, le=4_096)
     """Random features m per head; 0 takes int(d ln d) for head size d, at least 1."""

@@ -22,5 +22,6 @@ OPERATORS.add(
         macs=_nothing,
         params=_nothing,
         training_macs=_nothing,
+        mixes_tokens=False,
     ),
 )

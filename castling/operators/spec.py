@@ -1,4 +1,4 @@
-"""What an operator declares: how to build it, which fields it reads, what it costs."""
+"""The contract of an operator: how to build it, which fields it reads, its cost."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,9 +32,9 @@ class TokenGrid:
     def check(self, num_tokens: "int | Tensor") -> None:
         """Raise ConfigError unless a sequence has as many tokens as this grid.
 
-        What is built for a grid asks this first: images of another size would have tokens in
-        places that are not theirs. While torch traces, sizes are tensors, and the grid is the
-        trace's own.
+        Modules that depend on a grid call this first: with images of another size, tokens would be
+        at wrong positions. While torch traces, sizes are tensors, and the grid is that of the
+        trace.
         """
         if isinstance(num_tokens, int) and num_tokens != self.num_tokens:
             rule = f"must be that of the model, of which this layer has {self.num_tokens:,} tokens"
@@ -58,7 +58,7 @@ def other_size(rule: str, got: object) -> ConfigError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
-    """One layer as an operator sees it: its block config, the embed width and the tokens."""
+    """The shape of a layer for its operator: block config, embed width and tokens."""
 
     block: BlockConfig
     embed_width: int
@@ -70,7 +70,7 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreShape:
-    """What an attention with projections of its own leaves to an operator: q, k and v per head.
+    """The part of an attention between its projections: q, k and v per head.
 
     Query i stands at i x `query_stride` of the layer's input grid, key j at j x `key_stride`.
     """
@@ -88,7 +88,7 @@ class CoreShape:
 
 
 def layer_shapes(config: ModelConfig) -> list[LayerShape]:
-    """Return a model's layers, as operators are built for and priced at."""
+    """Return the shapes of a model's layers, from which operators are built and priced."""
     height, width = config.image_size
     grid = TokenGrid(
         height=height // config.patch_size,
@@ -108,7 +108,7 @@ def layer_shapes(config: ModelConfig) -> list[LayerShape]:
 
 
 def core_shape(shape: LayerShape) -> CoreShape:
-    """Return what a whole layer of the registry's operators leaves between its projections."""
+    """Return the core of a whole layer, between the usual projections."""
     return CoreShape(
         choice=shape.block,
         num_heads=shape.block.num_heads,
@@ -126,16 +126,16 @@ class NoOptions(Config):
 Formula = Callable[[LayerShape], int]
 """From a layer to a count, in closed form."""
 Rule = Callable[[LayerShape], str]
-"""From a layer to what must hold for it and does not, or to nothing."""
+"""From a layer to the rule that it breaks, or to None."""
 
 
 def fits_anywhere(_: LayerShape) -> str:
-    """Return no objection: the rule of operators that serve every layer."""
+    """Return None: the rule of operators that support every layer."""
     return ""
 
 
 def needs_no_class_token(shape: LayerShape) -> str:
-    """Return the objection of operators that mix a grid and have no place for a class token."""
+    """Return the rule of operators that mix a grid and do not support a class token."""
     if shape.grid.num_prefix:
         return "must be one that takes a class token, or the model's pooling must be mean"
     return ""
@@ -165,7 +165,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreSpec:
-    """What stands between the projections of an operator, for attentions that keep their own.
+    """The part of an operator between its projections, for attentions whose projections stay.
 
     Built modules map q (batch, head, query, key size), k (batch, head, key, key size) and
     v (batch, head, key, value size), and in training what the masked branch adds (batch, head,
@@ -187,8 +187,8 @@ class OperatorSpec:
     source: str
     """Paper or report of the formula."""
     build: Callable[[LayerShape], "nn.Module"]
-    """Makes the module (batch, token, channel) -> (batch, token, channel); `Imported` where the
-    module stands in a file of its own, so that torch is imported no sooner."""
+    """Makes the module (batch, token, channel) -> (batch, token, channel); `Imported` if the
+    module is in a separate file, so that torch is not imported before."""
     uses: frozenset[str]
     """The fields of BlockConfig that change this operator; the others are ignored."""
     macs: Formula
@@ -198,18 +198,20 @@ class OperatorSpec:
     training_macs: Formula
     """Multiply-accumulates per image of the forward pass while the branch is alive."""
     options: type[Config] = NoOptions
-    """What only this operator has, as a config whose every field has a default."""
+    """Options of this operator only: a config whose every field has a default."""
     check: Rule = fits_anywhere
-    """What a layer must fulfil to be served."""
+    """Returns the rule that a layer breaks, or None."""
     core: CoreSpec | None = None
-    """What serves attentions that keep their own projections; None serves whole layers only."""
+    """The core for attentions whose projections stay; None supports whole layers only."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
+    mixes_tokens: bool = True
+    """Whether what a token receives depends on others; the contract tests hold it to that."""
     free: frozenset[str] = frozenset()
     """Operations without multiply-adds that only this operator needs, such as `aten::elu`."""
     handles: Mapping[str, Handle] = field(default_factory=dict, hash=False)
-    """By name, how to count operations of which nothing is known: from traced inputs and outputs
-    to MACs, as in `castling.costs.handles`."""
+    """By name, counts of operations that castling cannot count: from traced inputs and outputs to
+    MACs, as in `castling.costs.handles`."""
 
     def cost(self, shape: LayerShape) -> Cost:
         """Return the cost of the whole layer, projections included."""

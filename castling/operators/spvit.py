@@ -36,7 +36,7 @@ from castling.operators.spec import OPERATORS, Formula, Imported, LayerShape, Op
 
 
 class SpvitOptions(Config):
-    """What only the bottleneck convolutions of SPViT have."""
+    """The options of the bottleneck convolutions of SPViT."""
 
     alpha: float = Field(default=0.01, ge=1e-4)
     """Temperature of the softmax over heads; a small one lets few heads make a kernel offset."""
@@ -50,7 +50,7 @@ def options_of(shape: LayerShape) -> SpvitOptions:
 
 
 def serves(shape: LayerShape) -> str:
-    """Return the objection to a class token that does not pass by."""
+    """Return the rule against a class token without `bypass`."""
     if shape.grid.num_prefix and not options_of(shape).bypass:
         return "must have the option bypass for a class token, or the model's pooling must be mean"
     return ""
@@ -86,6 +86,7 @@ def _spec(kernel: int) -> OperatorSpec:
         training_macs=bottleneck_macs(kernel),
         options=SpvitOptions,
         check=serves,
+        mixes_tokens=kernel > 1,
     )
 
 

@@ -1,6 +1,6 @@
-"""SPViT's single path: attention that may shrink to a convolution or nothing while it trains.
+"""SPViT's single path: attention whose gates may replace it by a convolution or nothing.
 
-Softmax attention with three ordered gates, each of which lets the next candidate in.
+Softmax attention with three ordered gates, each of which admits the next candidate.
 
 Source: He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021. The
 candidates skip < 1x1 bottleneck < 3x3 bottleneck < attention share the attention's weights.
@@ -13,10 +13,10 @@ The loss has a penalty (`cost_penalty`) that pulls the expected MACs of all gate
 target. The paper takes the cost of the drawn gates in GFLOPs; here it is the expectation, as a
 fraction, so that one weight serves models of every size. Scores and batch norms of the two
 convolutions are separate (the release shares nine scores, of which 1x1 reads the fifth).
-`settle` makes the chosen candidate an operator of its own, with the weights trained here.
+`settle` turns the chosen candidate into an independent operator, with its trained weights.
 
-Cost per layer: that of softmax attention while the gates decide for it; in training mode that
-of both bottlenecks beside it.
+Cost per layer: that of softmax attention while the gates choose it; in training mode also that of
+both bottlenecks.
 """
 
 from castling.operators.spec import (

@@ -12,7 +12,7 @@ upwards and to the left, and rolled back after: windows then straddle the border
 before. Tokens that only the rolling has brought into one window do not see each other.
 
 The paper's M is 7, with padding where it does not divide the grid. Here windows divide it:
-M is given, or chosen for each side of the grid as its largest divisor up to 7. Along a side
+M is `window_size`, or for each side of the grid its largest divisor up to 7. Along a side
 that one window covers there is no shift, as in the release. The paper counts layers within a
 stage; here `LayerShape.index` counts all blocks of the model, whatever their operator. Masked
 scores are minus infinity, where the release adds -100. There is no place for a class token.
@@ -50,10 +50,10 @@ class SwinOptions(Config):
 
 
 def window_sides(shape: LayerShape) -> tuple[int, int]:
-    """Return height and width of a layer's windows: as given, or the largest that divide."""
-    given = SwinOptions.from_data(shape.block.options).window_size
+    """Return height and width of a layer's windows: `window_size`, or the largest that divide."""
+    side = SwinOptions.from_data(shape.block.options).window_size
     grid = shape.grid
-    return given or _largest_window(grid.height), given or _largest_window(grid.width)
+    return side or _largest_window(grid.height), side or _largest_window(grid.width)
 
 
 def _largest_window(side: int) -> int:

@@ -47,7 +47,7 @@ class Task(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """What a task needs, what it measures, and how it is made."""
+    """The entry of a task in the registry: what it needs and measures, and how it is made."""
 
     summary: str
     """What the model learns, in half a sentence."""

@@ -40,9 +40,9 @@ class Report(Callback):
 class Checkpoints(Callback):
     """Resumes from a checkpoint and writes new ones.
 
-    A file that is truncated or of another training is ignored and overwritten; the checkpoint
-    before it, which stays in the same folder, is then used if it can be. This must be the last of
-    the callbacks, as a checkpoint must not be newer than the curve.
+    A file that is truncated or of another training is ignored and overwritten; the previous
+    checkpoint in the same folder is then used if it is valid. This must be the last of the
+    callbacks, as a checkpoint must not be newer than the curve.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ class Checkpoints(Callback):
         self._started, self._saving_s = 0.0, 0.0
 
     def on_start(self, trainer: Trainer) -> None:
-        """Restore the newest state that can serve."""
+        """Restore the newest valid state."""
         paths = (self._path, previous_checkpoint(self._path))
         for path, digest in product(paths, trainer.accepted_digests):
             with suppress(CheckpointError):

@@ -70,7 +70,7 @@ def load_checkpoint(
     extra: nn.Module | None = None,
     newest_epoch: int | None = None,
 ) -> EpochMetrics:
-    """Put a checkpoint's state into what is trained and return its last epoch's metrics.
+    """Load a checkpoint into model, optimiser and extra module; return its last epoch's metrics.
 
     Raises:
         CheckpointError: when the file is missing, truncated, of another training or newer than

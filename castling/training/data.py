@@ -15,7 +15,7 @@ from castling.tasks import TASKS
 
 
 LARGEST_IN_MEMORY = 8 * 2**30
-"""Bytes of decoded images that a training may hold; more does not belong in memory."""
+"""Largest size of decoded images in bytes; more is refused."""
 MOST_HELD_OUT = 10_000
 """Validation images that are drawn from the training images at most."""
 
@@ -92,8 +92,8 @@ def _opened(config: DataConfig, model: Architecture, task: str) -> tuple[Dataset
     kind = DATASETS.get(name)
     if kind is None or bool(kind.argument) != bool(argument) or bool(colon) != bool(argument):
         *others, last = [
-            f"{known}:{entry.argument}" if entry.argument else known
-            for known, entry in DATASETS.items()
+            f"{other}:{entry.argument}" if entry.argument else other
+            for other, entry in DATASETS.items()
         ]
         rule = f"must be {', '.join(others)} or {last}"
         raise ConfigError("data.name", rule, config.name)

@@ -45,10 +45,10 @@ class Distillation(nn.Module):
             config: the weights of the losses.
             model: the student.
             teacher: in eval mode and without gradients; of the same classes and images.
-            seed: seed of the local head's initial weights.
+            seed: seed of the token classifier's initial weights.
 
         Raises:
-            ConfigError: when layers or tokens are to be compared and do not pair.
+            ConfigError: when layers or tokens must be compared and do not pair.
         """
         super().__init__()
         self.config = config
@@ -158,7 +158,7 @@ def token_targets(
 def token_logits(
     model: Any, features: Float[Tensor, "batch ..."]
 ) -> Float[Tensor, "batch token num_classes"]:
-    """Return what a model's classifier says of each token: of an image of that token alone."""
+    """Return a model's logits for each token, as for an image that consists of that token."""
     tokens = tokens_of(model, features)
     batch, num_tokens, width = tokens.shape
     if features.ndim == 3:  # the class tokens, too, are that token, whichever the classifier reads
@@ -173,7 +173,7 @@ def token_logits(
 def tokens_of(
     model: nn.Module, features: Float[Tensor, "batch ..."]
 ) -> Float[Tensor, "batch token width"]:
-    """Return a model's image tokens, by rows, from what its `forward_features` returns.
+    """Return a model's image tokens, by rows, from the result of its `forward_features`.
 
     Args:
         model: whose features they are.
@@ -197,12 +197,12 @@ def _is_channels_last(model: nn.Module) -> bool:
 
 @contextmanager
 def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect what layers return while the context is open, in the order of the layers."""
-    found: dict[int, Tensor] = {}
+    """Collect the outputs of layers while the context is open, in the order of the layers."""
+    outputs: dict[int, Tensor] = {}
     collected: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(
-            lambda _, __, output, index=index: found.update(
+            lambda _, __, output, index=index: outputs.update(
                 {index: output[0] if isinstance(output, tuple) else output}
             )
         )
@@ -213,7 +213,7 @@ def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-        collected.extend(found[index] for index in sorted(found))
+        collected.extend(outputs[index] for index in sorted(outputs))
 
 
 def attention_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[nn.Module]:
@@ -224,18 +224,18 @@ def attention_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> lis
         image_shape: (channel, height, width).
 
     Raises:
-        ConfigError: when it has no attention of a known kind.
+        ConfigError: when no adapter recognises an attention of the model.
     """
     config = getattr(model, "config", None)
     if isinstance(config, Architecture):
         paths = architecture_of(config).attention_paths()
     else:
         try:
-            found = examine(copy.deepcopy(model).to("meta"), type(model).__name__, image_shape)
+            sites = examine(copy.deepcopy(model).to("meta"), type(model).__name__, image_shape)
         except ConfigError as error:
             rule = f"must be 0 for a teacher without attention that castling knows ({error.rule})"
             raise ConfigError("train.distill.layer_weight", rule) from None
-        paths = [layer.name for layer in found.layers]
+        paths = [layer.name for layer in sites.layers]
     return [model.get_submodule(path) for path in paths]
 
 
@@ -264,7 +264,7 @@ def _described(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _local_head(model: nn.Module, teacher: nn.Module, seed: int) -> nn.Linear:
-    """Return SUN's local head: a linear classifier of tokens, with a class for background."""
+    """Return SUN's token classifier: linear, with an extra class for background."""
     image = _blank_image(model)
     tokens, others = (tokens_of(part, _features(part, image)) for part in (model, teacher))
     if tokens.shape[1] != others.shape[1]:

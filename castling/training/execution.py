@@ -1,4 +1,4 @@
-"""Where a training runs: its device, and what several processes would have to agree on."""
+"""Where a training runs: its device, and the communication of several processes."""
 
 from collections.abc import Mapping
 from typing import Protocol

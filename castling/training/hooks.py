@@ -26,15 +26,15 @@ def hooked_metrics(
     if not hooked:
         return {}
     castled = model().eval()
-    found = {}
+    values = {}
     with torch.inference_mode():
         for metric in hooked:
             assert metric.evaluate is not None
             try:
-                found[metric.name] = metric.checked(metric.evaluate(castled, batches()))
+                values[metric.name] = metric.checked(metric.evaluate(castled, batches()))
             except ConfigError:
                 raise
             except Exception as error:  # whatever another's code raises, it cannot serve
                 rule = f"must be defined for the model ({type(error).__name__}: {error})"
                 raise ConfigError(f"metric {metric.name}", rule) from error
-    return found
+    return values

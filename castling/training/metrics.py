@@ -1,4 +1,4 @@
-"""What an epoch of training yields, as an object and as a line of JSON."""
+"""The metrics of an epoch of training, as an object and as a line of JSON."""
 
 import json
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from typing import Any
 
 
 LOOP_METRICS = ("loss", "learning_rate", "images_per_s", "train_seconds")
-"""What the training loop reports of every epoch, whatever the task: mean training loss with its
-regularisers, rate of the last step, training throughput, and wall-clock seconds of all epochs so
-far with their evaluations."""
+"""The metrics of every epoch, whatever the task: mean training loss with its regularisers, rate of
+the last step, training throughput, and wall-clock seconds of all epochs so far with their
+evaluations."""
 VERSION_1 = ("loss", "top1", "top1_branch", "learning_rate", "images_per_s", "train_seconds")
 """The fields in which a line of version 1 held its metrics, without a mapping."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMetrics:
-    """What an epoch of training yields."""
+    """The metrics of an epoch of training."""
 
     epoch: int
     """1 for the first."""

@@ -15,8 +15,8 @@ from castling.operators.modules.gates import Gates
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Return AdamW's groups: weights with decay, all other parameters, and the gates.
 
-    Decay is for what is named `weight` and has two axes or more. `rate` is a group's multiple of
-    the scheduled learning rate: `train.gate_rate` for gates, 1 otherwise.
+    Weight decay applies to parameters that are named `weight` and have two axes or more. `rate` is
+    a group's multiple of the scheduled learning rate: `train.gate_rate` for gates, 1 otherwise.
     """
     spared = [name for name, _ in model.named_parameters() if not name.endswith("weight")]
     gates = {id(part) for gate in model.modules() if isinstance(gate, Gates) for part in [gate.t]}
@@ -33,10 +33,10 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def batch_sizes(model: nn.Module, num_images: int, batch_size: int) -> list[int]:
-    """Return the images of every step of an epoch: the last step takes what is left.
+    """Return the number of images of every step of an epoch; the last step has the remainder.
 
-    A single image that is left joins the step before where the model has batch norms, which have
-    no statistics of one image.
+    If the model has batch norms, which need at least two images, a single remaining image joins
+    the step before.
 
     Raises:
         ConfigError: when such a model is to train on one image at a time.

@@ -1,4 +1,4 @@
-"""What a training adds to the loss of its task: the masks' L1 weight, the gates' cost."""
+"""Penalties that a training adds to the loss of its task: L1 of the masks, cost of the gates."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
@@ -18,7 +18,7 @@ class Regulariser(Protocol):
         """Move its schedule to a fraction of training, 0 to 1."""
 
     def penalty(self) -> Tensor | None:
-        """Return what to add to the loss of the forward pass just done; None adds nothing."""
+        """Return the penalty of the last forward pass; None adds nothing."""
 
 
 class Masks:
@@ -29,7 +29,7 @@ class Masks:
 
     @property
     def are_empty(self) -> bool:
-        """Whether no branch has an effect any more: the model computes what it does castled."""
+        """Whether no branch has an effect any more: the model computes the same as castled."""
         return all(branch.is_empty for branch in self._branches)
 
     def set_progress(self, progress: float) -> None:
@@ -47,7 +47,7 @@ class Masks:
         return penalty
 
     def observe(self, batches: Iterable[Batch]) -> "MaskDensities":
-        """Return batches that note, as a model evaluates them, what its masks let through."""
+        """Return batches that record the densities of a model's masks while it evaluates them."""
         return MaskDensities(self._branches, batches)
 
 

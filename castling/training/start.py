@@ -1,4 +1,4 @@
-"""What a training starts from: model, task, initial weights, teacher."""
+"""The start of a training: model, task, initial weights, teacher."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from castling.training.teacher import digest_of, load_initial, load_teacher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a training starts from."""
+    """The start of a training."""
 
     model: nn.Module
     """To be trained, on the device of the training, its initial weights in place."""
@@ -57,6 +57,6 @@ def start_training(run: RunConfig, initial: nn.Module | None, device: torch.devi
 
 
 def check_start(run: RunConfig) -> None:
-    """Raise what a training would raise before its first step: weights or teacher that misfit."""
+    """Raise the errors of a training before its first step, such as weights that do not fit."""
     if run.train.initial is not None or run.train.distill is not None:
         start_training(run, None, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The models that a training begins with and learns from: loaded anew for each, and checked."""
+"""The initial model and the teacher of a training: loaded anew for each, and checked."""
 
 import json
 from hashlib import sha256
@@ -24,20 +24,20 @@ from castling.untrusted.timm_checkpoint import read_timm_checkpoint
 
 
 PRETRAINED = "pretrained"
-"""The `train.initial` that downloads timm's own weights."""
+"""The value of `train.initial` that downloads timm's weights."""
 INITIAL = "initial"
-"""The `train.distill.teacher` that is the model of `train.initial`."""
+"""The value of `train.distill.teacher` for the model of `train.initial`."""
 Shape = tuple[int, int, int]
 """(channel, height, width) of images."""
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
-"""How the names of timm's checkpoints end."""
+"""Suffixes of timm's checkpoints."""
 
 
 def load_initial(run: RunConfig) -> nn.Module | None:
     """Return the model whose weights a training begins with, or None.
 
-    A model of castling's is as its folder has it, castled; one of timm's has softmax in every
-    layer, and where its weights are of other classes, a random classifier. The caller owns it.
+    A model from a folder is castled; one of timm has softmax in every layer, and a random
+    classifier if its weights are for other classes. The caller may change it.
 
     Raises:
         ConfigError: when there is no such model, or it is of other classes or images.
@@ -75,7 +75,7 @@ def _timm_initial(model: BackboneConfig, weights: Path | None) -> nn.Module:
 def load_teacher(run: RunConfig, initial: nn.Module | None) -> nn.Module:
     """Return the teacher of a training, castled, in evaluation mode, without gradients.
 
-    The caller owns it; it is a copy even where the initial model is the teacher.
+    The caller may change it; it is a copy even if the initial model is the teacher.
 
     Args:
         run: the training, whose `train.distill` is not None.
@@ -111,7 +111,7 @@ def _original(run: RunConfig, initial: nn.Module | None) -> nn.Module:
 
 
 def _timm_classes(backbone: str, initial: str) -> int | None:
-    """Return of how many classes the initial weights are; None if they do not tell."""
+    """Return the number of classes of the initial weights; None if they do not show it."""
     if initial != PRETRAINED:
         return checkpoint_classes(read_timm_checkpoint(Path(initial)), backbone)
     pretrained = timm.get_pretrained_cfg(backbone)
@@ -168,7 +168,7 @@ def _stored_teacher(name: str, weights: Path, shape: Shape, num_classes: int) ->
 
 
 def check_weights(run: RunConfig) -> None:
-    """Raise what a training would raise that cannot find its initial weights or its teacher."""
+    """Raise the error of a training whose initial weights or teacher are missing."""
     initial = load_initial(run)
     if run.train.distill is not None:
         load_teacher(run, initial)

@@ -32,10 +32,10 @@ from castling.training.start import start_training
 
 
 class Callback:
-    """What happens before, between and after the epochs; does nothing unless a subclass does.
+    """Hooks before, between and after the epochs; subclasses override them.
 
-    Callbacks are called in their order. One that stops the training lets those after it know
-    through `Trainer.is_over`.
+    Callbacks are called in their order. If one stops the training, those after it see it in
+    `Trainer.is_over`.
     """
 
     def on_start(self, trainer: "Trainer") -> None:
@@ -102,7 +102,7 @@ class Trainer:
         self._num_steps = len(self._batch_sizes) * run.train.epochs
         self._is_stopped = False
         self.metrics: EpochMetrics | None = None
-        """Of the last epoch; whoever restores an earlier state sets them."""
+        """Of the last epoch; a callback that restores an earlier state sets them."""
 
     @property
     def epochs(self) -> int:
@@ -194,7 +194,7 @@ class Trainer:
     def _validate(self) -> tuple[dict[str, float], tuple[float, ...]]:
         """Return the task's metrics on the validation images, and the masks' densities.
 
-        Once all masks are empty, the model is not castled to be evaluated: it would do the same.
+        Once all masks are empty, the model is evaluated without castling: the result is the same.
         """
         observed = self._masks.observe(self._validation.in_order())
         with_branches = evaluate_batches(self.task, self.model, observed)

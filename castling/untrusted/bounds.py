@@ -16,18 +16,18 @@ from castling.untrusted.memory import available_bytes
 
 
 SMALL = 2**28
-"""Bytes that every machine has: until then it is not asked."""
+"""Bytes that every machine has: free memory is not checked below this size."""
 
 
 @contextmanager
 def bounded(what: str) -> Iterator[None]:
-    """Refuse a model that outgrows the limits, or this machine's memory, within a with-block.
+    """Refuse a model beyond the limits, or this machine's memory, within a with-block.
 
     Args:
         what: the field of a config that the model is built from, for the error.
 
     Raises:
-        ConfigError: as soon as a part is one too many; what was built until then is dropped.
+        ConfigError: as soon as there is one part too many; the parts built until then are dropped.
     """
     count = _Count(what)
     with ExitStack() as end:
@@ -41,7 +41,7 @@ def bounded(what: str) -> Iterator[None]:
 
 
 class _Count:
-    """What was added to modules so far."""
+    """Counts of the parts and numbers of modules so far."""
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -1,4 +1,4 @@
-"""Folders of images: found without going round in circles, decoded by nothing but this process."""
+"""Folders of images, listed without cycles of links and decoded by this process alone."""
 
 import os
 from collections.abc import Iterator
@@ -18,20 +18,22 @@ FORMATS = (
     *("PIXAR", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB"),
     *("PCD", "SPIDER", "TGA", "IMT"),  # last: their files do not begin with a mark
 )
-"""What Pillow decodes by itself, within the size that the file's header says."""
+"""Formats that Pillow decodes by itself, within the size in the file's header."""
 REFUSED_FORMATS = {
     "EPS": "Pillow has Ghostscript decode it, whichever is first in PATH",
     "IPTC": "what is inside is opened in any format, EPS too",
     **dict.fromkeys(("BUFR", "GRIB", "HDF5", "WMF"), "another package decodes it"),
     **dict.fromkeys(("FPX", "MIC", "MPEG"), "Pillow has no decoder of its own"),
 }
-"""What Pillow recognises and castling does not read, and why."""
+"""Formats that Pillow recognises and castling refuses, and why."""
 
 Images = list[tuple[Path, int]]
 """Files, and the number of the class of each."""
 
 
-def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
+def find_images(
+    folder: Path, data: str, reached: dict[str, Path] | None = None
+) -> tuple[Images, tuple[str, ...]]:
     """Return the images of a folder with the numbers of their classes, and the classes.
 
     The class of an image is the name of the folder that it is in, at any depth. Links are
@@ -40,11 +42,15 @@ def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
     Args:
         folder: where to begin.
         data: name of the data, for the error.
+        reached: what was found in other folders of the same data, by real path; it grows.
 
     Raises:
         DataError: when a folder cannot be listed, or something is reached twice through links.
     """
-    files = sorted(_files(folder, data), key=lambda path: _order(str(path)))
+    files = sorted(
+        _files(folder, data, {} if reached is None else reached),
+        key=lambda path: _order(str(path)),
+    )
     labels = ["" if path.parent == folder else path.parent.name for path in files]
     classes = tuple(sorted(set(labels), key=_order))
     numbers = {label: number for number, label in enumerate(classes)}
@@ -52,19 +58,19 @@ def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
 
 
 def _order(name: str) -> tuple[Any, str]:
-    """Return what names are sorted by: numbers in them by size, case last of all."""
+    """Return the sort key of names: numbers in them by size, case last."""
     from timm.utils.misc import natural_key
 
     return natural_key(name), name  # type: ignore[no-untyped-call]
 
 
-def _files(folder: Path, data: str) -> Iterator[Path]:
+def _files(folder: Path, data: str, reached: dict[str, Path]) -> Iterator[Path]:
     """Yield the files of a folder, and of those below it, whose names are an image's."""
     from timm.data.readers.img_extensions import get_img_extensions
 
     suffixes = get_img_extensions(as_set=True)  # type: ignore[no-untyped-call]
-    above = Path(os.path.realpath(folder)).parents
-    reached = {str(place): place for place in above}  # who leads there would lead back here
+    for place in Path(os.path.realpath(folder)).parents:
+        reached.setdefault(str(place), place)  # who leads there would lead back here
     waiting = [folder]
     while waiting:
         place = waiting.pop()
@@ -83,7 +89,7 @@ def _files(folder: Path, data: str) -> Iterator[Path]:
 
 
 def _reach(path: Path, data: str, reached: dict[str, Path]) -> None:
-    """Note where a file or folder really is; DataError when it was reached before."""
+    """Record the real path of a file or folder; DataError when it was reached before."""
     earlier = reached.setdefault(os.path.realpath(path), path)
     if earlier is not path:
         reason = f"{path} and {earlier} are the same, through a link"
@@ -107,7 +113,7 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
     if is_endless(path):
         raise DataError(data, f"{path} is no regular file", "remove it")
     Image.init()  # its table of formats is empty until then
-    formats = [known for known in FORMATS if known in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         if not path.stat().st_size:  # as the files of /proc have it, some of which never end
             raise OSError("it is empty")  # noqa: TRY301 - one except names the file
@@ -121,7 +127,7 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return why a file cannot be read; of a format that is refused, which it is."""
+    """Return why a file cannot be read, with its format if that is refused."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):

@@ -1,4 +1,4 @@
-"""What memory this machine can still give: asked before a model or a file takes it."""
+"""Free memory of this machine, checked before a model or a file takes it."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ CONTAINER = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int:
-    """Return the bytes that a process may still take, as far as the system tells."""
-    found = [_of_container(), _of_machine()]
-    return min(max(0, count) for count in found if count is not None)
+    """Return the bytes that a process may still allocate; without Linux all memory."""
+    limits = [_of_container(), _of_machine()]
+    return min(max(0, count) for count in limits if count is not None)
 
 
 def shortage(num_bytes: int) -> str | None:

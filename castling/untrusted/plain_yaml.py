@@ -1,4 +1,4 @@
-"""YAML from anywhere as plain data: bounded in size and depth, nothing made but plain values."""
+"""Reads YAML from outside as plain data, bounded in size and depth."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,11 @@ from castling.errors import ConfigError
 
 
 LARGEST_FILE = 2 * 2**20
-"""Bytes of a file that is read; a recipe has a few hundred, one with 500 points 600,000."""
+"""Largest size of a file in bytes; a recipe has a few hundred, one with 500 points 600,000."""
 LONGEST_TEXT = 10_000
-"""Characters of one key or value."""
+"""Largest number of characters of one key or value."""
 MOST_VALUES = 100_000
-"""Keys and values of a file, with what an alias stands for counted each time."""
+"""Largest number of keys and values of a file; those of an alias count each time."""
 DEEPEST = 64
 """Levels of lists and mappings within one another."""
 LARGEST_NUMBER = 2**63
@@ -25,7 +25,7 @@ LARGEST_NUMBER = 2**63
 PLAIN = ("null", "bool", "int", "float", "timestamp", "str", "seq", "map")
 """The tags of YAML that are read; all others, those of Python first, are refused."""
 UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
-"""What neither a path nor a file in UTF-8 can hold."""
+"""Characters that neither a path nor a file in UTF-8 can contain."""
 
 
 def read_yaml(path: Path) -> object:
@@ -61,12 +61,12 @@ def read_text(path: Path) -> str:
 
 
 def head_line(text: str) -> str:
-    """Return the first line of a YAML text's head comment: what its author says that it is."""
+    """Return the first line of a YAML text's head comment, its summary."""
     return text.partition("\n")[0].lstrip("# ") if text.startswith("#") else ""
 
 
 def is_endless(path: Path) -> bool:
-    """Return whether a path is a pipe or a device, of which nobody knows when it ends."""
+    """Return whether a path is a pipe or a device, which may never end."""
     try:
         return path.exists() and not (path.is_file() or path.is_dir())
     except OSError:  # opening says what is wrong
@@ -88,7 +88,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 _VALUE_ERRORS = (ValueError, LookupError, AttributeError, ArithmeticError)
-"""What PyYAML lets escape for a date that does not exist, `!!int many` and the like."""
+"""Errors of PyYAML for a date that does not exist, `!!int many` and the like."""
 
 
 def _place(error: Exception) -> str:
@@ -98,7 +98,7 @@ def _place(error: Exception) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """A loader that counts while it composes, so that what is too much is never held."""
+    """A loader that counts while it composes, so that it never holds more than the bounds."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -15,14 +15,14 @@ from castling.untrusted.plain_yaml import is_endless
 
 
 LENGTH_BYTES = 8
-"""With which a file begins: the length of its header."""
+"""The first bytes of a file: the length of its header."""
 LARGEST_HEADER = 4 * 2**20
-"""Bytes of a header; that of a thousand tensors has 100 KiB."""
+"""Largest size of a header in bytes; that of a thousand tensors has 100 KiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """A tensor as a header has it."""
+    """An entry of a header: one tensor."""
 
     dtype: str
     """safetensors' name: F32, BF16, I64..."""
@@ -31,7 +31,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorHeader:
-    """What a safetensors file says that it holds, and the bytes that it does hold."""
+    """The header of a safetensors file: its tensors, and the size of their data."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -82,7 +82,7 @@ def read_header(path: Path) -> TensorHeader:
 
 
 def _header_length(path: Path) -> int:
-    """Return the length of a file's header; SafetensorError where it is longer than any true one.
+    """Return the length of a file's header; SafetensorError if it is too long.
 
     safetensors itself takes headers of 100 MB, and checks everything else that a header says.
     """
@@ -100,7 +100,7 @@ def read_tensors(
 
     Args:
         path: the file.
-        most_bytes: what the tensors of a true file have at most, where that is known.
+        most_bytes: largest size of the tensors in a valid file; None if there is no bound.
 
     Raises:
         CheckpointError: when the file is missing, truncated, of another format, or holds more

@@ -19,7 +19,7 @@ _UNREADABLE = (
     OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
     pickle.PickleError, SafetensorError, BadZipFile, MemoryError, AssertionError,
 )  # fmt: skip
-"""What torch, safetensors and timm raise for files that are no checkpoint."""
+"""Errors of torch, safetensors and timm for files that are no checkpoint."""
 
 
 def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def read_timm_checkpoint(path: Path) -> dict[str, Tensor]:
 def _check_plain(path: Path) -> None:
     """Raise CheckpointError for files that would take more memory than they have bytes.
 
-    torch stores what it saves as it is: what is compressed comes from elsewhere.
+    torch writes uncompressed entries: compressed ones come from another program.
     """
     if path.suffix == ".safetensors":
         check_fits(path, read_header(path).num_bytes)

@@ -1,4 +1,4 @@
-"""Where the commands print, and what several of them print alike."""
+"""The output of the commands: consoles, lines and tables."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 def print_result(sentence: str) -> None:
-    """Print a sentence on one line, however long; nothing where it is empty."""
+    """Print a sentence on one line, however long; nothing if it is empty."""
     if sentence:
         console.print(sentence, soft_wrap=True, highlight=False)
 

@@ -1,4 +1,4 @@
-"""What a running search shows on a terminal: progress, the best front so far, time left."""
+"""The display of a running search on a terminal: progress, the best front so far, time left."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from space.budget import Budget
 
 
 ENDED = (TrialState.TRAINED, TrialState.STOPPED, TrialState.FAILED)
-"""How a trial ends that was given to training."""
+"""The final states of a trial whose training began."""
 
 
 class TerminalDisplay(Display):
@@ -69,7 +69,7 @@ class TerminalDisplay(Display):
             )
 
     def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Show how far a trial has come."""
+        """Show the progress of a trial."""
         self._epochs[trial] = (epoch, metrics)
 
     def stop(self) -> None:
@@ -96,7 +96,7 @@ class TerminalDisplay(Display):
         return Group(bar, self._running(), self._front, self._counts())
 
     def _eta(self, done: int) -> str:
-        """Return the time left, from what this driver's trials took so far."""
+        """Return the estimated time left, from the durations of this driver's trials."""
         finished = done - self._done_before
         if finished == 0:
             return "…"

@@ -1,4 +1,4 @@
-"""What there is to choose from: `castling operators`, `layers`, `spaces` and the other lists."""
+"""Lists of all choices: `castling operators`, `layers`, `spaces` and others."""
 
 from collections.abc import Mapping
 from typing import Annotated, Protocol

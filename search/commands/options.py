@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and the parsing of their values."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -47,7 +47,7 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
 
 
 class Bounds(TypedDict):
-    """Bounds on metrics as `--max` and `--min` say them: values as text, by name."""
+    """Bounds of `--max` and `--min`: values as text, by metric."""
 
     max: dict[str, str]
     min: dict[str, str]

@@ -1,4 +1,4 @@
-"""What a run has found: `castling status`, `front` and `report`."""
+"""The results of a run: `castling status`, `front` and `report`."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def status(run: RunArgument) -> None:
-    """Show how far a run has come, live or finished."""
+    """Show the progress of a run, live or finished."""
     import reports
 
     trials = reports.load(run, refused=True)

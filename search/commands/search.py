@@ -1,4 +1,4 @@
-"""`castling search`: a recipe with options over it, searched and shown."""
+"""`castling search`: runs a recipe with the options of the command line."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The machine or cluster that trains: Ray started or joined, what it has shared among trials."""
+"""Starts Ray on this machine, or joins a cluster, and divides its resources among trials."""
 
 import logging
 import os
@@ -15,12 +15,12 @@ from search.config import SearchConfig
 
 
 TOKEN_HINT = "set RAY_AUTH_MODE=token where the cluster asks for its token"
-"""A plain `ray start` asks for one, and Ray's own message does not say so."""
+"""A plain `ray start` asks for a token, and Ray's message does not say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What the machine or cluster gives to the trials."""
+    """The resources of the trials."""
 
     workers: int
     """Trials at a time."""
@@ -32,9 +32,9 @@ class Resources:
 
 @contextmanager
 def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, float]]:
-    """Start Ray here, or join a cluster, and yield what it has, such as {"CPU": 2.0}.
+    """Start Ray here, or join a cluster, and yield its resources, such as {"CPU": 2.0}.
 
-    A Ray that the caller has started is used as it is, and left running.
+    If the caller has started Ray, it is used as it is and stays running.
 
     Args:
         address: of a cluster; None starts Ray on this machine.
@@ -90,7 +90,7 @@ def _check_answers(address: str) -> None:
 
 
 def share(cluster: Mapping[str, float], config: SearchConfig) -> Resources:
-    """Share what a cluster has among as many trials as fit.
+    """Divide the resources of a cluster among as many trials as fit.
 
     Raises:
         ConfigError: when not even one fits; Ray would wait for ever.

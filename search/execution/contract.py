@@ -1,4 +1,4 @@
-"""What an executor is: it trains what a search's study proposes, and reports what came of it."""
+"""The contract of executors: they train the proposals of a study and report their results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ def _ignore(_: int, __: int, ___: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a search has to be done."""
+    """The work of a search for its executor."""
 
     study: SearchStudy
-    """Proposes trials and is told how each has ended."""
+    """Proposes trials and records how each ends."""
     rungs: Rungs
-    """Says at which epochs a trial is judged, and whether it goes on."""
+    """Decides at which epochs a trial is judged, and whether it goes on."""
     folder: Path
     """The run folder, where workers write curves, checkpoints and weights."""
     trial_minutes: float | None = None
     """How long a trial may train before it fails as hanging; None waits for ever."""
     on_progress: Callable[[int, int, Mapping[str, float]], None] = _ignore
-    """Called with a trial's number, its epoch and what that measured."""
+    """Called with a trial's number, its epoch and the metrics of the epoch."""
 
 
 class Executor(Protocol):
-    """What trains the trials of a search, several at a time."""
+    """Trains the trials of a search, several at a time."""
 
     def run(self, work: Work, data: TrainingData) -> None:
-        """Train what the study proposes until it proposes no more.
+        """Train all proposals of the study.
 
         Raises:
-            Exception: whatever the study or the stopper raised, after the trials were ended.
+            Exception: that of the study or the stopper, after the trials were ended.
             KeyboardInterrupt: after Ctrl-C or SIGTERM; running trials stay resumable.
         """

@@ -26,5 +26,5 @@ class RungScheduler(FIFOScheduler):
         return FIFOScheduler.CONTINUE if going_on else FIFOScheduler.STOP
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle as nothing: Tune stores its scheduler, but the curves on disk are the truth."""
+        """Pickle no state: Tune stores its scheduler, but the curves on disk are the truth."""
         return {}

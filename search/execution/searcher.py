@@ -21,8 +21,8 @@ from search.study.trial import Outcome
 class StudySearcher(Searcher):
     """Gives Tune the study's proposals and the study Tune's outcomes.
 
-    Tune swallows what its callbacks raise, so the first failure is kept in `failure` and the
-    search stops; the driver raises it.
+    Tune swallows errors of its callbacks, so the first one is stored in `failure` and the search
+    stops; the driver raises it.
     """
 
     def __init__(self, work: Work, resources: Resources) -> None:
@@ -83,7 +83,7 @@ class StudySearcher(Searcher):
         return going_on
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass on how far a running trial has come."""
+        """Report the progress of a running trial."""
         if "epoch" in result:
             score = json.loads(result[SCORE])
             self._on_progress(self._trials[trial_id], result["epoch"], score)
@@ -129,7 +129,7 @@ class StudySearcher(Searcher):
         self._study.finish(trial, Outcome(state=TrialState.FAILED, reason=reason))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle as nothing: Tune stores its searcher, but the study is the truth."""
+        """Pickle no state: Tune stores its searcher, but the study is the truth."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:

@@ -1,4 +1,4 @@
-"""The executor of today: trials are trained by Ray Tune's workers, here or on a cluster."""
+"""The executor on Ray Tune: its workers train the trials, on this machine or on a cluster."""
 
 import shutil
 import signal
@@ -9,6 +9,7 @@ from types import FrameType
 
 from ray import tune
 
+from castling.packages import PackageFunction
 from castling.training.data import TrainingData
 from search.config import SearchConfig
 from search.execution.cluster import Resources, joined, share
@@ -20,10 +21,10 @@ from search.execution.worker import train_trial
 
 @contextmanager
 def tune_executor(config: SearchConfig, address: str | None) -> Iterator[Executor]:
-    """Start Ray here, or join a cluster, and yield what trains a search's trials there.
+    """Start Ray on this machine, or join a cluster, and yield an executor on it.
 
     Args:
-        config: says how many trials are trained at a time, and with what.
+        config: with the number of workers and their resources.
         address: of a cluster; None starts Ray on this machine.
 
     Raises:
@@ -35,13 +36,13 @@ def tune_executor(config: SearchConfig, address: str | None) -> Iterator[Executo
 
 
 class TuneExecutor:
-    """Lets Ray Tune run the trials; its own state is thrown away, the study is the truth."""
+    """Lets Ray Tune run the trials; Ray's experiment state is deleted, the study is the truth."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
 
     def run(self, work: Work, data: TrainingData) -> None:
-        """Train what the study proposes until it proposes no more; see `Executor`."""
+        """Train all proposals of the study; see `Executor`."""
         searcher = StudySearcher(work, self._resources)
         with _interruptible(searcher):
             self._tune(searcher, data)
@@ -56,7 +57,8 @@ class TuneExecutor:
             "cpu": self._resources.cpus_per_trial,
             "gpu": self._resources.gpus_per_trial,
         }
-        trainable = tune.with_resources(tune.with_parameters(train_trial, data=data), resources)
+        train = PackageFunction(train_trial.__module__, train_trial.__name__)
+        trainable = tune.with_resources(tune.with_parameters(train, data=data), resources)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

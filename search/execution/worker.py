@@ -1,4 +1,4 @@
-"""What runs in a Ray worker: one trial trained, castled, scored, its curve and weights written."""
+"""Runs in a Ray worker: trains, castles and evaluates one trial, and writes curve and weights."""
 
 import faulthandler
 import json
@@ -33,7 +33,7 @@ STDERR = 2
 """The descriptor that Ray writes to a worker's log."""
 
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not enough memory")
-"""What torch says on a CPU that has no memory left."""
+"""Messages of torch on a CPU without free memory."""
 
 SCORE = "score"
 """Key of a report's JSON of the task's primary metric and its value, for the display."""
@@ -71,7 +71,7 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
 
 @contextmanager
 def _time_limit(seconds: float | None) -> Iterator[None]:
-    """End the process when the time is over, whatever it hangs in; its stacks go to Ray's log."""
+    """End the process when the time is over, wherever it hangs; its stacks go to Ray's log."""
     if seconds is not None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
     try:
@@ -81,7 +81,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that there was too little memory, on a GPU or beside it."""
+    """Return whether an error says that a GPU or the machine ran out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

@@ -1,6 +1,6 @@
-"""Who proposes candidates: samplers by name.
+"""Samplers, which propose candidates, by name.
 
-Each entry imports what it needs when a sampler is made: a listing needs none of it.
+Each entry imports its libraries when a sampler is made, so that listings are fast.
 """
 
 from typing import TYPE_CHECKING
@@ -62,23 +62,40 @@ def _gp(_: "SearchContext", seed: int) -> "BaseSampler":
     return quietly(lambda: GPSampler(seed=seed))
 
 
-for _name, _make, _refusal, _summary in (
-    (
-        "pareto",
-        _pareto,
-        Refusal.PRUNED,
-        "costs known, accuracy learnt, exact expected hypervolume improvement; the default",
+for _name, _spec in {
+    "pareto": SamplerSpec(
+        summary="costs known, accuracy learnt, exact expected hypervolume improvement; "
+        "the default",
+        make=_pareto,
+        refusal=Refusal.PRUNED,
+        stays_within_budget=True,
     ),
-    ("tpe", _tpe, Refusal.PRUNED, "multivariate tree-structured Parzen estimator"),
-    ("random", _random, Refusal.PRUNED, "independent draws from every domain"),
-    ("sobol", _sobol, Refusal.PRUNED, "a scrambled Sobol' sequence over every dimension"),
-    (
-        "nsga2",
-        _nsga2,
-        Refusal.WORST,
-        "NSGA-II, an evolutionary algorithm with populations of 20",
+    "tpe": SamplerSpec(
+        summary="multivariate tree-structured Parzen estimator",
+        make=_tpe,
+        refusal=Refusal.PRUNED,
     ),
-    ("nsga3", _nsga3, Refusal.WORST, "NSGA-III, the same for many objectives"),
-    ("gp", _gp, Refusal.WORST, "Optuna's Gaussian processes; seconds per proposal"),
-):
-    SAMPLERS.add(_name, SamplerSpec(summary=_summary, make=_make, refusal=_refusal))
+    "random": SamplerSpec(
+        summary="independent draws from every domain", make=_random, refusal=Refusal.PRUNED
+    ),
+    "sobol": SamplerSpec(
+        summary="a scrambled Sobol' sequence over every dimension",
+        make=_sobol,
+        refusal=Refusal.PRUNED,
+    ),
+    "nsga2": SamplerSpec(
+        summary="NSGA-II, an evolutionary algorithm with populations of 20",
+        make=_nsga2,
+        refusal=Refusal.WORST,
+    ),
+    "nsga3": SamplerSpec(
+        summary="NSGA-III, the same for many objectives", make=_nsga3, refusal=Refusal.WORST
+    ),
+    "gp": SamplerSpec(
+        summary="Optuna's Gaussian processes; seconds per proposal",
+        make=_gp,
+        refusal=Refusal.WORST,
+        is_slow=True,
+    ),
+}.items():
+    SAMPLERS.add(_name, _spec)

@@ -1,4 +1,4 @@
-"""From a sampler's name to the sampler, and whether it suits a search."""
+"""Makes a sampler from its name, and checks whether it fits a search."""
 
 from castling.errors import UnknownNameError
 from search.context import SearchContext
@@ -23,7 +23,7 @@ def sampler_named(name: str) -> SamplerSpec:
 def check_sampler(name: str, context: SearchContext) -> None:
     """Raise ConfigError unless a sampler can search this space for these objectives.
 
-    Those with a name of their own can. Any other is put through a dozen made-up trials.
+    Registered samplers can. Any other must propose for a dozen made-up trials.
     """
     if name.startswith(PREFIX):
         rehearse(name, sampler_of_class(name), context)

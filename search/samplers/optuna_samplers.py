@@ -1,4 +1,4 @@
-"""Optuna's samplers as the registry makes them: of a class's name, or with settings of ours."""
+"""Optuna's samplers, from the name of a class or with settings of castling."""
 
 import inspect
 import warnings
@@ -13,13 +13,13 @@ from search.samplers.registry import BUDGET_CONSTRAINT, SAMPLERS, Refusal, Sampl
 
 
 PREFIX = "optuna:"
-"""Where the name of any other of Optuna's samplers begins."""
+"""Prefix of the names of Optuna's other samplers."""
 REHEARSED = 12
-"""Proposals by which an unlisted sampler shows that it can do what is asked."""
+"""Trial proposals that an unlisted sampler must make before it is accepted."""
 
 
 def quietly(make: Callable[[], BaseSampler]) -> BaseSampler:
-    """Silence that Optuna calls a sampler experimental: who names it has chosen it."""
+    """Suppress Optuna's warning that a sampler is experimental: the user has chosen it by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return make()

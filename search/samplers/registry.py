@@ -1,4 +1,4 @@
-"""The table of samplers: what each is, how it is made, how it learns of a refusal."""
+"""The registry of samplers: how each is made, and how it receives rejected proposals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Refusal(StrEnum):
-    """How a sampler is told of a proposal over budget, so that it learns from it."""
+    """How a sampler receives a proposal over budget, so that it learns from it."""
 
     PRUNED = "pruned"
     """Pruned, with the violated constraint."""
@@ -30,9 +30,14 @@ class SamplerSpec:
     summary: str
     """One line for the table of samplers."""
     make: "Callable[[SearchContext, int], BaseSampler]"
-    """Makes the sampler for one proposal, so that it keeps no state, from a seed of its own."""
+    """Makes the sampler for one proposal, from a seed, so that it has no state."""
     refusal: Refusal
-    """What the sampler learns from."""
+    """How it receives rejected proposals."""
+    stays_within_budget: bool = False
+    """Whether it proposes only models that can be built and are within the budget, so that no
+    proposal is refused; the contract tests hold it to that."""
+    is_slow: bool = False
+    """Whether a proposal takes a second or more; the contract tests of such are marked slow."""
 
 
 SAMPLERS: Registry[SamplerSpec] = Registry("sampler", entry_points="castling.samplers")

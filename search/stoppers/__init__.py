@@ -1,4 +1,4 @@
-"""When a training is given up: stoppers by name, each a rule over the trials at a rung."""
+"""Stoppers by name: rules that end trainings early, by comparing the trials at a rung."""
 
 from search.stoppers.registry import NO_STOPPER, STOPPERS, Rule, Standing, StopperSpec
 from search.stoppers.rules import (

@@ -1,4 +1,4 @@
-"""The table of stoppers: what each is, where its rungs are, what its rule is asked."""
+"""The registry of stoppers: the rungs and the rule of each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from castling.registry import Registry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What a trial had reached at a rung."""
+    """The result of a trial at a rung."""
 
     values: tuple[float, ...]
-    """Of every objective, smaller is better: known costs, and else what was measured there."""
+    """Per objective, to minimise: the costs, else the values measured at the rung."""
     score: float
-    """Of the first objective that is measured, smaller is better; NaN where none is."""
+    """The first objective that training measures, to minimise; NaN if there is none."""
     cost_range: int = 0
-    """The range that its cost lies in, 0 the cheapest."""
+    """The cost range of the trial, 0 the cheapest."""
 
 
 Rule = Callable[[Standing, Sequence[Standing]], bool]
-"""Whether a trial goes on, given the others that have reached the rung, in any order."""
+"""Decides from a trial and the others that have reached the rung whether it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

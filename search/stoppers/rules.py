@@ -38,16 +38,16 @@ class ParetoHalving:
     A trial goes on when any of these holds:
 
     * no other at the rung dominates it;
-    * its whole layer of the non-dominated sorting, with all better layers, is among the best
-      1 / `reduction` of the rung;
+    * trials of the same or a better non-domination rank are at most 1 / `reduction` of those at
+    the rung;
     * fewer than `minimum` trials of its cost range have a better score.
 
-    Trials that are equal, or of one layer, are judged alike.
+    Trials that are equal, or of one rank, are judged alike.
     """
 
     reduction: float
     minimum: int
-    """At least so many of each cost range go on, as far as there are so many."""
+    """Number of trials of each cost range that go on at least."""
 
     def __call__(self, mine: Standing, others: Sequence[Standing]) -> bool:
         """Return whether a trial goes on."""
@@ -82,12 +82,12 @@ class AccuracyHalving:
 class MedianRule:
     """A trial goes on unless it is worse than the median of the first measured objective.
 
-    Golovin et al. 2017, "Google Vizier", with what others had reached at the same rung in the
-    place of their running means.
+    Golovin et al. 2017, "Google Vizier", but with the values of the others at the same rung
+    instead of their running means.
     """
 
     after: int
-    """Others that must have reached the rung before any trial is given up there."""
+    """Number of other trials that must have reached the rung before one is stopped there."""
 
     def __call__(self, mine: Standing, others: Sequence[Standing]) -> bool:
         """Return whether a trial goes on."""

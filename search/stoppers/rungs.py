@@ -1,4 +1,4 @@
-"""What every trial had reached at each rung, and who goes on from there: the stoppers' memory."""
+"""The metrics of all trials at each rung, and which trials go on: the state of the stoppers."""
 
 import math
 from bisect import bisect_right
@@ -21,17 +21,17 @@ NUM_RANGES = 3
 
 
 def rung_epochs(fractions: Iterable[float], epochs_planned: int) -> list[int]:
-    """Return the epoch at which each rung is reached; one at a training's end judges nobody."""
+    """Return the epoch of each rung; at the end of a training no trial is judged."""
     # rounded first: 0.7 * 10 is a little more than 7
     return [math.ceil(round(fraction * epochs_planned, 6)) for fraction in fractions]
 
 
 @dataclass(frozen=True, slots=True)
 class CostRanges:
-    """Ranges of a known cost, of equal ratio from the cheapest to the dearest that fits."""
+    """Ranges of a cost, of equal ratio from the cheapest model to the budget."""
 
     metric: str | None
-    """None where no known cost is to be low: then there is one range."""
+    """None if no objective is a cost to minimise: then there is one range."""
     edges: tuple[float, ...] = ()
     """Where the second and later ranges begin."""
 
@@ -43,7 +43,7 @@ class CostRanges:
 
     @classmethod
     def within(cls, low: float, high: float, metric: str) -> "CostRanges":
-        """Divide the costs from low to high; one range where there is nothing to divide."""
+        """Divide the costs from low to high; one range if they are equal."""
         if not 0.0 < low < high < math.inf:
             return cls(None)
         steps = range(1, NUM_RANGES)
@@ -51,7 +51,7 @@ class CostRanges:
 
 
 def cost_ranges(context: SearchContext) -> CostRanges:
-    """Return the ranges of the first objective that is a known cost to be low."""
+    """Return the ranges of the first objective that is a cost to minimise."""
     metrics = [
         goal.metric for goal in context.objectives if goal.is_cost and goal.direction == "min"
     ]
@@ -66,16 +66,16 @@ def cost_ranges(context: SearchContext) -> CostRanges:
 
 
 class Rungs:
-    """What every trial had reached at each rung.
+    """The metrics of every trial at each rung.
 
     A trial is compared with those that reached the same rung, hence at the same part of the
     epochs and of the schedules of learning rate and mask. The answer depends on who has reached
-    the rung, not on the order in which they did, and a trial that comes again replaces itself:
-    read back from the curves on disk, the rungs decide as before.
+    the rung, not on their order, and a trial that is reported again replaces its entry: rungs that
+    are read from the curves on disk decide as before.
 
     Args:
-        stopper: who judges.
-        objectives: what is traded off.
+        stopper: the rule that decides.
+        objectives: of the search.
         ranges: of the cost.
     """
 
@@ -96,7 +96,7 @@ class Rungs:
         return sorted({epoch for epoch in found if epoch < epochs_planned})
 
     def note(self, record: Record, curve: Sequence[EpochMetrics]) -> list[int]:
-        """Take note of a trial's epochs so far and return the numbers of the rungs just reached.
+        """Record a trial's epochs so far and return the numbers of the rungs that it just reached.
 
         Args:
             record: of the trial.
@@ -112,7 +112,7 @@ class Rungs:
         return reached
 
     def reached(self, trial: int) -> dict[int, dict[str, float]]:
-        """Return what a trial's measured objectives were at each rung: the best so far."""
+        """Return a trial's measured objectives at each rung: the best so far."""
         found = {}
         for rung, marks in enumerate(self._reached):
             if trial in marks:
@@ -125,7 +125,7 @@ class Rungs:
         return found
 
     def goes_on(self, record: Record, curve: Sequence[EpochMetrics]) -> bool:
-        """Take note of a trial's epochs so far and return whether it is to be trained further."""
+        """Record a trial's epochs so far and return whether its training goes on."""
         return all(
             self._stopper.goes_on(
                 self._reached[rung][record.trial],
@@ -135,7 +135,7 @@ class Rungs:
         )
 
     def read_back(self, run: Path, records: Iterable[Record]) -> None:
-        """Take note of what a run's trials, interrupted ones included, reached before."""
+        """Record the epochs of a run's earlier trials, interrupted ones included."""
         if not self._stopper.fractions:
             return
         for record in records:
@@ -156,7 +156,7 @@ class Rungs:
 
 
 def _value(goal: Objective, record: Record, curve: Sequence[EpochMetrics]) -> float:
-    """Return an objective's value so far, smaller is better: known, or the best of the epochs."""
+    """Return an objective's value so far, to minimise: the cost, or the best of the epochs."""
     if goal.is_cost:
         return goal.sign * float(record.value(goal.metric))
     values = [goal.sign * recorded(epoch).get(goal.metric, math.nan) for epoch in curve]

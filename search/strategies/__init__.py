@@ -1,4 +1,4 @@
-"""Where the candidates of a search come from: strategies by name, each made when it is used."""
+"""Strategies, which generate the candidates of a search, by name; each is made at first use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a strategy is: where the candidates of a search come from, and the table of strategies."""
+"""The contract of strategies, which generate the candidates of a search, and their registry."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ class Turn:
     """The state of a search when a candidate is asked for."""
 
     unfinished: int | None
-    """Number of a trial that an earlier driver was asking for when it died, to be asked for again
-    and to get the values that it would have had; None asks for a new trial."""
+    """Number of a trial whose driver died while its parameters were being stored; it is asked for
+    again and gets the values that it would have had. None asks for a new trial."""
     rejected: int
-    """Candidates in a row, up to now, that were over budget or that repeated others."""
+    """Number of candidates in a row, up to now, that were over budget or repeated others."""
 
 
 class Strategy(Protocol):
-    """Where the candidates of a search come from.
+    """Generates the candidates of a search.
 
     A candidate is a trial of the Optuna study with a value for every name of the space. The
-    strategy makes it; the search's study refuses it when it is over budget, answers it from memory
-    when an equal one was trained, or gives it to training, and says in the end what became of it.
+    strategy makes it. The search's study rejects it if it is over budget, repeats the result of an
+    equal trial, or has it trained, and finally reports the result.
 
     After a crash a strategy is made anew over the same study. What it proposes must follow from
     the study, the context and the turn alone, so that a resumed search goes on as if nothing had
@@ -40,7 +40,7 @@ class Strategy(Protocol):
     """
 
     def first_points(self) -> "Sequence[Point]":
-        """Return the points to try before anything is asked for."""
+        """Return the points to try first."""
 
     def ask(self, turn: Turn) -> "Trial | None":
         """Return the next candidate; None when there are no more."""
@@ -59,9 +59,9 @@ class StrategySpec:
     """A strategy's entry in the registry."""
 
     summary: str
-    """One line that says where candidates come from."""
+    """One line for the table of strategies."""
     make: "Callable[[SearchContext, TrialStore], Strategy]"
-    """Makes the strategy of a search over the trials that it has so far."""
+    """Makes the strategy of a search from its context and the store of its trials."""
 
 
 STRATEGIES: Registry[StrategySpec] = Registry("strategy", entry_points="castling.strategies")

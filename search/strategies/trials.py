@@ -1,4 +1,4 @@
-"""The strategy `trials`: candidates asked of a sampler, one after the other."""
+"""The strategy `trials`: asks a sampler for one candidate after the other."""
 
 from collections.abc import Collection, Iterator, Sequence
 from math import isnan
@@ -31,10 +31,10 @@ STOPPED_CONSTRAINT = "stopped"
 
 
 class Trials:
-    """Asks the sampler for candidates and tells it what became of them.
+    """Asks the sampler for candidates and reports their results to it.
 
-    The sampler is made anew for every candidate, seeded by the search's seed and the candidate's
-    number, so that an interrupted search proposes what the uninterrupted one would have.
+    Every candidate has a new sampler, seeded by the search's seed and the candidate's number, so
+    that an interrupted search proposes the same as an uninterrupted one.
 
     Args:
         context: of the search.
@@ -53,10 +53,10 @@ class Trials:
         return [*given, base, dict(self._context.feasible_point)]
 
     def ask(self, turn: Turn) -> Trial | None:
-        """Return the sampler's next candidate; None when it finds no more that can be trained.
+        """Return the sampler's next candidate; None if there are no more to train.
 
-        After `max_refusals` in a row one is brought within the budget, which the sampler may then
-        go on from; after as many again there is no more hope.
+        After `max_refusals` rejections in a row one candidate is projected into the budget, from
+        which the sampler may go on; after as many again the search ends.
         """
         limit = self._config.max_refusals
         if turn.rejected >= 2 * limit:
@@ -68,7 +68,7 @@ class Trials:
         return trial
 
     def tell(self, record: Record, finished: Collection[Record]) -> None:
-        """End a trial in the Optuna study as its sampler takes it."""
+        """End a trial in the Optuna study in the form that the sampler needs."""
         if record.state in (TrialState.TRAINED, TrialState.REPLAYED):
             self._tell_values(record, values_of(record, self._config.objectives))
         elif record.state == TrialState.FAILED:
@@ -91,7 +91,7 @@ class Trials:
         return int(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
 
     def _projected(self, point: Point, rng: Random) -> dict[str, Value]:
-        """Return the point, brought within the budget."""
+        """Return the point, projected into the budget."""
         feasible = self._context.feasible_point
         near, _ = projected(self._context.space, point, self._fits, feasible, rng)
         return near
@@ -100,7 +100,7 @@ class Trials:
         return self._context.cost_model(run.model).within(self._config.budget)
 
     def _tell_stopped(self, record: Record) -> None:
-        """Tell of a trial that was stopped early, so that it is never among the study's best."""
+        """Report a trial that was stopped early, so that it is never among the study's best."""
         values = values_of(record, self._config.objectives)
         if self._sampler.refusal == Refusal.WORST:  # it would propose a pruned point for ever
             self._tell_values(record, values)
@@ -110,7 +110,7 @@ class Trials:
         self._store.tell(record.trial, state=OptunaState.PRUNED)
 
     def _tell_values(self, record: Record, values: Sequence[float]) -> None:
-        """Tell a trial's values, and as constraints what keeps it from counting."""
+        """Report a trial's values, and as violated constraints why it does not count."""
         if any(map(isnan, values)):  # a metric that is not defined for this model
             self._store.tell(record.trial, state=OptunaState.FAIL)
             return
@@ -121,10 +121,10 @@ class Trials:
         self._store.tell(record.trial, values)
 
     def _constraints(self, record: Record) -> Iterator[tuple[str, float]]:
-        """Yield what else a trial must fulfil: every trial with values has the same constraints.
+        """Yield the other constraints of a trial: every trial with values has the same ones.
 
-        How far it is from a full training counts only for samplers that take no pruned trials, and
-        only where trials may be stopped.
+        The missing part of a training is a constraint only for samplers that ignore pruned trials,
+        and only if trials may be stopped.
         """
         if any(self._config.budget.bounds("training")):
             violation = self._config.budget.violation(record.metrics, "training")

@@ -13,7 +13,7 @@ from space.domain import Domain
 
 
 FIXED_PARAMS = "fixed_params"
-"""Optuna's key of the values that a trial was enqueued with."""
+"""Optuna's key of the parameter values of an enqueued trial."""
 
 
 def ask(
@@ -26,10 +26,10 @@ def ask(
 
     Args:
         study: to ask.
-        sampler: made anew, from a seed that goes with the trial's number.
+        sampler: a new one, whose seed depends on the trial's number.
         domains: of every name.
-        unfinished: the storage's number of a trial that a driver was asking for when it died; it
-            is asked for again, and gets the values that it would have had.
+        unfinished: the storage's number of a trial whose driver died while its parameters were
+            being stored; it gets the values that it would have had.
     """
     distributions = {name: distribution_of(domain) for name, domain in domains.items()}
     study.sampler = _AtOnce(sampler, distributions)
@@ -44,8 +44,8 @@ def ask(
 class _AtOnce(BaseSampler):
     """Draws all values before the first of them is stored.
 
-    Optuna stores every value as it is drawn. What a sampler draws from one stream of random
-    numbers would differ were some of the values known already.
+    Optuna stores every value as it is drawn. A sampler that draws from one stream of random
+    numbers would draw other values if some of them were already stored.
     """
 
     def __init__(self, sampler: BaseSampler, space: Mapping[str, BaseDistribution]) -> None:
@@ -82,7 +82,7 @@ class _AtOnce(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw a value that is not the space's."""
+        """Draw a value of a parameter outside the relative search space."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:

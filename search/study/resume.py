@@ -1,4 +1,4 @@
-"""What a run that is resumed searches, and whether a search config is still the one it began."""
+"""The space of a resumed run, and whether a search config still describes this run."""
 
 import dataclasses
 from pathlib import Path
@@ -20,16 +20,16 @@ FREE_TO_CHANGE = (
     *("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals"),
     *("retries", "halve_batch", "trial_minutes"),
 )
-"""Fields of a search that may differ when it is resumed: they change how much, not what."""
+"""Fields of a search that may differ on resume: they change how much is searched, not what."""
 OF_THE_SPACE = ("space", "set", "dimensions")
-"""Fields of a search that say what its space is."""
+"""Fields of a search that define its space."""
 
 
 def resumed_space(run: Path, manifest: Manifest, config: SearchConfig) -> Space:
     """Return the space of a run that a search config goes on with.
 
-    It is what the manifest holds, whatever operators, presets and fields there are by now. Only a
-    config that says something else of the space than the run's own is compared with it.
+    The manifest holds it, so that new operators, presets and fields change nothing. A config is
+    compared with it only if it defines the space in other words than the run's config.
 
     Raises:
         SpaceMismatchError: when the config is another search than the run was started with.
@@ -53,7 +53,7 @@ def resumed_space(run: Path, manifest: Manifest, config: SearchConfig) -> Space:
 
 
 def _searching(space: Space, config: SearchConfig) -> Space:
-    """Return the space of a config; values that it leaves open are those of another space."""
+    """Return the space of a config; values that it leaves out are those of another space."""
     stored = {dimension.target: dimension.domain for dimension in space.dimensions}
     left_open = [Target(dimension.target) for dimension in config.dimensions if dimension.is_open]
 
@@ -66,10 +66,10 @@ def _searching(space: Space, config: SearchConfig) -> Space:
 
 
 def _of_first_version(run: Path, manifest: Manifest, started: SearchConfig) -> Space:
-    """Return the space of a run whose manifest holds no space but the recipe.
+    """Return the space of a run whose manifest holds only the recipe.
 
-    The values of a dimension are those in the study, since Optuna stores the distribution of every
-    value: a recipe may leave them to the catalogue, which may have others by now.
+    The study gives the values of a dimension, since Optuna stores the distribution of every value:
+    a recipe may leave them to the catalogue, which may have changed.
     """
     space = started.build_space()
     searched, is_whole = _searched_domains(run, manifest)

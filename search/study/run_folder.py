@@ -1,4 +1,4 @@
-"""A run folder from the writer's side: made, locked against a second driver, with its manifest."""
+"""The run folder for its writer: creates it, locks it, writes its manifest."""
 
 import platform
 import subprocess
@@ -21,12 +21,12 @@ from search.study.storage import STORAGE_ERRORS
 
 
 PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
-"""Whose versions decide a search's results, and are recorded."""
+"""Packages whose versions influence the results; they are recorded."""
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder against other drivers; the lock goes with the process, however it ends.
+    """Lock a run folder; the lock ends with the process, however it ends.
 
     Raises:
         RunFolderError: when another driver holds it.
@@ -67,7 +67,7 @@ def make_run_folder(run: Path) -> None:
 
 
 def new_manifest(context: SearchContext, storage: str | None) -> Manifest:
-    """Return what a new run's config.yaml says."""
+    """Return the manifest of a new run."""
     return Manifest(
         recipe=context.config.to_data(),
         space=context.space.to_data(),

@@ -21,12 +21,12 @@ from search.objectives import DIRECTIONS
 
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-"""What ends the whole search instead of one trial: the fault is the disk's."""
+"""Errors of the disk: they end the whole search instead of one trial."""
 
 
 @contextmanager
 def storage_checked(run: Path, url: str | None = None) -> Iterator[None]:
-    """Turn what a full or broken disk, or the database of a URL, raises into a StorageError."""
+    """Turn errors of a full or broken disk, or of the database of a URL, into a StorageError."""
     try:
         yield
     except CastlingError:
@@ -85,7 +85,7 @@ def open_study(storage: BaseStorage, objectives: Sequence[Objective]) -> optuna.
 
 
 class _DriverLock(JournalFileOpenLock):
-    """The driver holds the whole run folder, so the journal needs no lock that a crash leaves."""
+    """No lock: the driver has locked the whole run folder, and a crash would leave the lock."""
 
     def acquire(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""The trials of a search in its Optuna study: asked for, ended, with their records and configs."""
+"""Writes the trials of a search, with records and configs, to its Optuna study."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from space.point import Point
 
 
 class TrialStore:
-    """An Optuna study and its storage, written to by a trial's number.
+    """An Optuna study and its storage; methods take the numbers of trials.
 
     Args:
         study: as `open_study` returns it.
@@ -25,12 +25,12 @@ class TrialStore:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in the order of their numbers; not to be changed."""
+        """All trials, in the order of their numbers; callers must not change them."""
         return self.study.get_trials(deepcopy=False)
 
     @property
     def num_trials(self) -> int:
-        """How many there are: the number of the next."""
+        """Number of trials, which is the number of the next."""
         return len(self.trials)
 
     def identity(self, number: int) -> int:
@@ -42,7 +42,7 @@ class TrialStore:
         return Trial(self.study, self.identity(number))
 
     def enqueue(self, point: Point, *, skip_if_exists: bool = False) -> None:
-        """Let a point be that of the next trial that is asked for."""
+        """Enqueue a point for the next trial."""
         self.study.enqueue_trial(dict(point), skip_if_exists=skip_if_exists)
 
     def tell(
@@ -52,19 +52,19 @@ class TrialStore:
         self.study.tell(number, values, state=state)
 
     def set_intermediate_value(self, number: int, step: int, value: float) -> None:
-        """Store what a trial's objective was after a step."""
+        """Store a trial's objective after a step."""
         self._storage.set_trial_intermediate_value(self.identity(number), step, value)
 
     def set_record(self, record: Record) -> None:
-        """Store a trial's record in the place of an earlier one."""
+        """Store a trial's record, which replaces an earlier one."""
         self._set(record.trial, RECORD_ATTRIBUTE, record.to_data())
 
     def set_config(self, number: int, run: RunConfig) -> None:
-        """Store what a trial trains."""
+        """Store a trial's training config."""
         self._set(number, CONFIG_ATTRIBUTE, run.to_data())
 
     def set_rungs(self, number: int, reached: Mapping[int, Mapping[str, float]]) -> None:
-        """Store what a trial's measured objectives were at each rung."""
+        """Store a trial's measured objectives at each rung."""
         self._set(
             number, RUNGS_ATTRIBUTE, {str(rung): dict(values) for rung, values in reached.items()}
         )

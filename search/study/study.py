@@ -1,4 +1,4 @@
-"""The study: what is tried and what became of it, all recorded as it comes."""
+"""The study: takes candidates from the strategy, has them trained, and records all trials."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from space.decode import active, decode
 
 
 class SearchStudy:
-    """Stands between the strategy that proposes candidates and the executor that trains them.
+    """Connects the strategy, which proposes candidates, and the executor, which trains them.
 
     The Optuna study is the truth, and opening it again continues the search: finished trials stay
     finished, interrupted ones are proposed again.
@@ -56,7 +56,7 @@ class SearchStudy:
         self._num_rejected = 0
         self._latest = datetime.fromtimestamp(0, UTC)
         self.num_started = 0
-        """Trials given to training so far, those of earlier drivers included."""
+        """Number of trials whose training has begun, those of earlier drivers included."""
         self.exhausted = False
         """Whether the strategy has run out of new points within the budget."""
         trials = self._store.trials
@@ -73,7 +73,7 @@ class SearchStudy:
 
     @property
     def running(self) -> Mapping[int, Record]:
-        """The trials given to training that have not ended, by number; interrupted ones too."""
+        """The trials whose training has begun and not ended, by number; interrupted ones too."""
         return self._running
 
     def propose(self) -> Proposal | None:
@@ -87,11 +87,11 @@ class SearchStudy:
         return None
 
     def note(self, trial: int, reached: Mapping[int, Mapping[str, float]]) -> None:
-        """Store what a running trial's measured objectives were at each rung."""
+        """Store a running trial's measured objectives at each rung."""
         self._store.set_rungs(trial, reached)
 
     def finish(self, trial: int, outcome: Outcome) -> None:
-        """Record how a trial's training ended and tell the strategy."""
+        """Record how a trial's training ended and report it to the strategy."""
         record = self._running.pop(trial)
         del self._runs[trial]
         record = record.replace(
@@ -103,11 +103,11 @@ class SearchStudy:
         self._finish(record)
 
     def again(self, trial: int, *, out_of_memory: bool = False) -> bool:
-        """Give a trial that broke down to training once more; return whether it may be.
+        """Train a trial again whose worker failed; return whether it may be trained again.
 
-        A trial whose worker died goes on from its checkpoint, as often as the search's `retries`
-        say. One that ran out of memory begins anew with half the batch, once, if the search says
-        so; of a dead worker that is not known, so that it may be either.
+        A trial whose worker died goes on from its checkpoint, at most `retries` times. One that
+        ran out of memory starts again with half the batch, once, if `halve_batch` is set; a dead
+        worker may have run out of memory too, so its batch is halved as well.
         """
         halved = self._config.halve_batch and self._halve(trial)
         if not halved and (out_of_memory or self._deaths[trial] >= self._config.retries):
@@ -145,7 +145,7 @@ class SearchStudy:
         return proposal
 
     def _consider(self, trial: Trial) -> Proposal | None:
-        """Refuse or replay a proposal, or begin it and return it."""
+        """Reject or replay a proposal, or begin it and return it."""
         try:
             run = decode(self._context.space, trial.params)
         except ConfigError:  # its values contradict one another: no model, so no cost to record
@@ -206,7 +206,7 @@ class SearchStudy:
         )
 
     def _finish(self, record: Record) -> None:
-        """Store a trial's last record, tell the strategy, then replay it for its duplicates."""
+        """Store a trial's last record, report it to the strategy, replay it for duplicates."""
         record = record.replace(finished_at=self._now())
         self._write(record)
         self._strategy.tell(record, self._finished.values())
@@ -220,12 +220,12 @@ class SearchStudy:
         self._on_record(record)
 
     def _now(self) -> str:
-        """Return the time, not before any that is recorded: the clock may have been set back."""
+        """Return the time, at least the latest recorded one: the clock may have been set back."""
         self._latest = max(self._latest, datetime.now(UTC))
         return self._latest.isoformat(timespec="milliseconds")
 
     def _note_times(self, record: Record) -> None:
-        """Take note of the times of a record that an earlier driver stored."""
+        """Remember the times of a record that an earlier driver stored."""
         for known in (record.started_at, record.finished_at):
             with suppress(ValueError, TypeError):  # none, or none that is a time
                 self._latest = max(self._latest, datetime.fromisoformat(known))
@@ -261,7 +261,8 @@ class SearchStudy:
     def _digest_of(self, trial: FrozenTrial) -> str | None:
         """Return the digest of a stored trial's config as this version computes it.
 
-        The record has that of the version which wrote it. None where the point no longer decodes.
+        The record has the digest of the version that wrote it. None if the point no longer
+        decodes.
         """
         try:
             return digest(decode(self._context.space, trial.params))

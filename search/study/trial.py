@@ -1,4 +1,4 @@
-"""What passes between a study and those who train: proposals one way, outcomes the other."""
+"""The messages between a study and its executor: proposals and outcomes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Outcome:
     """By name, those of training."""
     epochs: int = 0
     out_of_memory: bool = False
-    """Whether it failed for want of memory."""
+    """Whether it ran out of memory."""
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:

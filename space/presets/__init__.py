@@ -22,7 +22,7 @@ from space.target import DEPTH
 
 
 class Listing(Config):
-    """What `castling spaces` says of a space; stored in its file, since counting needs torch."""
+    """The summary of a space in `castling spaces`; its file has it, as counting needs torch."""
 
     dimensions: Positive
     """Values of a point."""
@@ -33,18 +33,19 @@ class Listing(Config):
 
 
 class SpaceFile(Config):
-    """A space as its YAML file has it."""
+    """The YAML file of a space."""
 
     listed: Listing | None = None
-    """What is counted of the space; None counts it when it is listed."""
+    """The summary of the space; None counts it when it is listed."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Fields of the RunConfig that differ from the defaults."""
     depth: int | None = Field(default=None, ge=1, le=MOST_BLOCKS)
-    """Number of blocks: of the base's, the last is repeated; None leaves them as they are."""
+    """Number of blocks: the last block of the base is repeated; None leaves the blocks as they
+    are."""
     num_stages: int = Field(default=2, ge=1, le=MOST_BLOCKS)
     """Into how many runs of consecutive blocks `tie: stage` cuts the depth."""
     dimensions: tuple[DimensionConfig, ...] = Field(default=(), max_length=MOST_DIMENSIONS)
-    """What is searched; what a dimension leaves out comes from the catalogue."""
+    """The dimensions; the catalogue has the domain of one that names none."""
 
     def space(self, name: str) -> Space:
         """Return the space under a name; ConfigError where its parts do not fit together."""
@@ -73,7 +74,7 @@ class Preset:
 
     @classmethod
     def of(cls, name: str, source: object) -> Self:
-        """Return the preset of what an entry point names; ConfigError where that is no source."""
+        """Return the preset of an entry point's path or function; else ConfigError."""
         if isinstance(source, str):
             return cls(name, Path(source))
         if isinstance(source, Path) or callable(source):
@@ -103,7 +104,7 @@ class Preset:
         return (self.source.__doc__ or "").strip().partition("\n")[0]
 
     def listing(self) -> Listing:
-        """Return what `castling spaces` says of the space, counted where no file says it."""
+        """Return the summary for `castling spaces`, counted if the file has none."""
         stored = _read(self.source).listed if isinstance(self.source, Path) else None
         return stored or counted(self())
 
@@ -113,7 +114,7 @@ def _read(path: Path) -> SpaceFile:
 
 
 def counted(space: Space) -> Listing:
-    """Return what `castling spaces` says of a space."""
+    """Count a space for `castling spaces`."""
     from space.feasible import max_cost_point, min_cost_point, point_cost
 
     fewest, most = (

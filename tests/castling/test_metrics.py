@@ -1,6 +1,5 @@
 """Metrics as objects: how they are written, bounded, measured and added by others."""
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +8,8 @@ from torch import nn
 
 from castling.config import ModelConfig
 from castling.errors import ConfigError
-from castling.metrics import BUILT_IN, METRICS, Metric, metric_named, recorded_metrics, register
+from castling.metrics import METRICS, Metric, metric_named, recorded_metrics, register
+from castling.testing import MetricContract
 from castling.training.hooks import hooked_metrics
 from space.budget import Budget
 from space.cost_model import CostModel
@@ -28,16 +28,9 @@ def widths(low: float = 1.0, **fields: object) -> Metric:
     return Metric(name="width", description="embed width", **{**given, **fields})
 
 
-@pytest.mark.parametrize("metric", BUILT_IN, ids=lambda metric: metric.name)
-def test_every_metric_is_described_and_has_a_bound_in_its_words(metric: Metric) -> None:
-    assert metric.description
-    assert METRICS[metric.name] is metric
-    assert metric.text(math.nan) == "-"
-    for value in (0.5, 1.0):
-        written = 1 if metric.is_count else value
-        assert metric.parse(metric.parse(written, "x"), "x") == written
-        assert metric.amount(written)
-        assert metric.amount(written, short=True)
+@pytest.mark.parametrize("name", list(METRICS))
+class TestEveryMetric(MetricContract):
+    pass
 
 
 def test_the_ends_of_a_metric_follow_the_direction() -> None:

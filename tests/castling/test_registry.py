@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from plugin import install_module
 
 from castling.errors import PluginError, UnknownNameError
 from castling.registry import Registry
@@ -68,13 +69,7 @@ def test_a_temporary_entry_leaves_no_trace(colours: Registry[int]) -> None:
 
 
 def install(site: Path, name: str, source: str) -> None:
-    """Install a distribution of one module that says that it is a plugin."""
-    information = site / f"{name}-1.0.dist-info"
-    information.mkdir(parents=True)
-    (site / f"{name}_plugin.py").write_text(source)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    entry = f"[castling.test_shades]\n{name} = {name}_plugin\n"
-    (information / "entry_points.txt").write_text(entry)
+    install_module(site, "castling.test_shades", name, f"{name}_plugin", source)
 
 
 HOME = """

@@ -1,7 +1,6 @@
 """Workers and machines are lost, or hang: their trials go on or fail, and others do not care."""
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import ray
 from driver_process import finished, num_epochs, start, wait_for_epochs, workers_of
+from plugin import install
 from ray.cluster_utils import Cluster
 
 import reports
@@ -112,16 +112,8 @@ AverageMixing.forward = forward
 
 def search_with(code: str, folder: Path, workers: int, settings: str) -> pd.DataFrame:
     """Search with the operator `average` of the documentation's page, changed by some code."""
-    page = (ROOT / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
-    operator = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert operator is not None
     site = folder / "site"
-    information = site / "average-1.0.dist-info"
-    information.mkdir(parents=True)
-    (site / "average_operator.py").write_text(f"import torch\n{operator[1]}\n\n{code}\n")
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: average\nVersion: 1.0\n")
-    entry = "[castling.operators]\naverage = average_operator\n"
-    (information / "entry_points.txt").write_text(entry)
+    install("adding-an-operator.md", site, f"\nimport torch\n\n{code}\n")
     recipe, run = folder / "recipe.yaml", folder / "run"
     recipe.write_text(RECIPE_OF_AN_OPERATOR.format(workers=workers, settings=settings))
     places = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}

@@ -1,7 +1,6 @@
 from random import Random
 
 import pytest
-import yaml
 
 from castling.config import RunConfig
 from castling.errors import ConfigError, UnknownNameError
@@ -12,6 +11,7 @@ from search.config import (
     with_settings,
 )
 from search.recipes import RECIPES
+from search.testing import RecipeContract
 from space.budget import Budget
 from space.catalogue import DimensionConfig
 from space.decode import decode
@@ -24,20 +24,17 @@ from space.feasible import (
 )
 
 
+@pytest.mark.parametrize("name", list(RECIPES))
+class TestEveryRecipe(RecipeContract):
+    pass
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_shipped_recipe_is_feasible_and_says_how_to_run_it(name: str) -> None:
-    config = read_recipe(name)
-    check_feasible(config.build_space(), config.budget)
+def test_shipped_recipe_says_how_to_run_it(name: str) -> None:
     head = RECIPES[name].text
     assert f"castling search {name} --out runs/{name}" in head
     assert "duration" in head
-    assert "result" in head or name == "smoke"
-    assert RECIPES[name].summary
-
-
-def test_recipe_survives_its_own_data() -> None:
-    config = read_recipe("digits")
-    assert SearchConfig.from_data(yaml.safe_load(yaml.safe_dump(config.to_data()))) == config
+    assert "result" in head
 
 
 def test_unknown_recipe_lists_the_known_ones() -> None:

@@ -1,21 +1,16 @@
 """A metric is one file: those on the documentation's page, installed, searched, bounded, gone."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from plugin import install, run_with
 
 import reports
 from castling.errors import RunFolderError
 from castling.metrics import METRICS
 
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "adding-a-metric.md").read_text(encoding="utf-8")
 RECIPE = """
 space: digits
 trials: 2
@@ -25,44 +20,16 @@ budget: {max: {peak_bytes: 5k}}
 objectives: [{metric: worst_class, direction: max}, {metric: peak_bytes, direction: min}]
 """
 
-COMMANDS = """
-import sys
-from search.cli import main
-run = sys.argv[2]
-for words in sys.argv[1].splitlines():
-    sys.argv = ["castling", *words.split("|")]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, sys.argv
+PRINT_TRIALS = """
 import reports
-trials = reports.load(run, refused=True)
-print(trials.to_json(orient="records"))
+print(reports.load({run!r}, refused=True).to_json(orient="records"))
 """
-"""Runs command lines, one after the other, in one process, then prints a run's trials."""
 
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.fixture
-def distribution(tmp_path: Path) -> Path:
-    """Install the page's file as a distribution of its own, on a path of its own."""
-    site = tmp_path / "site"
-    information = site / "more_metrics-1.0.dist-info"
-    information.mkdir(parents=True)
-    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert code is not None
-    (site / "more_metrics.py").write_text(code[1])
-    (information / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: more_metrics\nVersion: 1.0\n"
-    )
-    (information / "entry_points.txt").write_text("[castling.metrics]\nmore = more_metrics\n")
-    return site
-
-
-def test_metrics_in_one_file_are_listed_searched_bounded_reported_and_gone(
-    distribution: Path, tmp_path: Path
-) -> None:
+def test_metrics_in_one_file_are_listed_searched_bounded_reported_and_gone(tmp_path: Path) -> None:
+    install("adding-a-metric.md", tmp_path / "site")
     recipe, run, best = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "best"
     recipe.write_text(RECIPE)
     bounds = "--max|peak_bytes=3k|--max|train_seconds=1000"
@@ -73,17 +40,7 @@ def test_metrics_in_one_file_are_listed_searched_bounded_reported_and_gone(
         f"export|{run}|--out|{best}|{bounds}",
         f"report|{run}",
     ]
-    with_metrics = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(distribution), str(ROOT)]),
-        "COLUMNS": "200",
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", COMMANDS, "\n".join(lines), str(run)],
-        capture_output=True,
-        text=True,
-        env=with_metrics,
-        check=False,
-    )
+    ran = run_with(tmp_path / "site", lines, then=PRINT_TRIALS.format(run=str(run)))
     assert ran.returncode == 0, ran.stderr
     assert "validation accuracy of the worst class" in ran.stdout
     assert "peak_bytes at most 5.00k bytes and train_seconds at most 1000.0 s" in ran.stdout

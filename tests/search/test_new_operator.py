@@ -1,15 +1,12 @@
 """An operator is one file: the one on the documentation's page, registered, searched, gone."""
 
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from plugin import install, run_with
 
 import reports
 import search
@@ -22,8 +19,6 @@ from reports.export import evaluate_folder
 from search.train import train_config
 
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
 RECIPE = """
 space: digits
 trials: 2
@@ -36,53 +31,13 @@ dimensions:
 pytestmark = pytest.mark.timeout(120)
 
 
-COMMANDS = """
-import sys
-from search.cli import main
-for words in sys.argv[1].splitlines():
-    sys.argv = ["castling", *words.split("|")]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, sys.argv
-"""
-"""Runs command lines, one after the other, in one process: importing torch takes longest."""
-
-
-@pytest.fixture
-def distribution(tmp_path: Path) -> Path:
-    """Install the page's file as a distribution of its own, on a path of its own."""
-    site = tmp_path / "site"
-    information = site / "average-1.0.dist-info"
-    information.mkdir(parents=True)
-    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert code is not None
-    (site / "average_operator.py").write_text(code[1])
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: average\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(
-        "[castling.operators]\naverage = average_operator\n"
-    )
-    return site
-
-
-def test_an_operator_in_one_file_is_listed_searched_exported_and_gone(
-    distribution: Path, tmp_path: Path
-) -> None:
+def test_an_operator_in_one_file_is_listed_searched_exported_and_gone(tmp_path: Path) -> None:
     recipe, run, best = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "best"
+    install("adding-an-operator.md", tmp_path / "site")
     recipe.write_text(RECIPE)
     lines = ["operators", f"search|{recipe}|--out|{run}", f"export|{run}|--out|{best}"]
     lines.append(f"evaluate|{best}")
-    with_operator = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(distribution), str(ROOT)]),
-        "COLUMNS": "200",
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", COMMANDS, "\n".join(lines)],
-        capture_output=True,
-        text=True,
-        env=with_operator,
-        check=False,
-    )
+    ran = run_with(tmp_path / "site", lines)
     assert ran.returncode == 0, ran.stderr
     assert "the mean of all values, to every token" in ran.stdout
     assert ran.stdout.count("as recorded") == 2

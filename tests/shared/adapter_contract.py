@@ -10,7 +10,6 @@ from traceback import walk_tb
 from typing import Any, ClassVar
 
 import torch
-from saved_models import assert_saved_and_loaded
 from torch import Tensor, nn
 
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule
@@ -29,6 +28,7 @@ from castling.operators.spec import (
     attention_macs,
     projection_params,
 )
+from castling.testing.saved_models import assert_saved_and_loaded
 from space.cost import cost
 from space.measure import measure_macs, measure_params
 

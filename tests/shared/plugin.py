@@ -4,7 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from castling.registry import Registry
 
 
 ROOT = Path(__file__).parents[2]
@@ -27,24 +32,45 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def install(page: str, site: Path) -> None:
-    """Install a page's module, named in its text, under the entry point on the page."""
+def install(page: str, site: Path, more: str = "") -> None:
+    """Install a page's module, and more code at its end, under the entry point on the page."""
     [code, *_], [entry_point] = blocks(page, "python"), blocks(page, "toml")
     found = re.search(r'entry-points\."(.*?)"\]\n(.*?) = "(.*?)"', entry_point)
     assert found is not None
-    group, name, module = found.groups()
-    information = site / f"{module}-1.0.dist-info"
+    install_module(site, *found.groups(), code + more)
+
+
+def install_module(site: Path, group: str, name: str, module: str, code: str) -> None:
+    """Install a distribution of one module that an entry point names."""
+    information = site / f"{name}-1.0.dist-info"
     information.mkdir(parents=True)
     (site / f"{module}.py").write_text(code)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
 
 
-def run_with(site: Path, commands: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run command lines, words divided by |, where a folder of distributions is installed."""
+@contextmanager
+def registered(page: str, registry: Registry[Any]) -> Iterator[None]:
+    """Run a page's module in this process; what it registers is gone afterwards."""
+    before = dict(registry._entries)
+    exec(blocks(page, "python")[0], {"__name__": page})
+    try:
+        yield
+    finally:
+        registry._entries = before
+
+
+def run_with(site: Path, commands: list[str], then: str = "") -> subprocess.CompletedProcess[str]:
+    """Run command lines, words divided by |, where a folder of distributions is installed.
+
+    Args:
+        site: the folder.
+        commands: run one after the other, in one process.
+        then: code that this process runs at last.
+    """
     path = os.pathsep.join([str(site), str(ROOT)])
     return subprocess.run(
-        [sys.executable, "-c", COMMANDS, "\n".join(commands)],
+        [sys.executable, "-c", COMMANDS + then, "\n".join(commands)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": path, "COLUMNS": "200"},

@@ -12,7 +12,8 @@ from space.domain import IntRange
 from space.feasible import default_point
 from space.measure import measure_cost
 from space.point import Space
-from space.presets import SPACES, counted
+from space.presets import SPACES
+from space.testing import SpaceContract
 
 
 @pytest.fixture(params=list(SPACES))
@@ -26,19 +27,8 @@ def test_presets_are_listed_in_order() -> None:
 
 
 @pytest.mark.parametrize("name", list(SPACES))
-def test_a_preset_bears_its_name_and_says_what_it_is(name: str) -> None:
-    assert SPACES[name]().name == name
-    assert SPACES[name].summary.endswith(".")
-
-
-def test_what_a_file_lists_of_its_space_is_what_is_counted(space: Space) -> None:
-    assert SPACES[space.name].listing() == counted(space)
-
-
-def test_the_default_point_is_the_base(space: Space) -> None:
-    point = default_point(space)
-    space.check(point)
-    assert decode(space, point) == space.base
+class TestEverySpace(SpaceContract):
+    pass
 
 
 def test_every_depth_has_a_block_for_every_stage(space: Space) -> None:

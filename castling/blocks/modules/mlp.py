@@ -51,10 +51,11 @@ class BidimensionalMlp(nn.Module):
 
 
 class ShrinkingMlp(Gated):
-    """SPViT's MLP (He et al., 2021): a gate per hidden unit, which training may shut for good.
+    """SPViT's MLP (He et al., 2021): a gate per hidden unit, which training may close permanently.
 
-    y = W_2 (g * GELU(W_1 x)), g the gates (`Gates`); `settle` removes the units whose gate ends
-    shut, but for the likeliest one where all do. Until then it costs what the plain MLP costs.
+    y = W_2 (g * GELU(W_1 x)), g the gates (`Gates`); `settle` removes the units whose gate is
+    closed in the end; if all are, the most probable one stays. Until then it costs as much as the
+    plain MLP.
     """
 
     def __init__(self, shape: LayerShape) -> None:

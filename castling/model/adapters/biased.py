@@ -1,4 +1,4 @@
-"""Attention with learnt position biases, of BEiT and vit_relpos: the biases fade with the mask."""
+"""Attention with learnt position biases, of BEiT and vit_relpos; only the branch uses them."""
 
 from typing import Any
 
@@ -22,8 +22,9 @@ from castling.model.adapters.spec import (
 class ConvertedBiasedAttention(ConvertedAttention):
     """The attention of BEiT (Bao et al., ICLR 2022) and of vit_relpos with another core.
 
-    Left open by Castling-ViT: the position biases belong to the softmax, so they work in the
-    masked branch and go with it. Biases that all layers share stay in the model, unused.
+    Our choice, as Castling-ViT leaves it open: the position biases belong to the softmax, so the
+    masked branch uses them, and they are dropped with it. Biases that all layers share stay in the
+    model, unused.
     """
 
     training_only = ("rel_pos", "relative_position_bias_table", "relative_position_index")

@@ -1,4 +1,4 @@
-"""Attention of timm with another core: what all converted attentions share."""
+"""Attention of timm with another core: the base of all converted attentions."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -18,8 +18,9 @@ from castling.operators.modules.training_only import BranchHolder
 class ConvertedAttention(BranchHolder, ABC):
     """Timm's attention with another core: its parts keep their names, so its weights load.
 
-    Abstract: a kind of attention adds its forward pass, and `bias`, if its softmax has one; in
-    `training_only` it names the parts that its softmax alone needs, which go with the branch.
+    Abstract: a kind of attention adds its forward pass, and `bias`, if its softmax has one;
+        `training_only` names the parts that only its softmax needs, which are dropped with the
+        branch.
     """
 
     qkv: nn.Module
@@ -37,7 +38,7 @@ class ConvertedAttention(BranchHolder, ABC):
         self.key_size, self.value_size = layer.key_size, layer.value_size
         self.core = core.build(layer.shape(choice))
         self.grid = layer.queries if holds_grid(self.core) else None
-        """That of the queries where the core holds one: maps must have its sides."""
+        """The grid of the queries if the core depends on it: maps must have its sides."""
         if trains_branch:
             assert choice.mask is not None
             self.auxiliary = AuxiliaryBranch(choice.mask, layer.branch_keys)
@@ -53,7 +54,7 @@ class ConvertedAttention(BranchHolder, ABC):
             q: (batch, head, query, key size).
             k: (batch, head, key, key size).
             v: (batch, head, key, value size).
-            shared: a bias that layers share, (..., head, query, key), added to their own.
+            shared: a bias that layers share, (..., head, query, key), added to the layer's bias.
 
         Returns:
             (batch, head, query, value size).
@@ -63,8 +64,8 @@ class ConvertedAttention(BranchHolder, ABC):
 
     def added(self, q: Tensor, k: Tensor, v: Tensor, shared: Tensor | None) -> Tensor:
         """Return what the masked branch adds; shapes as of `mix`."""
-        own = self.bias(q)
-        bias = shared if own is None else own if shared is None else own + shared
+        specific = self.bias(q)
+        bias = shared if specific is None else specific if shared is None else specific + shared
         if bias is not None:
             check_bias(bias, q.shape[2], k.shape[2])
         branch: nn.Module = self.auxiliary

@@ -1,4 +1,4 @@
-"""Standard attention that other families lay out their own way: maps, blocks, windows."""
+"""Standard attention on other layouts of tokens: maps, blocks, windows."""
 
 import math
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ LAYOUTS: Mapping[type[nn.Module], Layout] = {
 class ConvertedLaidOutAttention(ConvertedAttention):
     """Attention of FastViT, Visformer, VOLO, NesT, DaViT and MetaFormer with another core.
 
-    Left open by Castling-ViT: blocks (NesT) and windows (DaViT) stay, each is converted in itself,
-    as other parts of these models carry what lies beyond.
+    Our choice, as Castling-ViT leaves it open: blocks (NesT) and windows (DaViT) stay, and each is
+    converted separately, as other parts of these models connect them.
     """
 
     def __init__(self, stock: Any, layer: CoreLayer, choice: LayerChoice) -> None:
@@ -112,15 +112,15 @@ def _layer(call: Call) -> CoreLayer | str:
         return f"has {x.shape[1]} tokens, on a grid that cannot be told"
     qkv = module.qkv
     width = (qkv.out_channels if isinstance(qkv, nn.Conv2d) else qkv.out_features) // 3
-    kept = call.macs["qkv"] + call.macs["proj"]
+    unchanged = call.macs["qkv"] + call.macs["proj"]
     size = width // module.num_heads
     return CoreLayer.of(
         call,
         ConvertedLaidOutAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(size, size),
         queries=grid,
-        repeats=kept // (grid.num_tokens * num_weights(module)),
+        repeats=unchanged // (grid.num_tokens * num_weights(module)),
         sees_sides=LAYOUTS[type(module)] != "tokens",
     )
 

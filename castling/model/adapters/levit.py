@@ -18,9 +18,9 @@ class ConvertedLevitAttention(ConvertedAttention):
     """LeViT's attention (Graham et al., ICCV 2021) and its kin with another core.
 
     EfficientFormer's (Li et al., 2022) is the same, TinyViT's (Wu et al., ECCV 2022) is normalised
-    first and works in windows. Left open by Castling-ViT: the position biases belong to the
-    softmax, so they work in the masked branch and go with it; TinyViT's windows stay, each is
-    converted in itself, as convolutions in between carry what lies beyond.
+    first and works in windows. Our choice, as Castling-ViT leaves it open: the position biases
+    belong to the softmax, so the masked branch uses them, and they are dropped with it; TinyViT's
+    windows stay, and each is converted separately, as the convolutions in between connect them.
     """
 
     training_only = ("attention_biases", "attention_bias_idxs")
@@ -51,7 +51,8 @@ class ConvertedLevitAttention(ConvertedAttention):
 class ConvertedLevitDownsample(ConvertedAttention):
     """LeViT's downsampling attention with another core: fewer queries than keys.
 
-    Left open by Castling-ViT: a query's own value is that of the key at its place.
+    Our choice, as Castling-ViT leaves it open: the value of a query is that of the key at the same
+    position.
     """
 
     training_only = ("attention_biases", "attention_bias_idxs")
@@ -109,11 +110,11 @@ def _layer(call: Call) -> CoreLayer:
     height, width = getattr(module, "resolution", (side, side))
     downsamples = isinstance(module, AttentionDownsample)
     stride = module.stride if downsamples else 1
-    kept = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
+    unchanged = sum(call.macs.get(name, 0) for name in ("qkv", "kv", "q", "proj"))
     return CoreLayer.of(
         call,
         ConvertedLevitDownsample if downsamples else ConvertedLevitAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.key_dim, module.val_dim),
         queries=TokenGrid(height=-(-height // stride), width=-(-width // stride)),
         keys=TokenGrid(height=height, width=width),

@@ -21,9 +21,9 @@ from castling.operators.spec import TokenGrid
 class ConvertedMaxxAttention(ConvertedAttention):
     """The attention of MaxViT (Tu et al., ECCV 2022) and CoAtNet (Dai et al., 2021), another core.
 
-    Left open by Castling-ViT, and chosen here: windows and grids stay, each is converted in
-    itself, as the two in turn are what MaxViT sees the whole map by; the position biases belong
-    to the softmax, so they work in the masked branch and go with it.
+    Our choice, as Castling-ViT leaves it open: windows and grids stay, and each is converted
+    separately, as both in turn cover the whole map; the position biases belong to the softmax, so
+    the masked branch uses them, and they are dropped with it.
     """
 
     training_only = ("rel_pos",)
@@ -65,11 +65,11 @@ def _layer(call: Call) -> CoreLayer | str:
         return f"is called with {x.ndim} axes instead of those of maps"
     height, width = x.shape[2:] if is_map else x.shape[1:3]
     grid = TokenGrid(height=height, width=width)
-    kept = call.macs["qkv"] + call.macs["proj"]
+    unchanged = call.macs["qkv"] + call.macs["proj"]
     return CoreLayer.of(
         call,
         ConvertedMaxxAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.dim_head, module.dim_head),
         queries=grid,
         biases=num_params(module, "rel_pos"),

@@ -20,10 +20,10 @@ from castling.operators.spec import TokenGrid
 class ConvertedMultiScaleAttention(ConvertedAttention):
     """MViTv2's pooling attention (Li et al., CVPR 2022) with another core.
 
-    Pooling of q, k and v and the residual query stay. Left open by Castling-ViT: the decomposed
-    relative positions are part of the softmax, so they work in the masked branch and go with it;
-    where the keys are pooled more than the queries, a query's own value is that of the key which
-    covers its place.
+    Pooling of q, k and v and the residual query stay. Our choice, as Castling-ViT leaves it open:
+    the decomposed relative positions are part of the softmax, so the masked branch uses them, and
+    they are dropped with it; if the keys are pooled more than the queries, the value of a query is
+    that of the key that covers its position.
     """
 
     training_only = ("rel_pos_h", "rel_pos_w")
@@ -97,11 +97,11 @@ def _layer(call: Call) -> CoreLayer | str:
         height, width = (-(-side // stride) for side in feat_size)
         return TokenGrid(height=height, width=width, num_prefix=prefix)
 
-    kept = sum(call.macs.get(name, 0) for name in _PARTS)
+    unchanged = sum(call.macs.get(name, 0) for name in _PARTS)
     return CoreLayer.of(
         call,
         ConvertedMultiScaleAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.head_dim, module.head_dim),
         queries=grid(query_stride),
         keys=grid(key_stride),

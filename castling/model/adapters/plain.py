@@ -1,4 +1,4 @@
-"""timm's standard attention, of ViT and DeiT: with nothing special in it, any operator serves."""
+"""timm's standard attention, of ViT and DeiT, which any operator can replace."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from castling.operators.spec import LayerShape, TokenGrid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeLayer(AttentionLayer):
-    """A plain attention, with projections as the registry's operators have them."""
+    """A plain attention, whose projections are those of castling's operators."""
 
     embed_width: int
     num_heads: int
@@ -44,7 +44,7 @@ class WholeLayer(AttentionLayer):
         return self.grid.num_tokens, self.grid.num_tokens
 
     def incompatibility(self, choice: LayerChoice) -> str:
-        """Return what the operator itself asks of a layer."""
+        """Return the rule of the operator that the layer breaks, if any."""
         return OPERATORS[choice.operator].check(self.shape(choice))
 
     def macs(self, choice: LayerChoice) -> int:
@@ -67,7 +67,7 @@ class WholeLayer(AttentionLayer):
         return placed_like(stock, module)
 
     def shape(self, choice: LayerChoice) -> LayerShape:
-        """Return what the operator is built for and priced at."""
+        """Return the shape from which the operator is built and priced."""
         fields = {name: getattr(choice, name) for name in LayerChoice.model_fields}
         fields |= {"num_heads": self.num_heads, "head_size": self.head_size}
         return LayerShape(
@@ -80,12 +80,14 @@ class WholeLayer(AttentionLayer):
 
 
 def _drop_absent_mask(
-    _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Let timm's blocks call an operator: they pass a mask of None, which it does not take."""
-    if any(value is not None and value is not False for value in (*given[1:], *named.values())):
+    if any(
+        value is not None and value is not False for value in (*positional[1:], *named.values())
+    ):
         raise ConfigError("attn_mask", "must be None where the layer has converted")
-    return given[:1], {}
+    return positional[:1], {}
 
 
 class ConvertedTokenAttention(ConvertedAttention):
@@ -117,9 +119,9 @@ class ConvertedTokenAttention(ConvertedAttention):
 
 
 def token_grid(call: Call) -> TokenGrid | None:
-    """Return the grid of an attention's tokens, or None where it cannot be told.
+    """Return the grid of an attention's tokens, or None if it is unclear.
 
-    It is the model's grid of patches, or else the square that is left beside its class tokens.
+    It is the model's grid of patches, or else the square of the tokens without class tokens.
     """
     num_tokens = input_tensor(call).shape[1]
     num_prefix = int(getattr(call.model, "num_prefix_tokens", 0) or 0)
@@ -136,7 +138,7 @@ def token_grid(call: Call) -> TokenGrid | None:
 def _layer(call: Call) -> AttentionLayer | str:
     module, x = call.module, input_tensor(call)
     assert isinstance(module, Attention)
-    if any(given is not None for given in call.inputs[1:]) or has_mask(call):
+    if any(positional is not None for positional in call.inputs[1:]) or has_mask(call):
         return "is called with a mask"
     if x.ndim != 3:
         return f"is called with {x.ndim} axes instead of batch, token and channel"
@@ -161,11 +163,11 @@ def _layer(call: Call) -> AttentionLayer | str:
             qkv_bias=module.qkv.bias is not None,
             index=_index(call),
         )
-    kept = call.macs.get("qkv", 0) + call.macs.get("proj", 0) + call.macs.get("gate", 0)
+    unchanged = call.macs.get("qkv", 0) + call.macs.get("proj", 0) + call.macs.get("gate", 0)
     return CoreLayer.of(
         call,
         ConvertedTokenAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(module.head_dim, module.head_dim),
         queries=grid,
         repeats=x.shape[0],

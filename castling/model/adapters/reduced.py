@@ -17,8 +17,8 @@ from castling.operators.spec import TokenGrid
 class ConvertedReducedAttention(ConvertedAttention):
     """PVTv2's (Wang et al., 2022) and Twins' (Chu et al., 2021) attention with another core.
 
-    The reduction of the keys stays. Left open by Castling-ViT: a query's own value is that of the
-    key which covers its place.
+    The reduction of the keys stays. Our choice, as Castling-ViT leaves it open: the value of a
+    query is that of the key that covers its position.
     """
 
     q: nn.Module
@@ -56,9 +56,10 @@ class ConvertedReducedAttention(ConvertedAttention):
 
 
 class ConvertedLocalAttention(ConvertedAttention):
-    """Twins' attention in windows with another core, each window converted in itself.
+    """Twins' attention in windows with another core, each window converted separately.
 
-    Left open by Castling-ViT: windows stay, as the layers in between see the whole map.
+    Our choice, as Castling-ViT leaves it open: windows stay, as the layers in between see the
+    whole map.
     """
 
     proj_drop: nn.Module
@@ -76,12 +77,12 @@ class ConvertedLocalAttention(ConvertedAttention):
         Sizes are whole numbers, or tensors while torch traces.
         """
         height, width = size
-        below, beside = (-side % window for side, window in zip(size, self.window, strict=True))
-        image = nn.functional.pad(x.unflatten(1, (height, width)), (0, 0, 0, beside, 0, below))
+        below, right = (-side % window for side, window in zip(size, self.window, strict=True))
+        image = nn.functional.pad(x.unflatten(1, (height, width)), (0, 0, 0, right, 0, below))
         qkv = self.qkv(window_partition(image, self.window).flatten(1, 2))
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = self.mix(q, k, v).transpose(1, 2).flatten(2).unflatten(1, self.window)
-        image = window_reverse(mixed, self.window, height + below, width + beside)
+        image = window_reverse(mixed, self.window, height + below, width + right)
         return self.proj_drop(self.proj(image[:, :height, :width].flatten(1, 2)))
 
 
@@ -93,12 +94,12 @@ def _layer(call: Call) -> CoreLayer:
     window = TokenGrid(height=module.ws, width=module.ws) if is_local else grid
     keys, stride = (window, 1) if is_local else _keys(module, grid)
     names = ("q", "kv", "sr", "qkv", "proj")
-    kept = sum(call.macs.get(name, 0) for name in names)
+    unchanged = sum(call.macs.get(name, 0) for name in names)
     size = input_tensor(call).shape[-1] // module.num_heads
     return CoreLayer.of(
         call,
         ConvertedLocalAttention if is_local else ConvertedReducedAttention,
-        kept_macs=kept,
+        kept_macs=unchanged,
         sizes=(size, size),
         queries=window,
         keys=keys,

@@ -1,4 +1,4 @@
-"""Kinds of timm's attention that stay as they are, by their class, and why."""
+"""Kinds of timm's attention that cannot be converted, by their class, and why."""
 
 from collections.abc import Mapping
 

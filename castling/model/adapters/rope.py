@@ -26,10 +26,10 @@ from castling.model.adapters.spec import (
 class ConvertedRopeAttention(ConvertedAttention):
     """timm's `AttentionRope` and `EvaAttention` with another core.
 
-    Rotary positions (Su et al., RoFormer, 2021) turn q and k by angles of their places before
-    they meet. Left open by Castling-ViT: they stay and act before any core, which is what keeps
-    them linear; the dot product of a turned q and k depends on their distance alone in linear
-    attention too. Keys and values shared by groups of heads are repeated, as timm does.
+    Rotary positions (Su et al., RoFormer, 2021) turn q and k by angles of their positions before
+    their product. Our choice, as Castling-ViT leaves it open: they stay and act before any core,
+    so the cost stays linear; the dot product of a turned q and k depends on their distance alone
+    in linear attention too. Keys and values shared by groups of heads are repeated, as timm does.
     """
 
     q_norm: nn.Module
@@ -47,7 +47,7 @@ class ConvertedRopeAttention(ConvertedAttention):
         keep_biases(self, stock)
 
     def bias(self, q: Tensor) -> None:
-        """Return None: positions are in q and k."""
+        """Return None: q and k contain the positions."""
 
     def forward(
         self,
@@ -78,7 +78,7 @@ class ConvertedRopeAttention(ConvertedAttention):
         return [part.unflatten(-1, (-1, self.key_size)).transpose(1, 2) for part in parts]
 
     def _turned(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Return q or k turned by the places of the tokens; class tokens have none."""
+        """Return q or k turned by the positions of the tokens; class tokens have none."""
         image = apply_rot_embed_cat(x[:, :, self.num_prefix :], rope, half=self.rotate_half)
         return torch.cat([x[:, :, : self.num_prefix], image], dim=2)
 

@@ -1,4 +1,4 @@
-"""Where a timm model has attention that can be converted, and what everything else costs."""
+"""The attention layers of a timm model that can be converted, and the cost of all other parts."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,17 +30,17 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSites:
-    """A model's attention layers, first to last, and the cost of all the rest."""
+    """A model's attention layers, first to last, and the cost of all other parts."""
 
     backbone: str
-    """What errors call the model."""
+    """The name of the model in errors."""
     layers: tuple[AttentionLayer, ...]
     fixed_macs: int
     """Multiply-accumulates per image outside the attention layers."""
     fixed_params: int
     """Parameters outside the attention layers."""
     refused: Mapping[str, str]
-    """Attention that stays as it is: its path in the model, and why."""
+    """Attention that cannot be converted: its path in the model, and why."""
 
     def check(self, choices: Sequence[LayerChoice]) -> None:
         """Raise ConfigError unless there is a choice for every layer that the layer can take."""
@@ -98,12 +98,12 @@ class NoAttentionError(ConfigError):
 def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) -> AttentionSites:
     """Return the sites of a model on the meta device.
 
-    One forward pass without arithmetic shows what every attention is called with, and what the
-    parts that conversion leaves as they are cost.
+    One forward pass without arithmetic records the arguments of every attention, and the cost of
+    the parts that conversion does not change.
 
     Args:
         model: on the meta device; put into eval mode, and its parameters want no gradient.
-        backbone: what errors call the model.
+        backbone: the name of the model in errors.
         image_shape: (channel, height, width).
 
     Raises:
@@ -118,7 +118,9 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(
-            lambda _, given, named, name=name: calls.setdefault(name, []).append((given, named)),
+            lambda _, positional, named, name=name: calls.setdefault(name, []).append(
+                (positional, named)
+            ),
             with_kwargs=True,
         )
         for name in adapters
@@ -134,11 +136,11 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
             hook.remove()
     layers, refused = [], {}
     for name, adapter in adapters.items():
-        found = _layer(name, adapter, calls.get(name, []), model, macs)
-        if isinstance(found, str):
-            refused[name] = found
+        site = _layer(name, adapter, calls.get(name, []), model, macs)
+        if isinstance(site, str):
+            refused[name] = site
         else:
-            layers.append(found)
+            layers.append(site)
     refused |= unsupported
     if not layers:
         raise NoAttentionError(backbone, refused)
@@ -152,13 +154,13 @@ def examine(model: nn.Module, backbone: str, image_shape: tuple[int, int, int]) 
 
 
 def attentions(model: nn.Module) -> list[str]:
-    """Return the paths of a model's attentions, of kinds known and unknown."""
+    """Return the paths of all attentions of a model, with an adapter or without."""
     supported = dict(_supported(model))
     return [*supported, *dict(_unsupported(model, supported))]
 
 
 def _supported(model: nn.Module) -> Iterator[tuple[str, AttentionAdapter]]:
-    """Yield path and adapter of every attention of a known kind, in the model's order."""
+    """Yield path and adapter of every attention that has one, in the model's order."""
     for name, module in model.named_modules():
         for adapter in ADAPTERS.values():
             if adapter.knows(module):
@@ -167,9 +169,9 @@ def _supported(model: nn.Module) -> Iterator[tuple[str, AttentionAdapter]]:
 
 
 def _unsupported(model: nn.Module, adapters: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield path and reason of modules that call themselves attention and are of no known kind.
+    """Yield path and reason of modules named attention that have no adapter.
 
-    Of attentions within attentions the innermost counts: the others hold it.
+    Of nested attentions only the innermost counts.
     """
     unsupported = {
         name: type(module).__name__

@@ -1,4 +1,4 @@
-"""What an adapter says of a kind of timm's attention: its layers, their cost, their conversion."""
+"""The contract of adapters for kinds of timm's attention: layers, their cost and conversion."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from castling.registry import Registry
 
 
 KEEP = "softmax"
-"""The choice that leaves timm's attention as it is, whatever its softmax looks like."""
+"""The choice that does not change timm's attention, whatever its softmax is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """An attention of a model as one forward pass of one image met it."""
+    """The call of an attention in one forward pass of one image."""
 
     name: str
     """Dotted path of the module in the model."""
@@ -31,23 +31,23 @@ class Call:
     """Positional arguments of the call; tensors are of one image."""
     model: nn.Module
     macs: Mapping[str, int]
-    """Multiply-accumulates inside the module, by the path below it; its own total under ""."""
+    """Multiply-accumulates inside the module, by the path below it; the total under ""."""
     named: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionLayer(ABC):
-    """An attention of a backbone at its place, and what any choice for it costs."""
+    """An attention of a backbone, and the cost of every choice for it."""
 
     name: str
-    """Dotted path of the module that is swapped."""
+    """Dotted path of the module that is replaced."""
     stock_macs: int
-    """Multiply-accumulates per image as timm has it."""
+    """Multiply-accumulates per image of timm's module."""
     stock_params: int
-    """Parameters as timm has it."""
+    """Parameters of timm's module."""
     sees_sides: bool = False
-    """Whether a call shows the sides of its map, or they are a window's; else tokens alone."""
+    """Whether a call shows the sides of its map or window; otherwise it shows only tokens."""
 
     @property
     @abstractmethod
@@ -56,7 +56,7 @@ class AttentionLayer(ABC):
 
     @abstractmethod
     def incompatibility(self, choice: LayerChoice) -> str:
-        """Return what must hold and does not, or nothing: like the `check` of an operator."""
+        """Return the rule that a choice breaks, or None, as the `check` of an operator does."""
 
     @abstractmethod
     def macs(self, choice: LayerChoice) -> int:
@@ -80,12 +80,12 @@ class AttentionLayer(ABC):
 
     @abstractmethod
     def converted(self, stock: nn.Module, choice: LayerChoice) -> nn.Module:
-        """Return what takes the place of timm's module, with all weights that it can use."""
+        """Return the module that replaces timm's, with all weights that it can use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreLayer(AttentionLayer):
-    """An attention that keeps its own projections: only what mixes the tokens is chosen."""
+    """An attention whose projections stay: only the core between them is chosen."""
 
     num_heads: int
     key_size: int
@@ -95,7 +95,7 @@ class CoreLayer(AttentionLayer):
     query_stride: int = 1
     key_stride: int = 1
     repeats: int = 1
-    """How often the attention runs for one image, as where it is cut into windows."""
+    """How often the attention runs for one image, such as once per window."""
     kept_macs: int
     """Multiply-accumulates per image of the parts that stay: projections, pooling."""
     kept_params: int
@@ -121,7 +121,7 @@ class CoreLayer(AttentionLayer):
         sees_sides: bool = True,
         **placed: int,
     ) -> "CoreLayer":
-        """Return the layer of a call; what it costs beyond `kept_macs` is its softmax.
+        """Return the layer of a call; all its MACs beyond `kept_macs` are those of the softmax.
 
         Args:
             call: the attention.
@@ -130,9 +130,9 @@ class CoreLayer(AttentionLayer):
             sizes: channels of q and k, and of v, per head.
             queries: their grid.
             keys: their grid; by default the queries'.
-            biases: parameters of the softmax, which go with it.
+            biases: parameters of the softmax, which are dropped with it.
             sees_sides: whether a call shows the sides of the map.
-            placed: strides and repeats, where they are not 1.
+            placed: strides and repeats, if they are not 1.
         """
         keys = queries if keys is None else keys
         return cls(
@@ -159,7 +159,7 @@ class CoreLayer(AttentionLayer):
         return self.repeats * self.queries.num_tokens, self.repeats * self.keys.num_tokens
 
     def shape(self, choice: LayerChoice) -> CoreShape:
-        """Return what the operator is built for and priced at."""
+        """Return the shape from which the operator is built and priced."""
         return CoreShape(
             choice=choice,
             num_heads=self.num_heads,
@@ -172,7 +172,7 @@ class CoreLayer(AttentionLayer):
         )
 
     def incompatibility(self, choice: LayerChoice) -> str:
-        """Return that the operator works on whole layers only, if it does."""
+        """Return the error of an operator that has no core, or None."""
         if choice.operator == KEEP or OPERATORS[choice.operator].core:
             return ""
         fitting = [name for name, spec in OPERATORS.items() if spec.core or name == KEEP]
@@ -213,7 +213,7 @@ def has_branch(choice: LayerChoice) -> bool:
 
 
 def num_params(module: nn.Module, *names: str) -> int:
-    """Return the parameters of a module, or of those of its parts that are named and there."""
+    """Return the number of parameters of a module, or of those named parts that it has."""
     parts = [getattr(module, name, None) for name in names] if names else [module]
     return sum(
         parameter.numel()
@@ -224,14 +224,14 @@ def num_params(module: nn.Module, *names: str) -> int:
 
 
 def placed_like(stock: nn.Module, converted: nn.Module) -> nn.Module:
-    """Return the converted module where timm's is, of its kind of number and in its mode."""
+    """Return the converted module on the device, in the precision and in the mode of timm's."""
     parameter = next(stock.parameters())
     return converted.to(parameter.device, parameter.dtype).train(stock.training)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionAdapter:
-    """A kind of attention: how a module of it is known, and the layer that it is."""
+    """A kind of attention: how its modules are recognised, and their layer."""
 
     summary: str
     """One line for the documentation's table."""

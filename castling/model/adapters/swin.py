@@ -1,4 +1,4 @@
-"""Swin's window attention: converted, it sees the whole map; its windows stay in the branch."""
+"""Swin's window attention: converted, it sees the whole map; only its branch uses windows."""
 
 import math
 from collections.abc import Callable
@@ -24,9 +24,9 @@ from castling.operators.spec import TokenGrid
 class ConvertedWindowAttention(ConvertedAttention):
     """Swin's attention (Liu et al., ICCV 2021) with a core over the whole map.
 
-    Left open by Castling-ViT, and chosen here: linear attention costs no more over the whole map
-    than in windows, so windows and shifts go; the masked branch is timm's softmax attention, in
-    its windows, shifted, with its relative positions, and fades with them.
+    Our choice, as Castling-ViT leaves it open: linear attention costs no more over the whole map
+    than in windows, so windows and shifts are dropped; the masked branch is timm's softmax
+    attention, in its windows, shifted, with its relative positions.
     """
 
     training_only: ClassVar[tuple[str, ...]] = (
@@ -71,7 +71,7 @@ class ConvertedWindowAttention(ConvertedAttention):
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
-        """Return q, k and v, each (..., head, size), as they meet."""
+        """Return q, k and v, each (..., head, size), before the product."""
         return qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
 
     def _paddings(self) -> tuple[Tensor, ...]:
@@ -106,7 +106,7 @@ class _Windows(TrainingOnly):
         Args:
             x: q, k or v of a map.
             size: height and width of the map.
-            padding: what stands beside the map where windows reach beyond, (head x size).
+            padding: the value of tokens outside of the map, (head x size).
         """
         image = x.transpose(1, 2).flatten(2).unflatten(1, size)
         if any(self.shift):
@@ -116,12 +116,12 @@ class _Windows(TrainingOnly):
 
     def _padded(self, image: Tensor, size: tuple[int, int], padding: Tensor) -> Tensor:
         """Return an image (batch, height, width, channel) of whole windows."""
-        below, beside = (-side % window for side, window in zip(size, self.size, strict=True))
+        below, right = (-side % window for side, window in zip(size, self.size, strict=True))
         batch, _, _, channels = image.shape
-        if not below and not beside:
+        if not below and not right:
             return image
-        wide = torch.cat([image, padding.expand(batch, size[0], beside, channels)], dim=2)
-        row = padding.expand(batch, below, size[1] + beside, channels)
+        wide = torch.cat([image, padding.expand(batch, size[0], right, channels)], dim=2)
+        row = padding.expand(batch, below, size[1] + right, channels)
         return torch.cat([wide, row], dim=1)
 
     def join(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -158,7 +158,7 @@ def window_layer(
 
     Args:
         call: of the block.
-        positions: parameters of the relative positions, which go with the branch.
+        positions: parameters of the relative positions, which are dropped with the branch.
         build: makes the converted block.
     """
     block, attention = call.module, call.module.attn

@@ -15,16 +15,16 @@ from castling.model.adapters.swin import ConvertedWindowAttention, window_layer,
 
 
 LARGEST_SCALE = math.log(100.0)
-"""Of the logarithm of what multiplies cosines, as timm bounds it."""
+"""Upper bound of the logarithm of the factor of cosines, as in timm."""
 
 
 class ConvertedCosineWindowAttention(ConvertedWindowAttention):
     """Swin V2's attention (Liu et al., CVPR 2022), and timm's `cr` form of it, with another core.
 
-    As `ConvertedWindowAttention`: the core sees the whole map. Left open by Castling-ViT: q and k
-    reach the core as they meet in the softmax, of norm one, q times its learnt scale (which
-    `linear_angular`, normalising again, ignores); the network that makes position biases works in
-    the masked branch and goes with it.
+    As in `ConvertedWindowAttention`, the core sees the whole map. Our choice, as Castling-ViT
+    leaves it open: the core receives q and k as the softmax does, of norm one, q times its learnt
+    scale (which `linear_angular` ignores, as it normalises again); the masked branch uses the
+    network of the position biases, which is dropped with it.
     """
 
     training_only = (

@@ -66,7 +66,7 @@ def angular(
         q: queries.
         k: keys.
         v: values of the keys.
-        own: each query's own value, v itself where queries and keys are the same tokens.
+        own: the value of each query, v itself if queries and keys are the same tokens.
         added: what a masked branch adds, if there is one.
     """
     y = 0.5 * own + excess_similarity(_cosines(q, k)).to(v.dtype) @ v

@@ -1,4 +1,4 @@
-"""Gates that training opens and shuts: hard Bernoulli draws with a straight-through gradient."""
+"""Gates that training opens and closes: Bernoulli draws with a straight-through gradient."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 TEMPERATURE = 1.0
-"""Of the soft draws that the gradient passes through, as in SPViT."""
+"""Temperature of the soft draws that the gradient passes through, as in SPViT."""
 
 
 class Gates(nn.Module):
@@ -50,11 +50,11 @@ class Gated(nn.Module, ABC):
 
     @abstractmethod
     def expected_macs(self) -> Tensor:
-        """Return the expected MACs per image of what the gates would leave, with its gradient."""
+        """Return the expected MACs per image under the gates' probabilities, with gradient."""
 
     @abstractmethod
     def settled(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what replaces this module: fields of its BlockConfig, and a state dict."""
+        """Return the replacement of this module: fields of its BlockConfig, and a state dict."""
 
 
 def gated(model: nn.Module) -> list[Gated]:
@@ -67,7 +67,7 @@ def cost_penalty(modules: list[Gated], target: float) -> Tensor | float:
 
     Args:
         modules: those whose cost counts.
-        target: the MACs aimed at, as a fraction of those with every gate open.
+        target: the target MACs, as a fraction of those with every gate open.
     """
     if not modules:
         return 0.0

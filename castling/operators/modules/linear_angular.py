@@ -95,7 +95,7 @@ def linear_angular(
         q: queries.
         k: keys.
         v: values of the keys.
-        own: each query's own value, v itself where queries and keys are the same tokens.
+        own: the value of each query, v itself if queries and keys are the same tokens.
         added: what the masked branch adds while training.
     """
     context = normalize_rows(k).transpose(-2, -1) @ v
@@ -139,25 +139,26 @@ class LinearAngularAttention(nn.Module):
 
 
 Mix = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""From q, k, v, each query's own value and what the branch adds, to mixed values, per head."""
+"""From q, k, v, the value of each query and the result of the branch, to mixed values, per
+head."""
 
 
 class ConvolvedCore(nn.Module):
-    """Attention with an identity and a convolution between an attention's own projections.
+    """Attention with an identity and a convolution, for attentions whose projections stay.
 
     As `LinearAngularAttention`, with v at the query's place in the identity and the convolution.
     The paper leaves attention between different grids open (LeViT's downsampling, MViTv2's pooled
-    keys): here a query's own value is that of the key at its place on the layer's input grid, or
-    of the next one above and to the left of it.
+    keys): here the value of a query is that of the key at its position on the layer's input grid,
+    or of the next one above and to the left of it.
 
     Cost, with N queries, M keys, heads h, sizes d and e of key and value, and k taps: k N h e
-    MACs beside those of `mix`, which are (N + M) h d e for `linear_angular`.
+    MACs besides those of `mix`, which are (N + M) h d e for `linear_angular`.
     """
 
     def __init__(self, mix: Mix, shape: CoreShape) -> None:
         super().__init__()
         self.mix = mix
-        self.own = OwnValues(shape)
+        self.own = QueryValues(shape)
         self.conv = TokenConvolution(
             shape.choice, shape.queries, shape.num_heads, shape.value_size
         )
@@ -176,7 +177,7 @@ class ConvolvedCore(nn.Module):
 
 
 class LinearAngularCore(ConvolvedCore):
-    """The `ConvolvedCore` of `linear_angular`, by the native kernel where it serves."""
+    """The `ConvolvedCore` of `linear_angular`, with the native kernel if it can be used."""
 
     def __init__(self, shape: CoreShape) -> None:
         super().__init__(linear_angular, shape)
@@ -196,8 +197,8 @@ class LinearAngularCore(ConvolvedCore):
         return native.mix(q, k, v, own, added, weight, self.conv.reach(q.shape[2]))
 
 
-class OwnValues(nn.Module):
-    """The value of the key at each query's place; the values themselves on one common grid."""
+class QueryValues(nn.Module):
+    """The value of the key at each query's position; on a common grid the values themselves."""
 
     places: Tensor | None
 
@@ -221,7 +222,7 @@ class OwnValues(nn.Module):
 
 
 def _places(shape: CoreShape) -> Int[Tensor, " query"]:
-    """Return the index of the key at each query's place; class tokens keep their own."""
+    """Return the index of the key at each query's position; class tokens stay first."""
 
     def along(queries: int, keys: int) -> Tensor:
         steps = torch.arange(queries) * shape.query_stride // shape.key_stride

@@ -83,7 +83,7 @@ def _features(
 
 
 class PerformerCore(nn.Module):
-    """`performer` between an attention's own projections; queries may be fewer.
+    """`performer` for attentions whose projections stay; queries may be fewer.
 
     Cost, with N queries, M keys, heads h, sizes d and e of key and value, and m features:
     h m ((N + M) (d + e) + N) MACs.

@@ -10,7 +10,7 @@ from castling.operators.spvit import options_of
 
 
 class Bottleneck(nn.Module):
-    """The bottleneck convolution itself: scores and batch norm, on weights that another has."""
+    """The bottleneck convolution: scores and batch norm, applied to weights of another module."""
 
     def __init__(self, shape: LayerShape, kernel: int) -> None:
         super().__init__()

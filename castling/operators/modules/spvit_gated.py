@@ -19,7 +19,7 @@ from castling.operators.spvit_gated import CANDIDATES
 
 
 class GatedSinglePath(SoftmaxAttention, Gated):
-    """Softmax attention with three ordered gates, each of which lets the next candidate in.
+    """Softmax attention with three ordered gates, each of which admits the next candidate.
 
     The formula and its costs stand in `castling.operators.spvit_gated`.
     """
@@ -60,7 +60,7 @@ class GatedSinglePath(SoftmaxAttention, Gated):
         return (reached * reached.new_tensor(self._extra_macs)).sum()
 
     def choice(self) -> int:
-        """Return the number of the candidate that the gates decide for, in `CANDIDATES`.
+        """Return the number of the candidate that the gates choose, in `CANDIDATES`.
 
         On the meta device gates have no values: it is that of attention, as if all were open.
         """

@@ -53,7 +53,7 @@ def taylor(
 
 
 class TaylorCore(nn.Module):
-    """`taylor` between an attention's own projections; (N + M) h d e MACs for N queries."""
+    """`taylor` for attentions whose projections stay; (N + M) h d e MACs for N queries."""
 
     def __init__(self, _: CoreShape) -> None:
         super().__init__()

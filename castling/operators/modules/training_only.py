@@ -1,4 +1,4 @@
-"""Which parts of a model work in training only: `castle` asks by these two classes."""
+"""Marks the parts of a model that are used in training only: `castle` removes them."""
 
 from typing import ClassVar
 
@@ -10,13 +10,13 @@ class TrainingOnly(nn.Module):
 
 
 class BranchHolder(nn.Module):
-    """A module of which more than the branch works in training only, such as its biases."""
+    """A module with further training-only parts besides the branch, such as biases."""
 
     training_only: ClassVar[tuple[str, ...]] = ()
     """Names of the parts and tensors that castling removes together with the branch."""
 
     def drop_training_only(self) -> None:
-        """Remove what works in training only, as far as it is there."""
+        """Remove the training-only parts that exist."""
         for name in self.training_only:
             if hasattr(self, name):
                 delattr(self, name)

@@ -1,1 +1,1 @@
-"""The sampler that knows the cost: a surrogate of what must be learnt, exact improvement."""
+"""The sampler `pareto`: a surrogate of learnt metrics, exact costs, expected improvement."""

@@ -1,4 +1,4 @@
-"""What a candidate is worth after the trials so far: its expected gain of hypervolume."""
+"""The acquisition function: the expected hypervolume improvement of a candidate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,20 +17,21 @@ FEWEST_RESULTS = 3
 """Trials with a result before a surrogate is trusted; until then candidates fill the space."""
 SMALLEST_STD = 1e-9
 NADIR_MARGIN = 0.1
-"""How far beyond the worst trial an objective without reference counts, in trials' ranges."""
+"""Margin beyond the worst observed value, as a fraction of the observed range, for objectives
+without a reference value."""
 DEAR, PATIENCE = 2.0 / 3.0, 4
-"""From which part of the range of the costs on a candidate is dear, and how many trials in a row
-may be cheaper before the next is sought among the dear ones."""
+"""The part of the cost range from which a candidate is expensive, and after how many cheaper
+trials in a row expensive candidates are ranked first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Candidates or trials as the sampler sees them; every objective is written smaller better."""
+    """Encoded candidates or trials; every objective is minimised."""
 
     features: Points
-    """(row, feature), scaled so that a distance of 1 is a large one."""
+    """(row, feature), scaled so that a distance of 1 is large."""
     values: Points
-    """(row, objective): what is known before training, NaN elsewhere."""
+    """(row, objective): the costs; NaN for objectives that training measures."""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -44,33 +45,33 @@ class History:
     """The trials so far, running ones included."""
 
     trials: Encoded
-    """NaN in `values` is what a running trial has yet to show."""
+    """`values` are NaN for objectives that a running trial has not measured yet."""
     doubt: Points
-    """(row, objective), the standard deviation of a value that is expected, 0 of one measured."""
+    """(row, objective), the standard deviation of a forecast value, 0 of a measured one."""
     excess: Points = field(default_factory=lambda: np.empty((0, 0)))
-    """(row, bound), how far a trial is over each bound that must be learnt and is not on an
-    objective; NaN where it is not known. Bounds on objectives are in the reference."""
+    """(row, bound), how far a trial exceeds each learnt bound that is not on an objective; NaN if
+    it was not measured. Bounds on objectives are part of the reference."""
 
     @property
     def measured(self) -> Mask:
-        """Which trials have a result."""
+        """(row), whether the trial has a result."""
         return np.asarray(np.isfinite(self.trials.values).all(axis=1))
 
     def is_informative(self, goal: "Goal") -> bool:
-        """Return whether there are results enough to learn from, if there is anything to learn."""
+        """Return whether there are enough results for a surrogate, or none is needed."""
         return not goal.learnt.any() or int(self.measured.sum()) >= FEWEST_RESULTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is traded off, and how the features belong together."""
+    """The objectives, and the groups of features."""
 
     groups: Groups
     """The features' columns, by group."""
     learnt: Mask
-    """(objective), whether it is only known after training."""
+    """(objective), whether training measures it."""
     reference: Points
-    """(objective), the worst value that counts; NaN takes it from the trials."""
+    """(objective), the reference value; NaN derives it from the trials."""
 
 
 class Score(Protocol):
@@ -81,16 +82,15 @@ class Score(Protocol):
 
 
 def acquisition(goal: Goal, history: History) -> Score:
-    """Return what rates candidates after the trials so far.
+    """Return the acquisition function, conditioned on the trials so far.
 
     Once a few trials have results, the score is the exact expected hypervolume improvement: each
-    learnt objective has a Gaussian process of its own, the others are known, and running trials
-    count as if they had the result that is expected of them. Before, it is the distance to the
-    nearest trial.
+    learnt objective has one Gaussian process, the others are exact, and running trials count with
+    their predicted result. Before, the score is the distance to the nearest trial.
 
-    Near the budget a candidate has little hypervolume left to add, so that a short search would
-    never go there: every few trials, unless one of them did, the dear candidates come first, by
-    what they add where costs count for nothing.
+    Near the budget a candidate can add little hypervolume, so a short search would never go there.
+    If several trials in a row were cheaper, expensive candidates are ranked first, by their
+    improvement of the learnt objectives alone.
     """
     if not history.is_informative(goal):
         return _Distance(history.trials.features)
@@ -156,7 +156,7 @@ class _Improvement:
 
     @property
     def is_dear_due(self) -> bool:
-        """Whether it is time for a dear candidate: the last trials were all cheaper."""
+        """Whether an expensive candidate is due: the last trials were all cheaper."""
         learnt = self._goal.learnt
         if len(self._trials) % (PATIENCE + 1) or learnt.all() or not learnt.any():
             return False
@@ -164,9 +164,9 @@ class _Improvement:
         return bool((self.spent(latest) < DEAR).all())
 
     def spent(self, candidates: Encoded) -> Points:
-        """Return what part of the range of its costs each candidate uses, the largest of them.
+        """Return the position of each candidate in the range of costs, of several the largest.
 
-        The range reaches from the cheapest trial, 0, to the worst value that counts, 1.
+        The range is from the cheapest trial, 0, to the reference value, 1.
         """
         known = ~self._goal.learnt
         low = self._trials.values[:, known].min(axis=0)
@@ -192,7 +192,7 @@ class _Improvement:
 
 
 class _Dear:
-    """Rates dear candidates by what they add to the learnt objectives; the others come after."""
+    """Rates expensive candidates by their learnt objectives; others rank below."""
 
     def __init__(self, improvement: _Improvement) -> None:
         self._improvement = improvement
@@ -203,7 +203,7 @@ class _Dear:
 
 
 def _overruns(goal: Goal, history: History) -> Iterator[Surrogate]:
-    """Yield what is believed of each learnt bound, once a trial has shown how far it is over."""
+    """Yield the surrogate of each learnt bound that at least one trial has measured."""
     for excess in history.excess.T:
         shown = np.isfinite(excess)
         if shown.any():
@@ -212,7 +212,7 @@ def _overruns(goal: Goal, history: History) -> Iterator[Surrogate]:
 
 
 def _completed(reference: Points, values: Points) -> Points:
-    """Return the reference, where it is NaN a little worse than the worst trial."""
+    """Return the reference; a NaN is replaced by a value a little worse than the worst trial's."""
     if not np.isnan(reference).any() or not len(values):
         return np.nan_to_num(reference, nan=0.0)
     worst, best = values.max(axis=0), values.min(axis=0)

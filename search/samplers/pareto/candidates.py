@@ -1,4 +1,4 @@
-"""Where candidates come from: all there are, or children of the front and fresh draws."""
+"""Generates candidates: a small space as a whole, else children of the front and random points."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,41 +14,43 @@ from search.samplers.pareto.acquisition import Encoded, Goal, History, Score, ac
 P = TypeVar("P")
 
 FIRST_DRAWS = 16
-"""Draws among which the one farthest from all trials is taken before there are results."""
+"""Random points of which the one farthest from all trials is proposed while there are no
+results."""
 GENERATIONS, GENERATION_SIZE, NUM_PARENTS = 3, 80, 12
-"""How often candidates are bred, how many at a time, and from how many of the best."""
+"""Number of generations, candidates per generation, and parents per generation."""
 FRESH, CROSSED = 0.25, 0.3
-"""The part of the first generation that has no parents, and that of the rest that has two."""
+"""The fraction of the first generation that is random, and the fraction of children with two
+parents."""
 
 
 class Problem(Protocol[P]):
-    """What is searched: points within the budget, as features and exact costs."""
+    """A search problem: points within the budget, as features and exact costs."""
 
     @property
     def goal(self) -> Goal:
-        """What is traded off."""
+        """The objectives."""
 
     @property
     def everything(self) -> Sequence[P] | None:
-        """All points within the budget where these are few, else None."""
+        """All points within the budget if there are few, else None."""
 
     def encode(self, points: Sequence[P]) -> Encoded:
-        """Return the features and known objectives of points."""
+        """Return the features and exact costs of points."""
 
     def key(self, point: P) -> Hashable:
-        """Return what tells points apart, quickly; equal trainings may differ in it."""
+        """Return a key of a point, fast to compute; equal trainings may have different keys."""
 
     def identity(self, point: P) -> Hashable:
-        """Return what equal trainings, and only they, have in common."""
+        """Return a value that is equal for equal trainings, and only for these."""
 
     def sample(self, rng: Random) -> P:
         """Draw a point within the budget."""
 
     def mutate(self, point: P, rng: Random) -> P:
-        """Return a point within the budget, a little different."""
+        """Return a mutation of a point, within the budget."""
 
     def cross(self, one: P, other: P, rng: Random) -> P:
-        """Return a point within the budget that has its values from two."""
+        """Return a crossover of two points, within the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +59,21 @@ class Trial(Generic[P]):
 
     point: P
     values: tuple[float, ...]
-    """Per objective, smaller better; NaN while running."""
+    """Per objective, to minimise; NaN while running."""
     identity: Hashable
-    """What equal trainings have in common."""
+    """Equal for equal trainings."""
     doubt: tuple[float, ...] = ()
-    """Per objective, the standard deviation of an expected value; empty: all are measured."""
+    """Per objective, the standard deviation of a forecast value; empty if all are measured."""
     excess: tuple[float, ...] = ()
-    """How far it is over each bound that must be learnt, as in `History`."""
+    """How far the trial exceeds each learnt bound, as in `History`."""
     has_failed: bool = False
-    """Whether it broke: it teaches nothing but not to be repeated."""
+    """Whether training failed: such a trial is not repeated, and nothing is learnt from it."""
 
 
 def propose(problem: Problem[P], trials: Sequence[Trial[P]], rng: Random) -> P | None:
     """Return the candidate of the best score that no trial has tried.
 
-    None says that no further candidate was found.
+    None if there is no further candidate.
     """
     telling = [trial for trial in trials if not trial.has_failed]
     history = _history(problem, telling)
@@ -116,7 +118,7 @@ def _front(history: History, trials: Sequence[Trial[P]]) -> list[P]:
 def _bred(
     problem: Problem[P], score: Score, front: Sequence[P], seen: set[Hashable], rng: Random
 ) -> list[P]:
-    """Return the best of some generations: first the front's children, then the best ones'."""
+    """Return the best of several generations: children of the front, then of the best."""
     parents, best = [*front], list[P]()
     known = set(seen)
     for generation in range(GENERATIONS):
@@ -139,7 +141,7 @@ def _children(problem: Problem[P], parents: Sequence[P], fresh: float, rng: Rand
 
 
 def _unseen(problem: Problem[P], points: Iterable[P], seen: set[Hashable]) -> list[P]:
-    """Return the points whose keys are new, each once, and take note of them."""
+    """Return the points with new keys, each once, and add their keys to `seen`."""
     unseen = []
     for point in points:
         key = problem.key(point)

@@ -1,4 +1,4 @@
-"""Points of a space as numbers: what each layer chose, how choices run over depth, exact costs."""
+"""Encodes points as features: the choice of each layer, trends over depth, exact costs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -26,7 +26,7 @@ class Encoding:
         self._space, self._costs = space, tuple(costs)
 
     def __call__(self, point: Point, costs: Mapping[str, float]) -> Points:
-        """Return a point's features, (feature), given what it costs."""
+        """Return the features of a point, (feature), from the point and its costs."""
         return np.array(
             [number for part in self._parts(point, costs) for number in part], dtype=np.float64
         )

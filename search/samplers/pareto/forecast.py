@@ -1,4 +1,4 @@
-"""What a training that was stopped early would have come to, judged by those that went on."""
+"""Forecasts the final metrics of a training that was stopped early, from those that went on."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -10,11 +10,11 @@ from castling.metrics import FRACTION, metric_named
 
 
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.4, 2.0
-"""How far gains differ between trials before any are known, and for how many that counts."""
+"""Prior standard deviation of the gain between trials, and its weight in trials."""
 WORST, BEST = 0.01, 0.999
-"""Accuracies beyond these are told apart from them by single images alone."""
+"""Accuracies are clipped to this range; outside, one validation image makes the difference."""
 LEAST = 1e-9
-"""Of metrics that are positive."""
+"""Positive metrics are clipped to this range."""
 
 
 def forecast(
@@ -22,8 +22,8 @@ def forecast(
 ) -> tuple[float, float]:
     """Return the expected final value of a metric and its standard deviation.
 
-    Trials gain about alike from a rung to the end once accuracies are written as log odds and all
-    other metrics as logarithms: what is expected is the mean gain of the others.
+    From a rung to the end all trials gain about the same, if accuracies are written as log odds
+    and all other metrics as logarithms: the forecast adds the mean gain of the others.
 
     Args:
         metric: of a record.

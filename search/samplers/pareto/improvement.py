@@ -1,4 +1,4 @@
-"""Expected hypervolume improvement in closed form: of objectives that are known or Gaussian."""
+"""Expected hypervolume improvement in closed form, for exact and Gaussian objectives."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ INV_SQRT_TAU = 0.3989422804014327
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What is believed of candidates: every objective an independent Gaussian, smaller better."""
+    """Predictions for candidates: every objective an independent Gaussian, to minimise."""
 
     mean: Points
     """(candidate, objective)."""
     std: Points
-    """(candidate, objective); 0 where the objective is known."""
+    """(candidate, objective); 0 for an exact objective."""
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -92,7 +92,7 @@ def _undominated(points: Points) -> Points:
 
 
 def _below(mean: Points, std: Points, levels: Points) -> Points:
-    """Return E[(level - X)+] of Gaussians; std 0 is a known value.
+    """Return E[(level - X)+] of Gaussians; std 0 is an exact value.
 
     Args:
         mean: (candidate).

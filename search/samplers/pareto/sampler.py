@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class ParetoSampler(BaseSampler):
-    """Proposes the point within the budget that is expected to widen the front most.
+    """Proposes the point within the budget with the largest expected hypervolume improvement.
 
-    It keeps no state: what it proposes depends on the study's trials and the seed alone.
+    The sampler has no state: its proposal depends on the study's trials and the seed alone.
 
     Args:
         context: of the search.
@@ -54,7 +54,7 @@ class ParetoSampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Return the next point, or nothing when there is none that was not tried."""
+        """Return the next point, or nothing if all points were tried."""
         trials = [
             told
             for other in study.get_trials(deepcopy=False)
@@ -72,11 +72,11 @@ class ParetoSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw a value of a point that repeats another, for want of new ones."""
+        """Draw a value of a repeated point, as there are no new ones."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
     def _told(self, trial: FrozenTrial) -> "_Told | None":
-        """Return what a trial tells: nothing when it was refused or replayed, or is unknown."""
+        """Return the observation of a trial; None if it was rejected, repeated or not recorded."""
         stored = trial.user_attrs.get(RECORD_ATTRIBUTE)
         if stored is None or len(trial.params) < len(self._distributions):
             return None
@@ -87,7 +87,7 @@ class ParetoSampler(BaseSampler):
         return _Told(point=point, record=record, reached=_reached(trial))
 
     def _trial(self, told: "_Told", full: Sequence["_Told"]) -> Trial[Values]:
-        """Return what a trial teaches; of one that was stopped what it would have come to."""
+        """Return a trial for the proposer, with a forecast if it was stopped."""
         found = [told.value(goal.metric, full) for goal in self._objectives]
         signs = [goal.sign for goal in self._objectives]
         return Trial(
@@ -102,18 +102,18 @@ class ParetoSampler(BaseSampler):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Told:
-    """What the study tells of a trial."""
+    """The observation of a trial in the study."""
 
     point: Values
     record: Record
     reached: Mapping[int, Mapping[str, float]]
-    """What the measured objectives were at each rung."""
+    """The measured objectives at each rung."""
 
     def value(self, metric: str, full: Sequence["_Told"]) -> tuple[float, float]:
         """Return a metric and its standard deviation, forecast where training was stopped.
 
-        It is NaN where nothing is known: while the trial is running, or when none of those that
-        were trained in full is known to have passed its last rung.
+        The value is NaN while the trial is running, or if no fully trained trial has a record of
+        its last rung.
         """
         measured = float(self.record.value(metric))
         if METRICS[metric].is_cost or self.record.state != TrialState.STOPPED:
@@ -129,14 +129,14 @@ class _Told:
         return forecast(metric, self.reached[rung][metric], others)
 
     def excess(self, bound: Bound) -> float:
-        """Return how far the trial is over a bound; NaN unless it was trained in full."""
+        """Return how far the trial exceeds a bound; NaN unless it was trained in full."""
         if self.record.state != TrialState.TRAINED:
             return nan
         return min(bound.excess(self.record.value(bound.metric.name)), UNMEASURED)
 
 
 def _reached(trial: FrozenTrial) -> dict[int, dict[str, float]]:
-    """Return what a trial's measured objectives were at each rung, as far as it is legible."""
+    """Return a trial's measured objectives at each rung, without malformed entries."""
     with suppress(ValueError, TypeError, AttributeError):
         return {
             int(rung): {name: float(value) for name, value in values.items() if isfinite(value)}

@@ -1,4 +1,4 @@
-"""A space under a budget, as proposals need it: points drawn, changed and crossed within it."""
+"""A space under a budget as a search problem: draws, mutates and crosses points within it."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -34,29 +34,29 @@ Values: TypeAlias = tuple[Value, ...]
 FEW = 1024
 """A space with no more points than this is enumerated."""
 MOST_DRAWS = 8
-"""Draws over budget before one is brought within it."""
+"""Draws over budget after which one is projected into the budget."""
 LEANING = 0.5
-"""The part of the draws that lean on the base config: they have some share of its values."""
+"""The fraction of random points that copy some values of the base config."""
 REDRAWN, STEP = 0.5, 0.05
-"""How often a candidate's real number is drawn anew, and the standard deviation, as a part of its
-range, by which it is moved otherwise."""
+"""The probability that a real number of a candidate is drawn anew, and otherwise the standard
+deviation of its move, as a fraction of its range."""
 REMEMBERED = 8192
-"""Points whose features and costs are kept."""
+"""Points whose features and costs are cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    """What is computed once of a point."""
+    """The cached data of a point."""
 
     features: Points
     known: Points
-    """(objective), NaN where it must be learnt."""
+    """(objective), NaN for learnt objectives."""
     key: str
-    """The values that matter."""
+    """The values of the active dimensions."""
 
 
 class SpaceProblem:
-    """A space under a budget: only points that fit are ever drawn."""
+    """A space under a budget: it returns only points within the budget."""
 
     def __init__(self, context: "SearchContext") -> None:
         space, objectives = context.space, context.objectives
@@ -81,7 +81,7 @@ class SpaceProblem:
 
     @property
     def learnt_bounds(self) -> list[Bound]:
-        """The bounds on what training measures and is no objective, which the reference bounds."""
+        """The bounds on metrics that training measures; the reference bounds objectives."""
         objectives = {goal.metric for goal in self._objectives}
         bounds = self._budget.bounds("training")
         return [bound for bound in bounds if bound.metric.name not in objectives]
@@ -108,7 +108,7 @@ class SpaceProblem:
         return [*found.values()]
 
     def encode(self, points: Sequence[Values]) -> Encoded:
-        """Return the features and known objectives of points."""
+        """Return the features and exact costs of points."""
         described = [self._describe(values) for values in points]
         width = sum(map(len, self.goal.groups))
         features = [one.features for one in described]
@@ -119,7 +119,7 @@ class SpaceProblem:
         )
 
     def key(self, point: Values) -> Hashable:
-        """Return the values that matter; points of equal trainings nearly always share them."""
+        """Return the active values of a point; equal trainings nearly always share them."""
         return self._describe(point).key
 
     def identity(self, point: Values) -> Hashable:
@@ -130,9 +130,9 @@ class SpaceProblem:
         return self._identities[name]
 
     def sample(self, rng: Random) -> Values:
-        """Draw a point; one over budget is drawn again, and at last brought within it.
+        """Draw a point; one over budget is drawn again, and finally projected into the budget.
 
-        What the base config says is believed to be good: half of the draws lean on it.
+        The base config is a good prior: half of the points copy some of its values.
         """
         share = rng.random() if rng.random() < LEANING else 0.0
         values = self._drawn(share, rng)
@@ -146,7 +146,7 @@ class SpaceProblem:
         return self._projected(values, self._feasible_point, rng)
 
     def _drawn(self, share: float, rng: Random) -> Values:
-        """Draw a point of which about a share of the values are the base config's."""
+        """Draw a point that copies a random fraction of the base config's values."""
         drawn = self.values_of(self._space.sample(rng))
         if not share:
             return drawn
@@ -155,7 +155,7 @@ class SpaceProblem:
         return tuple(known if rng.random() < share else value for value, known in pairs)
 
     def mutate(self, point: Values, rng: Random) -> Values:
-        """Return a point of which one or a few values are others, and all real ones."""
+        """Return a point with one or a few other values, and with all real values moved."""
         mutable = [place for place, domain in enumerate(self._domains) if domain.size > 1]
         changed = list(self._nudged(point, rng))
         rate = rng.choice((1.0, 2.0, 4.0)) / max(1, len(mutable))
@@ -165,15 +165,15 @@ class SpaceProblem:
         return self._projected(tuple(changed), point, rng)
 
     def cross(self, one: Values, other: Values, rng: Random) -> Values:
-        """Return a point that has each value from one of two, real ones moved."""
+        """Return a point with each value from one of two parents, and with real values moved."""
         mixed = tuple(rng.choice(pair) for pair in zip(one, other, strict=True))
         return self._projected(self._nudged(mixed, rng), one, rng)
 
     def _nudged(self, values: Values, rng: Random) -> Values:
-        """Return values of which the real ones are moved a little or drawn anew.
+        """Return the values, the real ones moved a little or drawn anew.
 
-        Copied, or only moved, a learning rate that an early front shares would be tried again and
-        again; the surrogate is to choose among all there are.
+        If it were copied, or only moved, a learning rate that the early front shares would be
+        tried again and again; the surrogate should choose from the whole range.
         """
         return tuple(
             _nudged(domain, value, rng) if domain.all_values() is None else value
@@ -192,7 +192,7 @@ class SpaceProblem:
         return found
 
     def _describe(self, values: Values, run: RunConfig | None = None) -> _Described:
-        """Return what is known of a point, computed once; its config saves building it."""
+        """Return the cached data of a point; `run`, if passed, saves decoding it."""
         name = repr(values)
         found = self._described.pop(name, None)
         if found is None:

@@ -1,4 +1,4 @@
-"""What is believed of a metric that must be learnt: a Gaussian process over encoded points."""
+"""The surrogate of a learnt metric: a Gaussian process over encoded points."""
 
 import warnings
 from collections.abc import Callable
@@ -34,14 +34,14 @@ MOST_FITTED = 100
 """Trials whose likelihood chooses the kernel's parameters; all trials enter the prediction."""
 MOST_STEPS = 30
 OUTLIER = 2.0
-"""Interquartile ranges beyond the worse quartile from which on bad results look alike."""
+"""Bad results are clipped so many interquartile ranges beyond the worse quartile."""
 
 
 class GroupedRBF(Kernel):  # type: ignore[misc]
     """exp(-1/2 sum over groups of weight * squared distance within the group's columns).
 
-    Over one-hot columns the squared distance counts the choices in which two points differ, so
-    that the kernel is a Hamming kernel there, and a smooth one over columns of numbers.
+    Over one-hot columns the squared distance counts the choices in which two points differ: there
+    it is a Hamming kernel, over columns of numbers a smooth one.
 
     Args:
         weights: (group), each positive.
@@ -100,14 +100,14 @@ def _squared_distances(x: Points, y: Points) -> Points:
 
 
 class Surrogate:
-    """A Gaussian process of one metric, smaller better; its kernel is fitted with its noise.
+    """A Gaussian process of one metric to minimise; kernel and noise are fitted together.
 
     Args:
         features: (trial, feature).
-        values: (trial), smaller better; far outliers on the bad side are drawn nearer, because
-            how bad a bad result is says nothing about the front.
+        values: (trial), to minimise; far outliers on the bad side are clipped, because how bad a
+            bad result is says nothing about the front.
         groups: the columns of each group of features.
-        doubt: (trial), the standard deviation of a value that is expected, 0 of one measured; None
+        doubt: (trial), the standard deviation of a forecast value, 0 of a measured one; None
             stands for zeros.
     """
 
@@ -127,7 +127,7 @@ class Surrogate:
         self._process = self._conditioned()
 
     def imagine(self, features: Points, values: Points) -> None:
-        """Take results into account that are expected, not measured; the kernel stays."""
+        """Condition on predicted results too; the kernel stays."""
         if len(features):
             self._features = np.concatenate([self._features, features])
             imagined = (values - self._offset) / self._scale
@@ -157,7 +157,7 @@ def _without_outliers(values: Points) -> Points:
 
 
 def _fitted(features: Points, targets: Points, variances: Points, groups: Groups) -> Kernel:
-    """Return the kernel of the highest posterior density: its likelihood and a broad prior."""
+    """Return the kernel of the highest posterior density, likelihood times a broad prior."""
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * GroupedRBF(
         np.full(len(groups), WEIGHT / len(groups)), groups
     ) + WhiteKernel(NOISE, (1e-5, 0.5))

@@ -56,6 +56,27 @@ def test_the_operator_of_compiled_models_says_the_same() -> None:
 
 
 @FORWARD_MODE
+def test_the_operator_refuses_forward_mode_whose_result_would_be_a_constant() -> None:
+    qkv, weight = torch.randn(1, 6, 3, 2, 8), torch.randn(2, 1, 3, 1)
+
+    def operator(x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.castling.mix_packed(x, weight, [0, 6, 1], None)[0]
+        return out
+
+    with pytest.raises(ConfigError, match="CASTLING_NATIVE: must be 0"):
+        torch.func.jvp(operator, (qkv,), (qkv,))
+    with forward_ad.dual_level(), pytest.raises(ConfigError, match="CASTLING_NATIVE: must be 0"):
+        operator(forward_ad.make_dual(qkv, qkv))
+
+
+def test_what_the_operator_keeps_for_its_backward_pass_has_no_gradient() -> None:
+    qkv = torch.randn(1, 6, 3, 2, 8, requires_grad=True)
+    limit = torch.tensor(0.1)
+    made = torch.ops.castling.mix_packed(qkv, torch.randn(2, 1, 3, 1), [0, 6, 1], limit)
+    assert [part.requires_grad for part in made] == [True, False, False, False]
+
+
+@FORWARD_MODE
 def test_transforms_and_forward_mode_go_by_torchs_operations(layer: nn.Module) -> None:
     """Training and eval mode alike; in eval mode a branch notes its density, where it has one."""
     wide = layer.double()

@@ -248,6 +248,13 @@ def test_thresholds_that_are_none_are_refused(threshold: Any) -> None:
             call(x)
 
 
+def test_a_threshold_without_a_value_is_refused() -> None:
+    x = right(0.1) | {"threshold": torch.tensor(0.1, device="meta")}
+    for call in (operator, operator_backward):
+        with pytest.raises(ConfigError, match="must be on one device"):
+            call(x)
+
+
 def test_sizes_without_a_kernel_are_refused() -> None:
     for size in (6, 260):
         q = torch.randn(1, 2, 3, size)

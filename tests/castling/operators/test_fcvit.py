@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.check import check, check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.fcvit import FCViTOptions
 from castling.operators.modules.fcvit import EPSILON, FCViTMixer, GlobalContext, standardize
@@ -251,7 +252,7 @@ def test_layers_that_do_not_fit_are_refused_with_the_model(
 ) -> None:
     block = BlockConfig(operator="fcvit", options=options)
     with pytest.raises(ConfigError, match=rule) as refusal:
-        ModelConfig(blocks=(block,), **changes)
+        check(ModelConfig(blocks=(block,), **changes))
     assert refusal.value.field == "blocks.0.operator"
     assert "\n" not in str(refusal.value)
 
@@ -259,7 +260,7 @@ def test_layers_that_do_not_fit_are_refused_with_the_model(
 @pytest.mark.parametrize("options", [{"groups": 0}, {"reduction": 0}])
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=rf"options\.{next(iter(options))}: must"):
-        BlockConfig(operator="fcvit", options=dict(options))
+        check_layer(BlockConfig(operator="fcvit", options=dict(options)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

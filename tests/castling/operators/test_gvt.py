@@ -7,6 +7,7 @@ from torch import Tensor
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.check import check, check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.modules.gvt import GraphAttention
 from castling.operators.reference import gvt as reference
@@ -204,7 +205,7 @@ def test_closed_form_is_what_is_counted(size: Size) -> None:
 @pytest.mark.parametrize("pool", [0, -1, 1.5])
 def test_pool_is_a_positive_whole_number(pool: float) -> None:
     with pytest.raises(ConfigError, match=r"options\.pool"):
-        BlockConfig(operator="gvt", options={"pool": pool})
+        check_layer(BlockConfig(operator="gvt", options={"pool": pool}))
 
 
 @pytest.mark.parametrize("image", [(6, 8), (8, 6)])
@@ -213,9 +214,9 @@ def test_pool_must_divide_the_grid(image: tuple[int, int]) -> None:
         block = BlockConfig(operator="gvt", options={"pool": pool})
         return ModelConfig(image_size=image, patch_size=1, blocks=(block,))
 
-    model(2)
+    check(model(2))
     with pytest.raises(ConfigError, match=r"must have an option pool that divides the grid"):
-        model(4)
+        check(model(4))
 
 
 def test_pooling_costs_less() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.check import check, check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.lightvit import LightViTOptions, window_side
 from castling.operators.modules.lightvit import LightViTAttention
@@ -229,7 +230,7 @@ def test_a_grid_without_windows_is_refused_with_the_model(
 ) -> None:
     block = BlockConfig(operator="lightvit", options={"window_size": window})
     with pytest.raises(ConfigError, match=rule) as refusal:
-        ModelConfig(image_size=sides, patch_size=1, blocks=(block,))
+        check(ModelConfig(image_size=sides, patch_size=1, blocks=(block,)))
     assert refusal.value.field == "blocks.0.operator"
     assert "\n" not in str(refusal.value)
 
@@ -237,7 +238,7 @@ def test_a_grid_without_windows_is_refused_with_the_model(
 @pytest.mark.parametrize("options", [{"num_global_tokens": 0}, {"window_size": -1}])
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=rf"options\.{next(iter(options))}: must"):
-        BlockConfig(operator="lightvit", options=dict(options))
+        check_layer(BlockConfig(operator="lightvit", options=dict(options)))
 
 
 def test_global_tokens_start_at_the_size_that_a_norm_gives() -> None:

@@ -1,8 +1,6 @@
-import math
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from castling.config import BlockConfig, DataConfig, DistillConfig, ModelConfig, RunConfig
 from castling.data import DATASETS
@@ -15,12 +13,12 @@ from castling.model.check import digest
 from castling.tasks import TASKS
 from castling.tasks.classification import Classification
 from castling.tasks.task import Forward
+from castling.testing import TaskContract
 from castling.training.data import load_data
 from castling.training.distill import Distillation
 from castling.training.distilled import Distilled
 
 
-INFO = DatasetInfo(image_shape=(1, 8, 8), classes=tuple("abcd"), sizes={"train": 20})
 RUN = RunConfig()
 
 
@@ -29,25 +27,9 @@ def batch(size: int = 6) -> Batch:
     return Batch(torch.randn(size, 1, 8, 8, generator=generator), torch.arange(size) % 4)
 
 
-def linear(num_outputs: int) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_outputs))
-
-
 @pytest.mark.parametrize("name", list(TASKS))
-def test_contract_of_every_task(name: str) -> None:
-    spec = TASKS[name]
-    assert spec.primary in spec.metrics
-    assert set(spec.metrics.values()) <= {"max", "min"}
-    task, model = spec.build(RUN), linear(spec.num_outputs(INFO))
-    terms = task.loss(model, batch(), 0.5)
-    assert all(term.shape == () and math.isfinite(term.item()) for term in terms.values())
-    torch.stack(list(terms.values())).sum().backward()
-    assert all(weight.grad is not None for weight in model.parameters())
-    with torch.inference_mode():
-        found = task.evaluate(model.eval(), iter([batch(), batch(1)]))
-    assert found.keys() == spec.metrics.keys()
-    assert all(math.isfinite(value) for value in found.values())
+class TestEveryTask(TaskContract):
+    pass
 
 
 def test_classification_by_hand() -> None:

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from castling.data.folder import folder_settings
+from castling.config import DataConfig, ModelConfig
+from castling.data.folder import Folder, folder_settings
 from castling.errors import DataError
 from castling.untrusted.image_files import (
     FORMATS,
@@ -188,6 +190,19 @@ def test_two_links_to_one_folder_outside_are_refused(pets: Path, tmp_path: Path)
     (pets / "fish").symlink_to("../outside")
     with pytest.raises(DataError, match=r"(bird|fish) and .*(bird|fish) are the same"):
         find_images(pets, "pets")
+
+
+@pytest.mark.parametrize("link", ["test", "test/dog", "test/cat/1.png"])
+def test_no_image_is_in_two_splits_through_a_link(link: str, pets: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(pets, root / "train")
+    if link != "test":
+        shutil.copytree(pets, root / "test")
+        (shutil.rmtree if link == "test/dog" else os.unlink)(root / link)
+    (root / link).symlink_to(root / link.replace("test", "train"))
+    model = ModelConfig(image_size=(4, 4), patch_size=2, channels=1, num_classes=2)
+    with pytest.raises(DataError, match="are the same, through a link; remove"):
+        Folder(DataConfig(name=f"folder:{root}"), model)
 
 
 def test_a_link_to_itself_is_no_folder(pets: Path) -> None:

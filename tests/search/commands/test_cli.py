@@ -41,7 +41,7 @@ OPTIONS = {
     "search": {
         "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
         "--images", "--set", "--resume", "--address", "--storage", "--max-latency-ms",
-        "--objective", "--points", "--stopper", "--max", "--min",
+        "--objective", "--points", "--strategy", "--stopper", "--max", "--min",
     },
     "status": set(),
     "front": {"--format", "--max", "--min"},
@@ -57,6 +57,7 @@ OPTIONS = {
     "layers": {"--image-size", "--operator"},
     "spaces": set(),
     "recipes": set(),
+    "strategies": set(),
     "samplers": set(),
     "stoppers": set(),
 }  # fmt: skip
@@ -482,7 +483,7 @@ def test_bounds_leave_models_out_of_front_report_and_export(
 
 
 @pytest.mark.parametrize(
-    "listing", ["metrics", "operators", "spaces", "recipes", "samplers", "stoppers"]
+    "listing", ["metrics", "operators", "spaces", "recipes", "strategies", "samplers", "stoppers"]
 )
 def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     from castling.metrics import recorded_metrics
@@ -490,6 +491,7 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
     from search.recipes import RECIPES
     from search.samplers import SAMPLERS
     from search.stoppers import STOPPERS
+    from search.strategies import STRATEGIES
     from space.presets import SPACES
 
     entries = {
@@ -498,6 +500,7 @@ def test_listings_name_every_entry(listing: str, castling: Command) -> None:
         "spaces": SPACES,
         "recipes": RECIPES,
         "samplers": SAMPLERS,
+        "strategies": STRATEGIES,
         "stoppers": STOPPERS,
     }
     out = castling(listing)[1]

@@ -2,41 +2,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from epochs import epoch_metrics
 from hypothesis import given, strategies as st
 
-from castling.files import append_line
-from castling.training.metrics import EpochMetrics
-from reports.records import Objective, Record, TrialState, curve_path
+from reports.records import Objective
 from search.config import SearchConfig
 from search.stoppers import STOPPERS, Standing, StopperSpec
 from search.stoppers.rules import CLOSER, DOUBLING, ParetoHalving
 from search.stoppers.rungs import NUM_RANGES, CostRanges, Rungs, cost_ranges, rung_epochs
+from search.testing.stoppers import TOP1_MACS, curve, record
 from space.feasible import max_cost_point, min_cost_point, point_cost
-
-
-TOP1_MACS = (
-    Objective(metric="top1", direction="max"),
-    Objective(metric="macs", direction="min"),
-)
-
-
-def record(trial: int, macs: int = 50, planned: int = 16, **metrics: float) -> Record:
-    return Record(
-        trial=trial,
-        state=TrialState.RUNNING,
-        metrics={"macs": macs, "params": 10 * macs, "training_macs": macs, **metrics},
-        config_id=str(trial),
-        epochs_planned=planned,
-    )
-
-
-def curve(*top1: float, loss: float = 1.0) -> list[EpochMetrics]:
-    """Return the metrics of epochs of these accuracies."""
-    return [
-        epoch_metrics(number, loss=loss / number, top1=accuracy, top1_branch=accuracy)
-        for number, accuracy in enumerate(top1, start=1)
-    ]
 
 
 def halving(objectives: tuple[Objective, ...] = TOP1_MACS) -> Rungs:
@@ -117,52 +91,6 @@ def test_any_objectives_are_judged_known_ones_exactly_others_as_measured() -> No
 def test_costs_alone_stop_nothing() -> None:
     rungs = halving(TOP1_MACS[1:])
     assert all(rungs.goes_on(record(trial, macs=10 + trial), curve(0.1)) for trial in range(9))
-
-
-@pytest.mark.parametrize("name", STOPPERS)
-@given(data=st.data())
-def test_a_trial_that_comes_again_is_judged_as_before(name: str, data: st.DataObject) -> None:
-    tops = data.draw(st.lists(st.sampled_from([0.1, 0.4, 0.5, 0.8]), min_size=1, max_size=8))
-    costs = data.draw(st.lists(st.integers(1, 999), min_size=len(tops), max_size=len(tops)))
-    rungs = Rungs(STOPPERS[name], TOP1_MACS, CostRanges.within(1.0, 1000.0, "macs"))
-    for trial, (top1, macs) in enumerate(zip(tops, costs, strict=True)):
-        answer = rungs.goes_on(record(trial, macs=macs), curve(top1))
-        assert rungs.goes_on(record(trial, macs=macs), curve(top1)) == answer
-
-
-@pytest.mark.parametrize("name", STOPPERS)
-@given(data=st.data())
-def test_rungs_read_back_from_disk_judge_as_those_that_never_stopped(
-    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    run = tmp_path_factory.mktemp("run")
-    accuracies = st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.8]), min_size=4, max_size=4)
-    trials = [
-        (record(number, macs=data.draw(st.integers(1, 999))), curve(*data.draw(accuracies)))
-        for number in range(6)
-    ]
-    cut = data.draw(st.integers(0, 6 * 4))
-
-    def judged(rungs: Rungs, begin: int, end: int) -> list[bool]:
-        steps = [(who, whole[: count + 1]) for who, whole in trials for count in range(4)]
-        answers = []
-        for who, part in steps[begin:end]:
-            append_line(curve_path(run, who.trial), part[-1].to_line())
-            answers.append(rungs.goes_on(who, part))
-        return answers
-
-    def rungs() -> Rungs:
-        return Rungs(STOPPERS[name], TOP1_MACS, CostRanges.within(1.0, 1000.0, "macs"))
-
-    expected = judged(rungs(), 0, 24)
-    for path in (run / "curves").iterdir():
-        path.unlink()
-    first = judged(rungs(), 0, cut)
-    again = rungs()
-    again.read_back(run, [who for who, _ in trials[: cut // 4 + 1]])
-    back = max(0, cut - 2)  # the last epochs are trained again: their checkpoint was older
-    assert first == expected[:cut]
-    assert judged(again, back, 24) == expected[back:]
 
 
 def test_without_rungs_no_curve_is_read(tmp_path: Path) -> None:

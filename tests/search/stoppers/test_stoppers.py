@@ -1,5 +1,4 @@
 import math
-from random import Random
 
 import pytest
 from hypothesis import assume, given, strategies as st
@@ -14,40 +13,23 @@ from search.stoppers.rules import (
     ParetoHalving,
     layers,
 )
-from search.stoppers.rungs import CostRanges
+from search.testing import StopperContract
+from search.testing.stoppers import MANY, STANDINGS, standing, survivors
 
 
-RANGES = CostRanges.within(1.0, 1000.0, "macs")
+@pytest.mark.parametrize("name", list(STOPPERS))
+class TestEveryStopper(StopperContract):
+    pass
 
 
-def standing(top1: float, macs: float) -> Standing:
-    """Return how a trial stands that trades off accuracy against MACs."""
-    place = sum(macs >= edge for edge in RANGES.edges)
-    return Standing(values=(-top1, macs), score=-top1, cost_range=place)
-
-
-# few values, so that there are ties in each
-STANDINGS = st.builds(
-    standing,
-    st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9]),
-    st.sampled_from([1.0, 5.0, 20.0, 50.0, 200.0, 900.0]),
-)
-MANY = st.lists(STANDINGS, max_size=24)
 PARETO = st.builds(
     ParetoHalving, reduction=st.sampled_from([1.5, 2.0, 4.0]), minimum=st.integers(0, 3)
 )
-EVERY_RULE = [pytest.param(spec.goes_on, id=name) for name, spec in STOPPERS.items()]
 
 
 def dominates(one: Standing, other: Standing) -> bool:
     no_worse = all(a <= b for a, b in zip(one.values, other.values, strict=True))
     return no_worse and one.values != other.values
-
-
-def survivors(rule: object, arrivals: list[Standing]) -> list[Standing]:
-    """Return who goes on when trials come to a rung one after another."""
-    assert callable(rule)
-    return [mine for index, mine in enumerate(arrivals) if rule(mine, arrivals[:index])]
 
 
 @given(points=st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 2), max_size=20))
@@ -118,39 +100,6 @@ def test_beyond_front_and_ranges_no_more_than_the_reduction_allows_goes_on(
         assert (len(better) + 1) * rule.reduction <= len(others) + 1
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE)
-@given(mine=STANDINGS, others=MANY, seed=st.integers(0, 99))
-def test_the_order_of_the_others_does_not_matter(
-    rule: object, mine: Standing, others: list[Standing], seed: int
-) -> None:
-    assert callable(rule)
-    shuffled = Random(seed).sample(others, len(others))
-    assert rule(mine, others) == rule(mine, shuffled)
-
-
-@pytest.mark.parametrize("rule", EVERY_RULE)
-@given(arrivals=MANY, twin=STANDINGS)
-def test_equals_are_judged_alike(rule: object, arrivals: list[Standing], twin: Standing) -> None:
-    assert callable(rule)
-    arrivals = [*arrivals, twin, twin, twin]
-    answers = {
-        rule(mine, arrivals[:index] + arrivals[index + 1 :])
-        for index, mine in enumerate(arrivals)
-        if mine == twin
-    }
-    assert len(answers) == 1
-
-
-@pytest.mark.parametrize("rule", EVERY_RULE)
-def test_sixty_equal_trials_all_go_on(rule: object) -> None:
-    assert len(survivors(rule, [standing(0.5, 10.0)] * 60)) == 60
-
-
-@pytest.mark.parametrize("rule", EVERY_RULE)
-def test_the_first_at_a_rung_goes_on(rule: object) -> None:
-    assert survivors(rule, [standing(0.1, 900.0)]) == [standing(0.1, 900.0)]
-
-
 def test_a_small_model_is_stopped_by_accuracy_alone_but_not_by_domination() -> None:
     large = [standing(0.8 + 0.01 * step, 900.0) for step in range(9)]
     small = standing(0.5, 1.0)
@@ -167,12 +116,6 @@ def test_a_whole_layer_goes_on_where_it_fits() -> None:
     assert not halving(behind, [front, *worst[:1]])
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE)
-def test_where_nothing_is_measured_nothing_is_stopped(rule: object) -> None:
-    known = [Standing(values=(float(cost),), score=math.nan) for cost in range(9)]
-    assert survivors(rule, known) == known
-
-
 @given(arrivals=MANY)
 def test_halving_by_accuracy_keeps_the_best_and_about_the_half(arrivals: list[Standing]) -> None:
     rule = AccuracyHalving(reduction=2.0)
@@ -185,11 +128,5 @@ def test_halving_by_accuracy_keeps_the_best_and_about_the_half(arrivals: list[St
         assert len(kept) == max(min(1, len(arrivals)), len(arrivals) // 2)
 
 
-def test_every_stopper_has_a_line_and_rungs_before_the_end() -> None:
-    for name, spec in STOPPERS.items():
-        assert spec.summary
-        assert "\n" not in spec.summary
-        assert all(0.0 < fraction < 1.0 for fraction in spec.fractions)
-        assert bool(spec.fractions) == (name != "none")
-    assert list(CLOSER) == sorted(CLOSER)
+def test_rungs_are_dense_where_they_are_said_to_be() -> None:
     assert CLOSER[::2] == pytest.approx(DOUBLING)

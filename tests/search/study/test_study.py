@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -22,11 +21,11 @@ from search.config import SearchConfig
 from search.samplers import SAMPLERS
 from search.study.run_folder import new_manifest
 from search.study.storage import open_storage, open_study
-from search.study.study import SearchStudy
-from search.study.trial import Outcome, Proposal
+from search.study.trial import Outcome
+from search.testing import SamplerContract
+from search.testing.studies import accuracy, exhaust, open_search, trained
 from space.budget import Budget
 from space.cost import cost
-from space.cost_model import CostModel
 
 
 V1_RUN = Path(__file__).parents[2] / "data" / "run_v1" / "finished"
@@ -46,85 +45,30 @@ TINY = {
 """A space of 2 depths x 2 x 2 head sizes and one of 3 depths: twelve different models."""
 
 
-EVERY_SAMPLER = [
-    pytest.param(name, marks=pytest.mark.slow if name == "gp" else ()) for name in SAMPLERS
-]
-
-
-def open_search(
-    folder: Path, config: SearchConfig, on_record: Callable[[Record], None] = lambda _: None
-) -> SearchStudy:
-    """Open the study of a folder without Ray, as the driver does."""
-    storage = open_storage(folder, None)
-    return SearchStudy(
-        open_study(storage, config.objectives),
-        storage,
-        config.context(config.build_space()),
-        on_record,
-    )
-
-
-def trained(top1: float, epochs: int = 6) -> Outcome:
-    metrics = {"top1": top1, "top1_branch": top1, "loss": 1.0}
-    return Outcome(state=TrialState.TRAINED, metrics=metrics, epochs=epochs)
-
-
 def config(sampler: str = "random", trials: int = 12, seed: int = 0) -> SearchConfig:
     return SearchConfig(space="digits", budget=BUDGET, trials=trials, sampler=sampler, seed=seed)
 
 
-def accuracy(proposal: Proposal) -> float:
-    """A smooth stand-in for training: better with more MACs, and deterministic."""
-    return min(0.99, cost(proposal.run.model).macs / 450_000)
-
-
-def exhaust(study: SearchStudy, steps: int = 1000) -> list[Proposal]:
-    proposals = []
-    for _ in range(steps):
-        proposal = study.propose()
-        if proposal is None:
-            break
-        proposals.append(proposal)
-        study.finish(proposal.trial, trained(accuracy(proposal)))
-    return proposals
-
-
-@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
-def test_contract_of_every_sampler(sampler: str, tmp_path: Path) -> None:
-    records: list[Record] = []
-    study = open_search(tmp_path, config(sampler), records.append)
-    proposals = exhaust(study)
-    assert len(proposals) == 12
-    assert all(CostModel()(proposal.run.model).within(BUDGET) for proposal in proposals)
-    assert len({digest(proposal.run) for proposal in proposals}) == 12
-    refused = [record for record in records if record.state == TrialState.REFUSED]
-    assert bool(refused) == (sampler != "pareto")  # which draws within the budget
-    assert all(record.metrics["macs"] > 400_000 and record.epochs == 0 for record in refused)
-
-
-OBJECTIVE_SETS = (
-    {"top1": "max"},
-    {"macs": "min", "params": "min"},
-    {"top1": "max", "train_seconds": "min"},
-    {"top1": "max", "macs": "min", "params": "min"},
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if spec.is_slow else ())
+        for name, spec in SAMPLERS.items()
+    ],
 )
+class TestEverySampler(SamplerContract):
+    pass
 
 
-@pytest.mark.parametrize("sampler", ["pareto", "tpe", "nsga2"])
-@pytest.mark.parametrize("goals", OBJECTIVE_SETS, ids="-".join)
-def test_any_objectives_are_searched(sampler: str, goals: dict[str, str], tmp_path: Path) -> None:
-    objectives = [{"metric": name, "direction": way} for name, way in goals.items()]
-    data = {"space": "digits", "trials": 6, "sampler": sampler, "objectives": objectives}
-    search_config = SearchConfig.from_data(data | {"budget": {"max_macs": "400k"}})
-    study = open_search(tmp_path, search_config)
-    while (proposal := study.propose()) is not None:
-        outcome = trained(accuracy(proposal))
-        metrics = {**outcome.metrics, "train_seconds": 1.0}
-        study.finish(proposal.trial, replace(outcome, metrics=metrics))
-    told = open_storage(tmp_path, None).get_all_trials(0)
-    complete = [trial for trial in told if trial.state == OptunaState.COMPLETE]
-    assert len(study.records) == 6
-    assert all(len(trial.values) == len(goals) for trial in complete)
+def test_what_is_over_budget_or_no_model_is_refused(tmp_path: Path) -> None:
+    """So that the contract's claims of what is never refused are no empty ones."""
+    starts = [{"target": "model.blocks.*.mask.start", "low": 0.65, "high": 0.7}]
+    random = SearchConfig.from_data(config(trials=8).to_data() | {"dimensions": starts})
+    records: list[Record] = []
+    exhaust(open_search(tmp_path, random, records.append))
+    states = [trial.state for trial in open_storage(tmp_path, None).get_all_trials(0)]
+    assert OptunaState.FAIL in states
+    assert TrialState.REFUSED in {record.state for record in records}
 
 
 def test_given_points_come_first(tmp_path: Path) -> None:
@@ -134,19 +78,6 @@ def test_given_points_come_first(tmp_path: Path) -> None:
     assert (len(first.run.model.blocks), first.run.model.embed_width) == (2, 16)
     assert len(second.run.model.blocks) == 4
     assert third.run == given.build_space().base
-
-
-def test_pareto_tries_nothing_twice_whatever_runs(tmp_path: Path) -> None:
-    study = open_search(tmp_path, config("pareto", trials=14))
-    running, digests = [], []
-    while (proposal := study.propose()) is not None:
-        digests.append(digest(proposal.run))
-        running.append(proposal)
-        if len(running) == 4:  # as with four workers
-            done = running.pop(0)
-            study.finish(done.trial, trained(accuracy(done)))
-    told = open_storage(tmp_path, None).get_all_trials(0)
-    assert len(set(digests)) == len(digests) == len(told) == 14
 
 
 def test_early_stopped_and_failed_trials_are_no_trouble(tmp_path: Path) -> None:
@@ -216,18 +147,6 @@ def test_twin_of_a_running_trial_waits_for_it(tmp_path: Path) -> None:
         study.finish(proposal.trial, trained(0.5))
     assert {records[twin.trial].state for twin in twins} == {TrialState.REPLAYED}
     assert not open_search(tmp_path, small)._running
-
-
-@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
-def test_values_that_contradict_one_another_are_passed_over(sampler: str, tmp_path: Path) -> None:
-    start = {"target": "model.blocks.*.mask.start", "low": 0.0, "high": 0.7}  # end is 0.25 to 0.9
-    number = 8 if sampler == "pareto" else 25  # which never proposes such, and takes its time
-    data = {"space": "digits", "trials": number, "sampler": sampler, "dimensions": [start]}
-    search_config = SearchConfig.from_data(data | {"budget": {"max_macs": "600k"}})
-    assert len(exhaust(open_search(tmp_path, search_config))) == number
-    states = [trial.state for trial in open_storage(tmp_path, None).get_all_trials(0)]
-    assert (OptunaState.FAIL in states) == (sampler != "pareto")
-    assert OptunaState.RUNNING not in states
 
 
 def test_failed_trial_is_recorded_and_not_repeated(tmp_path: Path) -> None:
@@ -365,30 +284,6 @@ STOP = Outcome(
     metrics={"top1": 0.99, "top1_branch": 0.99, "loss": 0.1},
     epochs=10,
 )
-
-
-@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
-def test_stopped_trials_are_never_among_the_best_nor_asked_for_ever(
-    sampler: str, tmp_path: Path
-) -> None:
-    search_config = config(sampler).replace(stopper="pareto", max_refusals=20)
-    space = search_config.build_space()
-    new_manifest(search_config.context(space), None).write(tmp_path)
-    study = open_search(tmp_path, search_config)
-    stopped = set()
-    while (proposal := study.propose()) is not None:
-        ending = STOP if proposal.trial % 2 else trained(accuracy(proposal), epochs=40)
-        study.finish(proposal.trial, ending)
-        stopped |= {proposal.trial} if ending is STOP else set()
-    assert len(study.records) == 12
-    told = open_study(open_storage(tmp_path, None), search_config.objectives)
-    assert stopped
-    assert not stopped & {trial.number for trial in told.best_trials}
-    assert told.best_trials
-    trials = reports.load(tmp_path)
-    assert set(trials[trials.state == "stopped"].trial) == stopped
-    assert not stopped & set(trials.pareto.front().trial)
-    assert (trials[trials.state == "stopped"].fidelity == 0.25).all()
 
 
 def test_one_objective_of_a_stopped_trial_is_told_as_an_intermediate_value(tmp_path: Path) -> None:

@@ -6,17 +6,24 @@ import torch
 from torch import nn
 
 import castling
+from castling.config import Architecture
 from castling.model.storage import WEIGHTS_FILE
 from castling.untrusted.tensor_file import read_tensors
 
 
 def assert_saved_and_loaded(model: nn.Module, folder: Path) -> None:
-    """Check that the file holds the model's state and that loading gives the castled model."""
+    """Check that the file holds the model's state and that loading gives the castled model.
+
+    Args:
+        model: of castling's.
+        folder: an empty one, for the file.
+    """
     castling.save(model, folder)
     _assert_equal(read_tensors(folder / WEIGHTS_FILE)[0], model.state_dict())
     castled, loaded = castling.castle(model), castling.load(folder)
     _assert_equal(loaded.state_dict(), castled.state_dict())
     config = castled.config
+    assert isinstance(config, Architecture)
     shape = (2, config.channels, *config.image_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     images = images.to(next(model.parameters()).dtype)

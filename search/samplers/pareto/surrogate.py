@@ -21,13 +21,14 @@ Loss: TypeAlias = Callable[[Points], tuple[float, Points]]
 """The negative log likelihood of the kernel's log parameters, and its gradient."""
 
 WEIGHT, NOISE, PRIOR_SPREAD = 2.4, 1e-3, 1.5
-"""Middle of the prior of the sum of all weights and of the noise's share of the variance, and their
-log width.
+"""Middle of the prior of the sum of all weights, and of the noise's share of the variance, and the
+log width of both priors.
 
-The squared distance of two points grows with the number of groups. With a fixed prior of each
-weight, points of a space of many dimensions would all look unrelated, and a few trials would teach
-nothing: the weights share a sum (Hvarfner et al., Vanilla Bayesian Optimization Performs Great in
-High Dimensions, 2024, who let length scales grow with the root of the dimensions).
+The squared distance of two points grows with the number of groups. Were the prior of each weight
+the same in all spaces, two points of many dimensions would seem unrelated, and a few trials would
+teach nothing. So the weights' middle falls with the number of groups, as in Hvarfner et al.,
+Vanilla Bayesian Optimization Performs Great in High Dimensions, 2024, whose length scales grow
+with the root of the number of dimensions.
 """
 JITTER = 1e-8
 MOST_FITTED = 100

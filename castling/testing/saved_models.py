@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import castling
-from castling.config import Architecture
+from castling.model.build import config_of
 from castling.model.storage import WEIGHTS_FILE
 from castling.untrusted.tensor_file import read_tensors
 
@@ -22,8 +22,7 @@ def assert_saved_and_loaded(model: nn.Module, folder: Path) -> None:
     _assert_equal(read_tensors(folder / WEIGHTS_FILE)[0], model.state_dict())
     castled, loaded = castling.castle(model), castling.load(folder)
     _assert_equal(loaded.state_dict(), castled.state_dict())
-    config = castled.config
-    assert isinstance(config, Architecture)
+    config = config_of(castled)
     shape = (2, config.channels, *config.image_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     images = images.to(next(model.parameters()).dtype)

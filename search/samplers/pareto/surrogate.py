@@ -20,8 +20,16 @@ Groups: TypeAlias = tuple[tuple[int, ...], ...]
 Loss: TypeAlias = Callable[[Points], tuple[float, Points]]
 """The negative log likelihood of the kernel's log parameters, and its gradient."""
 
-WEIGHT, NOISE, PRIOR_SPREAD = 0.3, 1e-3, 1.5
-"""Middle of the prior of weights and of the noise's share of the variance, and its log width."""
+WEIGHT, NOISE, PRIOR_SPREAD = 2.4, 1e-3, 1.5
+"""Middle of the prior of the sum of all weights, and of the noise's share of the variance, and the
+log width of both priors.
+
+The squared distance of two points grows with the number of groups. Were the prior of each weight
+the same in all spaces, two points of many dimensions would seem unrelated, and a few trials would
+teach nothing. So the weights' middle falls with the number of groups, as in Hvarfner et al.,
+Vanilla Bayesian Optimization Performs Great in High Dimensions, 2024, whose length scales grow
+with the root of the number of dimensions.
+"""
 JITTER = 1e-8
 MOST_FITTED = 100
 """Trials whose likelihood chooses the kernel's parameters; all trials enter the prediction."""
@@ -152,7 +160,7 @@ def _without_outliers(values: Points) -> Points:
 def _fitted(features: Points, targets: Points, variances: Points, groups: Groups) -> Kernel:
     """Return the kernel of the highest posterior density, likelihood times a broad prior."""
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * GroupedRBF(
-        np.full(len(groups), WEIGHT), groups
+        np.full(len(groups), WEIGHT / len(groups)), groups
     ) + WhiteKernel(NOISE, (1e-5, 0.5))
     start = kernel.theta.copy()
     spread = np.concatenate([[1.0], np.full(len(groups), PRIOR_SPREAD), [PRIOR_SPREAD]])

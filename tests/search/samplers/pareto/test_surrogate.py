@@ -61,6 +61,14 @@ def test_it_learns_what_matters_and_how_sure_it_is() -> None:
     assert at_trials.mean() < std.mean()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_among_many_dimensions_a_few_trials_teach_the_two_that_matter(seed: int) -> None:
+    rng, groups = np.random.default_rng(seed), tuple((column,) for column in range(40))
+    x, new = rng.normal(size=(16, 40)), rng.normal(size=(60, 40))
+    mean, _ = Surrogate(x, x[:, 0] + x[:, 1], groups).predict(new)
+    assert np.corrcoef(mean, new[:, 0] + new[:, 1])[0, 1] > 0.5
+
+
 def test_imagined_results_make_their_places_certain_and_keep_the_mean() -> None:
     x = draws(0, 20)
     surrogate = Surrogate(x, x[:, 2], GROUPS)

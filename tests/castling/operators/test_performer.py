@@ -12,6 +12,7 @@ from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.model.build import build
 from castling.model.castle import castle
+from castling.model.check import check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.modules.performer import PerformerAttention, orthogonal_rows, performer
 from castling.operators.reference import performer as reference
@@ -145,7 +146,7 @@ def test_the_number_of_features_is_d_ln_d_unless_given(
 
 def test_a_negative_number_of_features_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"options\.num_features.* must be greater"):
-        BlockConfig(operator="performer", options={"num_features": -1})
+        check_layer(BlockConfig(operator="performer", options={"num_features": -1}))
 
 
 def test_rows_are_orthogonal_within_blocks_and_as_long_as_gaussian_rows() -> None:

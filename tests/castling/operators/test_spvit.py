@@ -9,6 +9,7 @@ from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.model.build import build as build_model
 from castling.model.castle import castle
+from castling.model.check import check, check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.modules.spvit import BottleneckConvolution
 from castling.operators.reference import spvit as reference
@@ -216,14 +217,14 @@ def test_a_class_token_bypasses_where_it_is_let(kernel: int) -> None:
     assert torch.equal(built(size, torch.float32)(x)[:, 0], x[:, 0])
     block = BlockConfig(operator=f"spvit_conv{kernel}")
     with pytest.raises(ConfigError, match=r"blocks\.0\.operator: must have the option bypass"):
-        ModelConfig(pooling="cls", blocks=(block,))
-    ModelConfig(pooling="cls", blocks=(block.replace(options={"bypass": True}),))
+        check(ModelConfig(pooling="cls", blocks=(block,)))
+    check(ModelConfig(pooling="cls", blocks=(block.replace(options={"bypass": True}),)))
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.01, 1e-5])
 def test_alpha_is_not_too_small_to_divide_by(alpha: float) -> None:
     with pytest.raises(ConfigError, match=r"options\.alpha: must be greater than or equal"):
-        BlockConfig(operator="spvit_conv3", options={"alpha": alpha})
+        check_layer(BlockConfig(operator="spvit_conv3", options={"alpha": alpha}))
 
 
 @pytest.mark.parametrize("size", AWKWARD, ids=str)

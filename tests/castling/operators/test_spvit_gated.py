@@ -5,6 +5,7 @@ import torch
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.check import check
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.modules.spvit_gated import GatedSinglePath
 from castling.operators.spec import LayerShape
@@ -88,7 +89,7 @@ def test_expected_cost_is_that_of_many_draws() -> None:
 
 def test_a_class_token_is_refused_unless_it_may_pass_by() -> None:
     with pytest.raises(ConfigError, match=r"blocks\.0\.operator: must have the option bypass"):
-        ModelConfig(pooling="cls", blocks=(BlockConfig(operator="spvit_gated"),))
+        check(ModelConfig(pooling="cls", blocks=(BlockConfig(operator="spvit_gated"),)))
 
 
 def test_spaces_do_not_offer_it() -> None:

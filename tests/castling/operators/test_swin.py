@@ -18,6 +18,7 @@ from torch import Tensor
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
 from castling.model.build import build
+from castling.model.check import check, check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.modules.swin import SwinAttention
 from castling.operators.reference import swin as reference
@@ -215,7 +216,7 @@ def test_a_layer_that_cannot_be_served_is_refused_with_the_model(
 ) -> None:
     block = BlockConfig(operator="swin", options={"window_size": window})
     with pytest.raises(ConfigError, match=rule) as refusal:
-        ModelConfig(image_size=sides, patch_size=1, pooling=pooling, blocks=(block,))
+        check(ModelConfig(image_size=sides, patch_size=1, pooling=pooling, blocks=(block,)))
     assert refusal.value.field == "blocks.0.operator"
     assert "\n" not in str(refusal.value)
 
@@ -223,7 +224,7 @@ def test_a_layer_that_cannot_be_served_is_refused_with_the_model(
 @pytest.mark.parametrize("window", [-1, 2.5, "big"])
 def test_options_out_of_range_are_refused(window: float | str) -> None:
     with pytest.raises(ConfigError, match=r"options\.window_size: must"):
-        BlockConfig(operator="swin", options={"window_size": window})
+        check_layer(BlockConfig(operator="swin", options={"window_size": window}))
 
 
 def test_the_default_is_automatic_windows() -> None:

@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 
 from castling.config import BlockConfig, ModelConfig
 from castling.errors import ConfigError
+from castling.model.check import check, check_layer
 from castling.operators import OPERATORS, TokenGrid
 from castling.operators.modules.vicinity import VicinityAttention, clamp_magnitude
 from castling.operators.reference import vicinity as reference
@@ -270,9 +271,9 @@ def test_queries_and_keys_that_relu_empties_give_numbers_never_nan(dtype: torch.
 
 def test_a_class_token_is_refused_in_one_sentence() -> None:
     block = BlockConfig(operator="vicinity")
-    assert ModelConfig(pooling="mean", blocks=(block,))
+    check(ModelConfig(pooling="mean", blocks=(block,)))
     with pytest.raises(ConfigError, match=r"blocks\.0\.operator.* must be .*class token") as error:
-        ModelConfig(pooling="cls", blocks=(block,))
+        check(ModelConfig(pooling="cls", blocks=(block,)))
     assert "\n" not in str(error.value)
 
 
@@ -289,4 +290,4 @@ def test_the_gate_has_a_hidden_width_of_at_least_one(reduction: int, hidden: int
 
 def test_no_reduction_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"options\.se_reduction.* must be greater"):
-        BlockConfig(operator="vicinity", options={"se_reduction": 0})
+        check_layer(BlockConfig(operator="vicinity", options={"se_reduction": 0}))

@@ -9,9 +9,11 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any, ClassVar
 
+import timm
 import torch
 from torch import Tensor, nn
 
+import castling
 from castling.config import BackboneConfig, LayerChoice, MaskSchedule
 from castling.errors import ConfigError
 from castling.model.adapters.sites import sites_of
@@ -290,5 +292,7 @@ def of_another_size(config: BackboneConfig, size: tuple[int, int]) -> nn.Module 
 
 def raised_by_timm(error: Exception) -> bool:
     """Return whether timm's own code, not castling's, met an error."""
-    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-    return "/timm/" in [file for file in files if "/castling/" in file or "/timm/" in file][-1]
+    homes = [Path(package.__file__).parent for package in (timm, castling) if package.__file__]
+    files = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
+    within = [home for file in files for home in homes if file.is_relative_to(home)]
+    return within[-1] == homes[0]

@@ -215,8 +215,8 @@ def test_other_kinds_are_refused(entry: str, threshold: float | None, data: st.D
     kind = data.draw(st.sampled_from(sorted(OTHER_KINDS)), label="kind")
     x[name] = OTHER_KINDS[kind](x[name])
     if kind in {"meta", "sparse"} and entry.startswith("operator"):
-        with pytest.raises((ConfigError, NotImplementedError, RuntimeError)):
-            call(x)  # most often torch finds nothing to call
+        with pytest.raises((ConfigError, NotImplementedError)):
+            call(x)  # most often torch has no kernel for tensors of this kind
     else:
         with pytest.raises(ConfigError, match="must"):
             call(x)

@@ -1,6 +1,7 @@
 """The `.pareto` accessor of a DataFrame of trials: its front, hypervolume and best models."""
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from castling.errors import ConfigError
 from castling.metrics import Direction, amounts, metric_named
 from reports.pareto import Mask, Points, dominated, hypervolume, nondominated, running_hypervolume
 from reports.records import Objective, TrialState
-from space.budget import Bound, Budget
+from space.budget import Bound, Budget, Limits
 
 
 DEFAULT_OBJECTIVES: dict[str, Direction] = {"top1": "max", "macs": "min"}
@@ -125,77 +126,41 @@ class ParetoAccessor:
         volumes = running_hypervolume(_points(done, goals), *box)
         return pd.Series(volumes, index=done.index, name="hypervolume")
 
-    def within(
-        self,
-        *,
-        max_macs: str | int | None = None,
-        max_params: str | int | None = None,
-        max_latency_ms: float | None = None,
-        max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
-        min: Mapping[str, str | float] | None = None,  # noqa: A002
-    ) -> pd.DataFrame:
+    def within(self, **limits: Unpack[Limits]) -> pd.DataFrame:
         """Return the trials within limits, with the limits added to the frame's budget.
 
         If the run has no reference for a limited metric, the limit becomes the reference.
 
         Args:
-            max_macs: multiply-accumulates per image, such as 1_200_000 or "1.2M".
-            max_params: parameters.
-            max_latency_ms: milliseconds per image by the run's table, if it has one.
-            max: largest values of other metrics to be low, such as {"train_seconds": 60}.
-            min: smallest values of metrics to be high, such as {"top1": 0.9}.
+            limits: `max_macs`, `max_params`, `max_latency_ms`, `max` and `min`; see `Limits`.
 
         Raises:
             ConfigError: when a limit is malformed, or the frame lacks its column.
         """
-        limits = Budget.of(
-            max_macs=max_macs,
-            max_params=max_params,
-            max_latency_ms=max_latency_ms,
-            max=max,
-            min=min,
-        )
-        trials = self._trials[_within(self._trials, limits)]
-        bounds = {bound.metric.name: float(bound.value) for bound in limits.bounds()}
+        bounds = Budget.of(**limits)
+        trials = self._trials[_within(self._trials, bounds)]
+        values = {bound.metric.name: float(bound.value) for bound in bounds.bounds()}
         trials.attrs = {
             **self._trials.attrs,
-            "budget": limits.over(self.budget).to_data(),
-            "reference": bounds | self.reference,
+            "budget": bounds.over(self.budget).to_data(),
+            "reference": values | self.reference,
         }
         return trials
 
-    def best(
-        self,
-        *,
-        max_macs: str | int | None = None,
-        max_params: str | int | None = None,
-        max_latency_ms: float | None = None,
-        max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
-        min: Mapping[str, str | float] | None = None,  # noqa: A002
-    ) -> pd.Series:
+    def best(self, **limits: Unpack[Limits]) -> pd.Series:
         """Return the most accurate fully trained trial within the limits; of equals the cheapest.
 
         Args:
-            max_macs: multiply-accumulates per image, such as 1_200_000 or "1.2M".
-            max_params: parameters.
-            max_latency_ms: milliseconds per image by the run's table, if it has one.
-            max: largest values of other metrics to be low, such as {"train_seconds": 60}.
-            min: smallest values of metrics to be high, such as {"top1": 0.9}.
+            limits: `max_macs`, `max_params`, `max_latency_ms`, `max` and `min`; see `Limits`.
 
         Raises:
             ConfigError: when no trial is within the limits; it names the cheapest one.
         """
-        limits = Budget.of(
-            max_macs=max_macs,
-            max_params=max_params,
-            max_latency_ms=max_latency_ms,
-            max=max,
-            min=min,
-        )
+        bounds = Budget.of(**limits)
         trained = self.trained(objectives={"top1": "max"})
-        fitting = trained[_within(trained, limits)]
+        fitting = trained[_within(trained, bounds)]
         if fitting.empty:
-            raise _nothing_fits(trained, limits)
+            raise _nothing_fits(trained, bounds)
         keys = [_numbers(fitting, name) for name in ("params", "macs")]
         return fitting.iloc[np.lexsort([*keys, -_numbers(fitting, "top1")])[0]]
 

@@ -6,17 +6,14 @@ from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Self
+from typing import Any
 
 import pandas as pd
-from pydantic import ConfigDict, Field, model_validator
 
-from castling.config import Config
 from castling.errors import ConfigError
-from castling.metrics import BUILT_IN, NAME, all_metrics, metric_named
-from castling.training.metrics import LOOP_METRICS, EpochMetrics
+from castling.metrics import BUILT_IN, all_metrics, metric_named
+from castling.training.metrics import EpochMetrics
 from castling.untrusted.memory import check_fits
-from castling.untrusted.plain_yaml import LARGEST_NUMBER
 from reports.manifest import Manifest
 from reports.records import CURVES_FOLDER, curve_path
 
@@ -28,40 +25,6 @@ EPOCH_METRICS = tuple(
 """Castling's metrics of an epoch that are one number; the mask's density has one per layer."""
 MOST_METRICS = 1_000
 """Largest number of metrics' names in a run's curves."""
-
-
-class CurveLine(Config):
-    """An epoch in a trial's curve: a line of JSON."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=True)
-
-    epoch: int = Field(ge=1, lt=LARGEST_NUMBER)
-    metrics: dict[Annotated[str, Field(pattern=f"^{NAME.pattern}$")], float]
-    mask_density: tuple[Annotated[float, Field(strict=True)], ...] = Field(strict=False)
-
-    @model_validator(mode="after")
-    def _has_the_metrics_of_the_loop(self) -> Self:
-        for name in LOOP_METRICS:
-            if name not in self.metrics:
-                raise ConfigError(f"metrics.{name}", "is required")
-        return self
-
-    @classmethod
-    def parse(cls, line: str) -> Self:
-        """Return the epoch of a line of version 1 or 2.
-
-        Raises:
-            ConfigError, ValueError, RecursionError: when it is none.
-        """
-        data = json.loads(line)
-        if isinstance(data, dict) and "metrics" not in data:  # version 1: a field per metric
-            metrics = {name: data.pop(name) for name in [*data] if name in EPOCH_METRICS}
-            data["metrics"] = metrics
-        return cls.from_data(data, "epoch")
-
-    def row(self) -> dict[str, Any]:
-        """Return the epoch as a row of the curves' table."""
-        return {"epoch": self.epoch, **self.metrics, MASK_DENSITY: self.mask_density}
 
 
 def load_curves(run: str | Path) -> pd.DataFrame:
@@ -80,7 +43,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     folder = Path(run)
     Manifest.read(folder)
     rows = [
-        {"trial": int(path.stem), **epoch.row()}
+        {"trial": int(path.stem), **_row(epoch)}
         for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
         if re.fullmatch("[0-9]{5,9}", path.stem) and path.is_file()
         for epoch in _epochs(path)
@@ -104,10 +67,7 @@ def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
     """
     path = curve_path(run, trial)
     by_number = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
-    return [
-        EpochMetrics.from_data(by_number[number].model_dump())
-        for number in takewhile(by_number.__contains__, count(1))
-    ]
+    return [by_number[number] for number in takewhile(by_number.__contains__, count(1))]
 
 
 def recorded(epoch: EpochMetrics) -> dict[str, float]:
@@ -120,11 +80,15 @@ def recorded(epoch: EpochMetrics) -> dict[str, float]:
     return metrics
 
 
-def _epochs(path: Path) -> list[CurveLine]:
+def _row(epoch: EpochMetrics) -> dict[str, Any]:
+    return {"epoch": epoch.epoch, **epoch.metrics, MASK_DENSITY: epoch.mask_density}
+
+
+def _epochs(path: Path) -> list[EpochMetrics]:
     """Return the epochs of a file; incomplete or malformed lines are skipped."""
-    epochs: list[CurveLine] = []
+    epochs: list[EpochMetrics] = []
     check_fits(path)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ConfigError, ValueError, RecursionError):
-            epochs.append(CurveLine.parse(line))
+            epochs.append(EpochMetrics.from_data(json.loads(line), "epoch"))
     return epochs

@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 from pydantic import ConfigDict, Field
 from torch import nn
@@ -34,6 +33,7 @@ from castling.training.hooks import hooked_metrics
 from reports.frame import load as load_trials, load_config
 from reports.masks import TrainingEnd, alive_masks, last_threshold
 from reports.records import weights_path
+from space.budget import Limits
 from space.cost import cost
 from space.cost_model import Costs
 from space.measure import measure_macs, measure_params
@@ -130,28 +130,22 @@ class Evaluation:
         )
 
 
-def export(  # noqa: PLR0913 - the options of `castling export`
+def export(
     run: str | Path,
     out: str | Path,
     *,
-    max_macs: str | int | None = None,
-    max_params: str | int | None = None,
-    max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
-    min: Mapping[str, str | float] | None = None,  # noqa: A002
     trial: int | None = None,
     onnx: bool = False,
+    **limits: Unpack[Limits],
 ) -> ModelMetrics:
     """Write the best model of a run, or that of one trial, to a folder.
 
     Args:
         run: the run folder.
         out: the folder to write: config.yaml, model.safetensors, metrics.json.
-        max_macs: budget of the model, such as "1.2M".
-        max_params: budget of its parameters.
-        max: largest values of other metrics to be low, such as {"train_seconds": 60}.
-        min: smallest values of metrics to be high, such as {"top1": 0.9}.
-        trial: a trial of the front, instead of the best within the budget.
+        trial: a trial of the front, instead of the best within the limits.
         onnx: write model.onnx too.
+        limits: `max_macs`, `max_params`, `max_latency_ms`, `max` and `min`; see `Limits`.
 
     Raises:
         ConfigError: when no trial of the front fits.
@@ -161,7 +155,6 @@ def export(  # noqa: PLR0913 - the options of `castling export`
     trials = load_trials(run)
     number = trial
     if number is None:
-        limits = {"max_macs": max_macs, "max_params": max_params, "max": max, "min": min}
         number = int(trials.pareto.front().pareto.best(**limits).trial)
     config = run_config(load_config(run, number), f"trial {number}")
     weights = weights_path(run, number)

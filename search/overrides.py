@@ -2,31 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from castling.data.folder import folder_settings
 from search.config import SearchConfig, read_points
-from space.budget import Budget
+from space.budget import Budget, Limits
 from space.point import Point
 
 
-BOUNDS = ("max_macs", "max_params", "max_latency_ms", "max", "min")
+BOUNDS = tuple(Limits.__annotations__)
 """The overrides that change the budget: their bounds replace those of the recipe."""
 
 
-class Overrides(TypedDict, total=False):
-    """Overrides of a recipe's fields; None leaves the value of the recipe."""
+class Overrides(Limits, total=False):
+    """Overrides of a recipe's budget and fields; None leaves the value of the recipe."""
 
-    max_macs: str | int | None
-    """Budget of multiply-accumulates per image, such as "1.2M"."""
-    max_params: str | int | None
-    """Budget of parameters."""
-    max_latency_ms: float | None
-    """Budget of milliseconds per image, by a table measured on this machine."""
-    max: Mapping[str, str | float] | None
-    """Bounds on other metrics to be low, such as {"train_seconds": 60}."""
-    min: Mapping[str, str | float] | None
-    """Bounds on metrics to be high, such as {"top1": 0.9}."""
     objectives: Sequence[Mapping[str, str]] | None
     """The objectives, each {"metric": ..., "direction": "max" or "min"}."""
     points: str | Path | Sequence[Point] | None

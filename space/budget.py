@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -58,6 +58,21 @@ class Bound:
         if self.field.startswith("max_"):
             return amount
         return f"{self.metric.name} at {'most' if self.side == 'max' else 'least'} {amount}"
+
+
+class Limits(TypedDict, total=False):
+    """Upper and lower bounds as users write them; None, or one that is left out, is no bound."""
+
+    max_macs: str | int | None
+    """Multiply-accumulates per image, such as 1_200_000 or "1.2M"."""
+    max_params: str | int | None
+    """Parameters."""
+    max_latency_ms: float | None
+    """Milliseconds per image by the run's table, if it has one."""
+    max: Mapping[str, str | float] | None
+    """Largest values of other metrics to be low, such as {"train_seconds": 60}."""
+    min: Mapping[str, str | float] | None
+    """Smallest values of metrics to be high, such as {"top1": 0.9}."""
 
 
 class Budget(Config):
@@ -146,24 +161,15 @@ class Budget(Config):
         return " and ".join(bound.words(short=short) for bound in self._bounds)
 
     @classmethod
-    def of(
-        cls,
-        *,
-        max_macs: str | int | None = None,
-        max_params: str | int | None = None,
-        max_latency_ms: float | None = None,
-        max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
-        min: Mapping[str, str | float] | None = None,  # noqa: A002
-    ) -> "Budget":
+    def of(cls, **limits: Unpack[Limits]) -> "Budget":
         """Return the budget of written bounds, as the command line and `.pareto` take them.
 
         Raises:
-            ConfigError: when one is no value of its metric, or on its wrong side.
+            ConfigError: when one is no value of its metric, on its wrong side, or no bound at all.
         """
-        data: dict[str, Any] = {"max_latency_ms": max_latency_ms}
-        for name, size in (("max_macs", max_macs), ("max_params", max_params)):
-            data[name] = None if size is None else parse_size(size, name)
-        data |= {"max": {**(max or {})}, "min": {**(min or {})}}
+        data: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+        for name in data.keys() & {"max_macs", "max_params"}:
+            data[name] = parse_size(data[name], name)
         return cls(**data)
 
     def over(self, other: "Budget") -> "Budget":

@@ -80,7 +80,7 @@ def load_checkpoint(
     tensors, metadata = read_tensors(path, most_bytes=PER_WEIGHT * trained + SLACK)
     try:
         metrics = EpochMetrics.from_data(json.loads(metadata["metrics"]))
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+    except (KeyError, ValueError, RecursionError):
         raise CheckpointError(str(path), "it is not a training checkpoint") from None
     if metadata.get("config_id") != config_id:
         raise CheckpointError(str(path), "it belongs to another training")

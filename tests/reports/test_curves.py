@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -66,7 +65,7 @@ def test_torn_line_is_left_out_and_the_next_one_is_whole(torn: str, run: Path) -
 
 def test_metrics_of_other_tasks_are_columns_too(run: Path) -> None:
     own = {"loss": 1.0, "learning_rate": 1e-3, "images_per_s": 1.0, "train_seconds": 1.0}
-    other = replace(epoch(1), metrics=own | {"mean_error": 2.5})
+    other = epoch(1).replace(metrics=own | {"mean_error": 2.5})
     append_line(curve_path(run, 0), other.to_line())
     append_line(curve_path(run, 1), epoch(1).to_line())
     curves = reports.load_curves(run)

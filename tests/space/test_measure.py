@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from measured_function import MeasuredFunction
 from torch import Tensor, nn
 
 import castling
@@ -25,18 +26,6 @@ EVERYWHERE = [name for name, spec in OPERATORS.items() if spec.check is fits_any
 """The operators that serve every layer; those with rules have tests of their own."""
 
 
-class Lambda(nn.Module):
-    """A function of the images and of one parameter, so that there is a device to measure on."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.function = function
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(images * self.scale)
-
-
 def attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(x, x, x)
 
@@ -54,8 +43,8 @@ def test_fused_attention_counts_as_its_two_products(
     """fvcore alone counts nothing for the fused kernel; 2 N^2 C is what it computes."""
     shape = (num_heads, num_tokens, size)
     expected = 2 * num_tokens**2 * num_heads * size
-    assert measure_macs(Lambda(attention), shape) == expected
-    assert measure_macs(Lambda(explicit_attention), shape) == expected
+    assert measure_macs(MeasuredFunction(attention), shape) == expected
+    assert measure_macs(MeasuredFunction(explicit_attention), shape) == expected
 
 
 def test_cross_attention_counts_queries_keys_and_values_each_by_its_size() -> None:
@@ -66,8 +55,8 @@ def test_cross_attention_counts_queries_keys_and_values_each_by_its_size() -> No
         return (x[:, :, :3] @ x.transpose(-2, -1)).softmax(-1) @ x[..., :2]
 
     expected = 2 * 3 * 5 * (4 + 2)
-    assert measure_macs(Lambda(cross), (2, 5, 4)) == expected
-    assert measure_macs(Lambda(explicit), (2, 5, 4)) == expected
+    assert measure_macs(MeasuredFunction(cross), (2, 5, 4)) == expected
+    assert measure_macs(MeasuredFunction(explicit), (2, 5, 4)) == expected
 
 
 class ExplicitSoftmaxAttention(SoftmaxAttention):
@@ -98,8 +87,12 @@ def test_a_model_counts_the_same_with_fused_and_explicit_attention() -> None:
         (nn.Linear(8, 5), (3, 4, 8), 3 * 4 * 8 * 5),
         (nn.Conv2d(2, 6, 3, padding=1), (2, 5, 7), 5 * 7 * 2 * 6 * 9),
         (nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), (6, 5, 7), 5 * 7 * 6 * 9),
-        (Lambda(lambda x: torch.einsum("bchw,bcvw->bchv", x, x)), (2, 3, 4), 2 * 3 * 3 * 4),
-        (Lambda(lambda x: x @ x.transpose(-2, -1)), (2, 3, 4), 2 * 3 * 3 * 4),
+        (
+            MeasuredFunction(lambda x: torch.einsum("bchw,bcvw->bchv", x, x)),
+            (2, 3, 4),
+            2 * 3 * 3 * 4,
+        ),
+        (MeasuredFunction(lambda x: x @ x.transpose(-2, -1)), (2, 3, 4), 2 * 3 * 3 * 4),
     ],
     ids=["linear", "convolution", "depthwise", "einsum", "matmul"],
 )
@@ -119,7 +112,7 @@ def test_products_count_one_mac_per_multiply_add(
         nn.Sequential(nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1)),
         nn.Sequential(nn.BatchNorm2d(6), nn.Upsample(scale_factor=2)),
         nn.Sequential(nn.BatchNorm2d(6), nn.Upsample(scale_factor=2, mode="bilinear")),
-        Lambda(lambda x: F.gelu(x).softmax(-1) * x.rsqrt() + x.mean()),
+        MeasuredFunction(lambda x: F.gelu(x).softmax(-1) * x.rsqrt() + x.mean()),
     ],
     ids=["layer", "batch", "group", "instance", "pool", "nearest", "bilinear", "elementwise"],
 )
@@ -152,7 +145,7 @@ def test_an_operator_that_is_neither_counted_nor_listed_as_free_is_named(
     function: Callable[[Tensor], Tensor], operator: str
 ) -> None:
     with pytest.raises(UncountedOperatorError, match=operator) as caught:
-        measure_macs(Lambda(function), (2, 4, 4))
+        measure_macs(MeasuredFunction(function), (2, 4, 4))
     assert any(name.startswith(operator) for name in caught.value.operators)
     assert "\n" not in str(caught.value)
 
@@ -187,10 +180,10 @@ def test_measuring_leaves_every_modules_mode_and_state_as_it_was(
 
 
 def test_modes_are_restored_after_a_failure() -> None:
-    model = Lambda(lambda x: x.cumsum(-1)).train()
+    model = MeasuredFunction(lambda x: x.cumsum(-1)).train()
     with pytest.raises(UncountedOperatorError):
         measure_macs(model, (1, 2, 2))
-    broken = Lambda(lambda x: x @ x).train()
+    broken = MeasuredFunction(lambda x: x @ x).train()
     with pytest.raises(RuntimeError):
         measure_macs(broken, (1, 2, 3))
     assert model.training

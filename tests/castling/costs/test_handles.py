@@ -4,22 +4,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from torch import Tensor, nn
+from measured_function import MeasuredFunction
+from torch import Tensor
 
 from castling.costs.count import measure_macs
 from castling.costs.handles import FREE_OPERATIONS, HANDLES, product_macs
-
-
-class Product(nn.Module):
-    """A function of one image that needs a parameter to be measured."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.function = function
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(images * self.scale)
 
 
 SQUARE, COLUMN = torch.zeros(37, 37), torch.zeros(41)
@@ -46,7 +35,7 @@ SQUARE, COLUMN = torch.zeros(37, 37), torch.zeros(41)
 def test_products_are_counted_to_the_last_mac(
     function: Callable[[Tensor], Tensor], macs: int
 ) -> None:
-    assert measure_macs(Product(function), (3, 37, 41)) == macs
+    assert measure_macs(MeasuredFunction(function), (3, 37, 41)) == macs
 
 
 LETTERS = "abcd"

@@ -2,7 +2,6 @@ import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,10 +226,10 @@ def files_up_to(size: int) -> Iterator[None]:
 def test_a_write_that_fails_half_way_leaves_the_last_checkpoint(state: State, path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(OSError, match="File too large"), files_up_to(len(before) // 2):
-        save_checkpoint(path, *state, replace(METRICS, epoch=3), "me")
+        save_checkpoint(path, *state, METRICS.replace(epoch=3), "me")
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
-    save_checkpoint(path, *state, replace(METRICS, epoch=3), "me")
+    save_checkpoint(path, *state, METRICS.replace(epoch=3), "me")
     assert load_checkpoint(path, *state, "me").epoch == 3
 
 

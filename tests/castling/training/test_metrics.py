@@ -1,9 +1,9 @@
 import json
-from dataclasses import replace
 
 import pytest
 from epochs import epoch_metrics
 
+from castling.errors import ConfigError
 from castling.training.metrics import EpochMetrics
 
 
@@ -18,7 +18,7 @@ def test_a_line_of_json_gives_the_same_metrics() -> None:
     line = METRICS.to_line()
     assert "\n" not in line
     assert EpochMetrics.from_data(json.loads(line)) == METRICS
-    assert EpochMetrics.from_data(json.loads(replace(METRICS, mask_density=()).to_line()))
+    assert EpochMetrics.from_data(json.loads(METRICS.replace(mask_density=()).to_line()))
 
 
 def test_a_line_of_version_1_gives_the_same_metrics() -> None:
@@ -27,7 +27,7 @@ def test_a_line_of_version_1_gives_the_same_metrics() -> None:
 
 def test_a_task_has_metrics_of_its_own() -> None:
     others = {name: value for name, value in METRICS.metrics.items() if "top1" not in name}
-    metrics = replace(METRICS, metrics=others | {"mean_error": 2.0})
+    metrics = METRICS.replace(metrics=others | {"mean_error": 2.0})
     assert EpochMetrics.from_data(json.loads(metrics.to_line())) == metrics
 
 
@@ -41,5 +41,5 @@ def test_anything_else_is_refused(whole: dict[str, object]) -> None:
         whole | {"metrics": {**METRICS.metrics, "top1": True}},
         {},
     ):
-        with pytest.raises((TypeError, KeyError)):
+        with pytest.raises(ConfigError):
             EpochMetrics.from_data(wrong)

@@ -1,6 +1,6 @@
 """Short searches on a small folder of images: is the whole budget seen, and every number varied?
 
-    python benchmarks/short_searches.py [--only pareto] [--seeds 8] [--trials 24] [--epochs 6]
+    python benchmarks/short_searches.py [--only pareto] [--seeds 8] [--first-seed 0] [--trials 24] [--epochs 6]
 
 Scikit-learn's digits, the first 203 of them twice, are written as 2,000 images in class folders
 and searched as `castling search fashion-mnist --images FOLDER` would, one trial at a time and in
@@ -111,6 +111,7 @@ def main() -> None:
         "--only", action="append", help="a sampler; by default pareto, tpe, random"
     )
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=6)
     arguments = parser.parse_args()
@@ -121,7 +122,7 @@ def main() -> None:
         settings = folder_settings(name) | {"train.epochs": arguments.epochs}
         for sampler in arguments.only or ["pareto", "tpe", "random"]:
             rows = []
-            for seed in range(arguments.seeds):
+            for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
                 config = SearchConfig.from_data(
                     {
                         "space": "fashion-mnist",
@@ -135,7 +136,8 @@ def main() -> None:
                 base = config.build_space().base
                 judge = partial(accuracy, load_data(base.data, base.model))
                 rows.append(summary(search(config, judge)))
-                print(f"{sampler}, seed {seed}:", *(f"{number:.3f}" for number in rows[-1]))
+                numbers = " ".join(f"{number:.3f}" for number in rows[-1])
+                print(f"{sampler}, seed {seed}: {numbers}", flush=True)
             means, spreads = (
                 np.mean(rows, axis=0),
                 np.std(rows, axis=0, ddof=min(1, len(rows) - 1)),

@@ -1,6 +1,7 @@
 """Short searches on a small folder of images: is the whole budget seen, and every number varied?
 
-    python benchmarks/short_searches.py [--only pareto] [--seeds 8] [--first-seed 0] [--trials 24] [--epochs 6]
+    python benchmarks/short_searches.py [--only pareto] [--seeds 8] [--first-seed 0]
+        [--trials 24] [--epochs 6]
 
 Scikit-learn's digits, the first 203 of them twice, are written as 2,000 images in class folders
 and searched as `castling search fashion-mnist --images FOLDER` would, one trial at a time and in
@@ -117,12 +118,13 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
+    first = arguments.first_seed
     with tempfile.TemporaryDirectory() as name:
         write_digits(Path(name))
         settings = folder_settings(name) | {"train.epochs": arguments.epochs}
         for sampler in arguments.only or ["pareto", "tpe", "random"]:
             rows = []
-            for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            for seed in range(first, first + arguments.seeds):
                 config = SearchConfig.from_data(
                     {
                         "space": "fashion-mnist",

@@ -112,7 +112,7 @@ def shown(curve: Sequence[EpochMetrics], judge: str) -> Sequence[EpochMetrics]:
     """Return what a stopper is shown of a curve so far."""
     if judge == "branch":
         return [
-            replace(epoch, metrics={**epoch.metrics, "top1": epoch.metrics["top1_branch"]})
+            epoch.replace(metrics={**epoch.metrics, "top1": epoch.metrics["top1_branch"]})
             for epoch in curve
         ]
     return curve[-1:] if judge == "last" else curve

@@ -198,12 +198,12 @@ class Trainer:
         """
         observed = self._masks.observe(self._validation.in_order())
         with_branches = evaluate_batches(self.task, self.model, observed)
+        castled = functools.cache(lambda: castle(self.model))
         metrics = with_branches
         if not self._masks.are_empty:
-            castled = castle(self.model)
-            metrics = evaluate_batches(self.task, castled, self._validation.in_order())
+            metrics = evaluate_batches(self.task, castled(), self._validation.in_order())
         branch = {f"{name}_branch": value for name, value in with_branches.items()}
-        hooked = hooked_metrics(lambda: castle(self.model), self._validation.in_order)
+        hooked = hooked_metrics(castled, self._validation.in_order)
         weight = len(self._validation)
         return self.execution.mean({**metrics, **branch, **hooked}, weight), observed.means
 

@@ -65,7 +65,7 @@ def history(
 
 def timeless(metrics: EpochMetrics) -> EpochMetrics:
     timing = {"images_per_s": 0.0, "train_seconds": 0.0}
-    return replace(metrics, metrics={**metrics.metrics, **timing})
+    return metrics.replace(metrics={**metrics.metrics, **timing})
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:

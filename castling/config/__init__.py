@@ -3,8 +3,10 @@
 `castling.model.check` checks whether the model of a config can be built.
 """
 
+from castling.config.augment import AugmentConfig
 from castling.config.base import Config, Mark, Positive
 from castling.config.data import DataConfig
+from castling.config.distill import DistillConfig
 from castling.config.layer import OPERATOR_FIELDS, BlockConfig, LayerChoice, MaskSchedule
 from castling.config.model import (
     Architecture,
@@ -14,8 +16,9 @@ from castling.config.model import (
     StockBackbone,
     pair,
 )
+from castling.config.preprocessing import Preprocessing
 from castling.config.run import DEFAULT_TASK, RunConfig
-from castling.config.train import AugmentConfig, DistillConfig, TrainConfig
+from castling.config.train import TrainConfig
 
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "MaskSchedule",
     "ModelConfig",
     "Positive",
+    "Preprocessing",
     "RunConfig",
     "Side",
     "StockBackbone",

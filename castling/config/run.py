@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 from castling.config.base import Config, Mark
 from castling.config.data import DataConfig
 from castling.config.model import Architecture, ModelConfig, model_from_data
+from castling.config.preprocessing import Preprocessing
 from castling.config.train import TrainConfig
 
 
@@ -24,10 +25,14 @@ class RunConfig(Config):
     data: Annotated[DataConfig, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = DataConfig()
     task: str = DEFAULT_TASK
     """The task: classification, or one of a plugin."""
+    preprocessing: Annotated[Preprocessing | None, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = None
+    """How the trained model's images are prepared, and its classes; a training writes it with its
+    model, as the data and the initial weights say. null in the config of a training."""
 
     def to_data(self) -> dict[str, Any]:
-        """Return plain values, without the default task, a field that version 0.1 did not have."""
+        """Return plain values, without fields that version 0.1 did not have at their defaults."""
         data = super().to_data()
-        if self.task == DEFAULT_TASK:
-            del data["task"]
+        for name in ("task", "preprocessing"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
         return data

@@ -3,13 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from castling.config import Architecture, DataConfig
 from castling.registry import Registry
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 Images = NDArray[np.uint8]
@@ -43,6 +47,20 @@ class LabelledImages(Protocol):
 
     def read(self, rows: Rows) -> Images:
         """Return the images at these rows as a new array."""
+
+
+class Pictures(LabelledImages, Protocol):
+    """One split whose images are files or encoded bytes of any size, decoded when asked for."""
+
+    def picture(self, row: int) -> "Image":
+        """Return an image of its own size, upright, in mode L or RGB as the model's channels are.
+
+        Raises:
+            DataError: when it is unreadable.
+        """
+
+    def name(self, row: int) -> str:
+        """Return what users call the image: its path, or its key in a shard."""
 
 
 class Dataset(ABC):

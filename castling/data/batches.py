@@ -21,12 +21,15 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Return the number of images."""
 
-    def shuffled(self, order: Tensor, sizes: Sequence[int]) -> Iterator[Batch]:
+    def shuffled(
+        self, order: Tensor, sizes: Sequence[int], first_step: int = 0
+    ) -> Iterator[Batch]:
         """Yield the batches of a training epoch.
 
         Args:
             order: a permutation of the images (image).
             sizes: images of each batch; their sum is the number of images.
+            first_step: the batches before it are left out; no image of theirs is read.
         """
 
     def in_order(self, size: int) -> Iterator[Batch]:

@@ -46,9 +46,11 @@ class InMemoryBatches:
         images = (self.images[rows].float() / 255.0 - self.mean) / self.std
         return Batch(images, self.labels[rows])
 
-    def shuffled(self, order: Tensor, sizes: Sequence[int]) -> Iterator[Batch]:
+    def shuffled(
+        self, order: Tensor, sizes: Sequence[int], first_step: int = 0
+    ) -> Iterator[Batch]:
         """Yield the batches of a training epoch."""
-        for rows in order.split(list(sizes)):
+        for rows in order.split(list(sizes))[first_step:]:
             yield self.batch(rows.to(self.images.device))
 
     def in_order(self, size: int = EVALUATION_BATCH) -> Iterator[Batch]:

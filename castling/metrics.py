@@ -251,6 +251,25 @@ BUILT_IN = (
         best=1.0,
         worst=0.0,
     ),
+    *(
+        Metric(
+            name=name,
+            description=description,
+            source="training",
+            unit=FRACTION,
+            label=f"{label} (%)",
+            direction="max",
+            best=1.0,
+            worst=0.0,
+        )
+        for name, label, description in (
+            ("top5", "validation top-5 accuracy", "validation images with their class in the top 5"),
+            ("balanced_accuracy", "balanced accuracy", "mean of the classes' validation accuracies"),
+            ("macro_f1", "macro F1", "mean of the classes' F1 on the validation images"),
+            ("micro_f1", "micro F1", "F1 of all validation labels of a multi-label task together"),
+            ("map", "mAP", "mean of the classes' average precisions of a multi-label task"),
+        )
+    ),
     Metric(
         name="learning_rate",
         description="learning rate of the epoch's last step",

@@ -12,7 +12,8 @@ class Batch(NamedTuple):
     images: Tensor
     """(batch, channel, height, width), float32, normalised with the dataset's statistics."""
     labels: Tensor
-    """(batch), int64: the class of each image."""
+    """(batch), int64: the class of each image; (batch, class), float32: soft labels of Mixup or
+    CutMix; (batch, class), bool: the classes that each image of a multi-label dataset shows."""
 
 
 class Batches(Protocol):
@@ -25,7 +26,7 @@ class Batches(Protocol):
         """Yield the batches of a training epoch.
 
         Args:
-            order: a permutation of the images (image).
+            order: rows (image), a permutation or, balanced by class, drawn with replacement.
             sizes: images of each batch; their sum is the number of images.
         """
 

@@ -8,6 +8,7 @@ from castling.config import DEFAULT_TASK, Architecture, DataConfig
 from castling.data import DATASETS, Dataset
 from castling.data.arrays import Split
 from castling.data.dataset import DatasetInfo
+from castling.data.labels import check_labels
 from castling.data.selection import Selection
 from castling.data.statistics import Statistics, statistics
 from castling.errors import ConfigError, DataError
@@ -53,6 +54,8 @@ def load_data(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK)
     validation = validation.subset(config.num_validation, "data.num_validation", config)
     train = train.subset(config.num_train, "data.num_train", config)
     _check_memory([train, validation], info, config)
+    for split in (train, validation):
+        check_labels(split.labels, info, config)
     images = train.read()
     return TrainingData(
         name=config.name,
@@ -77,6 +80,7 @@ def load_test(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK)
     else:
         everything = Selection.whole(dataset.open("train"))
         _, test = everything.hold_out(_num_test(everything), config)
+    check_labels(test.labels, info, config)
     _check_memory([test], info, config)
     return test.read()
 

@@ -26,6 +26,7 @@ from castling.training.execution import Execution
 from castling.training.hooks import hooked_metrics
 from castling.training.metrics import EpochMetrics
 from castling.training.optimizer import batch_sizes, parameter_groups
+from castling.training.order import epoch_order
 from castling.training.regularisers import GateCost, Masks, Regulariser
 from castling.training.schedule import learning_rate
 from castling.training.start import start_training
@@ -84,6 +85,8 @@ class Trainer:
         self._validation = InMemoryBatches.of(data.validation, data.statistics, execution.device)
         start = start_training(run, initial, execution.device)
         self.task, self.model = start.task, start.model
+        self._labels = data.train.labels
+        self.task.begin(self._labels)
         self.digest = digest(run) + start.weights_digest
         """Identifies the training, with the weights that it begins with and learns from."""
         self.accepted_digests = [self.digest]
@@ -137,7 +140,7 @@ class Trainer:
         generator = Generator().manual_seed(_epoch_seed(self.run.train.seed, self.epochs))
         torch.manual_seed(generator.initial_seed())  # drop path draws from the global generator
         num_images = len(self._train)
-        order = torch.randperm(num_images, generator=generator)
+        order = epoch_order(self._labels, self.run.train, generator)
         self.model.train()
         total = 0.0
         for step, batch in enumerate(self._train.shuffled(order, self._batch_sizes)):

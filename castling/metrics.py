@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from castling.errors import ConfigError
@@ -15,6 +15,8 @@ Direction = Literal["max", "min"]
 Source = Literal["cost", "training"]
 NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 """What a metric may be called: its name is a column, a key and a word of the command line."""
+BRANCH = "_branch"
+"""Ends the name of a task's metric of the model with its auxiliary branches."""
 FRACTION = "fraction"
 """The unit of a part of a whole, 0 to 1, which is written and drawn in percent."""
 
@@ -263,11 +265,19 @@ BUILT_IN = (
             worst=0.0,
         )
         for name, label, description in (
-            ("top5", "validation top-5 accuracy", "validation images with their class in the top 5"),
-            ("balanced_accuracy", "balanced accuracy", "mean of the classes' validation accuracies"),
-            ("macro_f1", "macro F1", "mean of the classes' F1 on the validation images"),
-            ("micro_f1", "micro F1", "F1 of all validation labels of a multi-label task together"),
-            ("map", "mAP", "mean of the classes' average precisions of a multi-label task"),
+            (
+                "top5",
+                "validation top-5 accuracy",
+                "validation images whose class is in the top 5",
+            ),
+            (
+                "balanced_accuracy",
+                "balanced accuracy",
+                "mean of the classes' accuracies",
+            ),
+            ("macro_f1", "macro F1", "mean of the classes' F1"),
+            ("micro_f1", "micro F1", "F1 of all labels together, of a multi-label task"),
+            ("map", "mAP", "mean average precision, of a multi-label task"),
         )
     ),
     Metric(
@@ -359,10 +369,24 @@ def amounts(values: Mapping[str, float], names: Iterable[str]) -> list[str]:
 
 
 def metric_named(name: str) -> Metric:
-    """Return a registered metric, or for the name of one whose package is gone a plain one."""
+    """Return a registered metric, or for the name of one whose package is gone a plain one.
+
+    NAME_branch is a task's metric with the auxiliary branch, which curves hold.
+    """
     metric = OWN.get(name)  # first: thousands of stored records ask
     if metric is not None:
         return metric
     if name in METRICS:
         return METRICS[name]
+    base = METRICS.get(name.removesuffix(BRANCH))
+    if base is not None and name.endswith(BRANCH):
+        return replace(
+            base,
+            name=name,
+            description=f"{base.description}, with the auxiliary branch",
+            heading=f"{base.title} with branch",
+            label=f"{base.axis} with branch",
+            curve_only=True,
+            evaluate=None,
+        )
     return Metric(name=name, description="of a package that is not installed", source="training")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 """(image, channel, height, width)."""
 Labels = NDArray[np.int64] | NDArray[np.bool_]
-"""(image), int64: the class of each image, as an index into `DatasetInfo.classes`; of a multi-label
-dataset (image, class), bool: whether the image shows the class."""
+"""(image), int64: the class of each image, as an index into `DatasetInfo.classes`; of several
+labels per image (image, class), bool: whether the image shows the class."""
 Rows = NDArray[np.int64]
 """Indices of images within a split."""
 SplitName = Literal["train", "validation", "test"]

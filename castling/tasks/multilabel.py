@@ -78,6 +78,7 @@ TASKS.add(
         summary="all classes that an image shows; binary cross entropy",
         num_outputs=_num_outputs,
         metrics={"map": "max", "micro_f1": "max", "macro_f1": "max"},
+        is_multilabel=True,
         primary="map",
         build=Multilabel,
     ),

@@ -70,6 +70,8 @@ class TaskSpec:
     """The metric among them that progress displays show."""
     least_outputs: Mapping[str, int] = field(default_factory=dict)
     """The fewest outputs with which a metric is measured; those that are left out always are."""
+    is_multilabel: bool = False
+    """Whether it needs labels (image, class) of bools."""
     build: Callable[[RunConfig], Task]
     """Makes the task of a training, whose `train` has the settings of the loss."""
 

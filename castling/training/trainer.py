@@ -13,20 +13,20 @@ from torch import Generator, Tensor, nn
 
 from castling.config import DEFAULT_TASK, RunConfig
 from castling.data.batches import Batch
-from castling.data.memory import InMemoryBatches
 from castling.errors import DivergedError
+from castling.metrics import BRANCH
 from castling.model.castle import castle
 from castling.model.check import digest
 from castling.model.digest_v1 import digest_v1
 from castling.tasks import Task
-from castling.training.augment import augment
-from castling.training.data import TrainingData
+from castling.training.augment import Augmentation
+from castling.training.data import TrainingData, training_batches
 from castling.training.evaluation import evaluate_batches
 from castling.training.execution import Execution
 from castling.training.hooks import hooked_metrics
 from castling.training.metrics import EpochMetrics
 from castling.training.optimizer import batch_sizes, parameter_groups
-from castling.training.order import epoch_order
+from castling.training.order import training_order
 from castling.training.regularisers import GateCost, Masks, Regulariser
 from castling.training.schedule import learning_rate
 from castling.training.start import start_training
@@ -81,8 +81,8 @@ class Trainer:
         initial: nn.Module | None = None,
     ) -> None:
         self.run, self.execution = run, execution
-        self._train = InMemoryBatches.of(data.train, data.statistics, execution.device)
-        self._validation = InMemoryBatches.of(data.validation, data.statistics, execution.device)
+        self._train, self._validation = training_batches(data, run, execution.device)
+        self._augmentation = Augmentation(run.train, len(data.classes))
         start = start_training(run, initial, execution.device)
         self.task, self.model = start.task, start.model
         self._labels = data.train.labels
@@ -117,6 +117,11 @@ class Trainer:
         """Whether no epoch follows."""
         return self._is_stopped or self.epochs == self.run.train.epochs
 
+    def close(self) -> None:
+        """End the loader workers."""
+        self._train.close()
+        self._validation.close()
+
     def stop(self) -> None:
         """Train no further epoch."""
         self._is_stopped = True
@@ -140,10 +145,12 @@ class Trainer:
         generator = Generator().manual_seed(_epoch_seed(self.run.train.seed, self.epochs))
         torch.manual_seed(generator.initial_seed())  # drop path draws from the global generator
         num_images = len(self._train)
-        order = epoch_order(self._labels, self.run.train, generator)
+        order = training_order(self._labels, self.run.train, generator)
         self.model.train()
         total = 0.0
-        for step, batch in enumerate(self._train.shuffled(order, self._batch_sizes)):
+        seed = generator.initial_seed()
+        batches = self._train.shuffled(order, self._batch_sizes, seed=seed)
+        for step, batch in enumerate(batches):
             total += self._step(batch, step, generator) * len(batch.labels)
         trained = time.perf_counter() - started
         spent = 0.0 if self.metrics is None else self.metrics.metrics["train_seconds"]
@@ -170,8 +177,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, self._num_steps) * group["rate"]
         self._set_progress(progress)
-        images = augment(batch.images, config.augment, generator)
-        loss = self._loss(Batch(images, batch.labels), progress)
+        batch = self._augmentation(batch, generator, step_of_epoch)
+        loss = self._loss(batch, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
@@ -205,7 +212,7 @@ class Trainer:
         metrics = with_branches
         if not self._masks.are_empty:
             metrics = evaluate_batches(self.task, castled(), self._validation.in_order())
-        branch = {f"{name}_branch": value for name, value in with_branches.items()}
+        branch = {f"{name}{BRANCH}": value for name, value in with_branches.items()}
         hooked = hooked_metrics(castled, self._validation.in_order)
         weight = len(self._validation)
         return self.execution.mean({**metrics, **branch, **hooked}, weight), observed.means

@@ -1,8 +1,10 @@
 """The images of a training, in memory or streamed; those for tests are loaded apart."""
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -20,6 +22,7 @@ from castling.data.batches import Batches
 from castling.data.dataset import DatasetInfo
 from castling.data.labels import check_labels
 from castling.data.memory import InMemoryBatches
+from castling.data.pack import packed
 from castling.data.selection import Selection
 from castling.data.statistics import Statistics, statistics, streamed_statistics
 from castling.data.streamed import StreamedBatches, Workers
@@ -35,6 +38,8 @@ SHARE_OF_MEMORY = 0.1
 """Largest part of the free memory that they may be, for all trainings of this machine together."""
 MOST_HELD_OUT = 10_000
 """Validation images that are drawn from the training images at most."""
+PACKED_SIDE = 256
+"""Pixels of the shorter side of pictures that `data.cache: disk` stores."""
 Images = Split | Selection
 """In memory, or to be decoded whenever they are used."""
 
@@ -90,6 +95,8 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
         found = streamed_statistics(train.source, train.rows, config.name)
         preprocessing, unknown = with_statistics(preprocessing, found), False
     images: Images = train
+    if config.cache == "disk" and pictures:
+        images = packed(train, PACKED_SIDE, packs_folder())
     if in_memory:
         images = read = train.read(preprocessing)
         if unknown:
@@ -101,6 +108,12 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
         classes=info.classes,
         preprocessing=preprocessing,
     )
+
+
+def packs_folder() -> Path:
+    """Return the folder of the packs of `data.cache: disk`, in the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return home / "castling" / "packs"
 
 
 def load_test(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK) -> Images:

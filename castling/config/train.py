@@ -1,6 +1,6 @@
 """How a model is trained: optimiser, schedule, precision, checkpoints, what is kept."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from castling.config.base import Config
 from castling.config.distill import DistillConfig
 from castling.config.limits import LARGEST_BATCH, MOST_EPOCHS
 from castling.errors import ConfigError
+
+
+ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
 
 
 class TrainConfig(Config):
@@ -73,6 +76,14 @@ class TrainConfig(Config):
     optimiser is."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability mass spread over all classes."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Of the task classification: cross entropy, or timm's binary cross entropy of every class."""
+    class_weights: Literal["none", "balanced"] | tuple[ClassWeight, ...] = "none"
+    """Weights of the classes in the loss: all equal, inverse to their numbers of training images,
+    or one number per class."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """Order of the training images: each once per epoch, or drawn with replacement so that an
+    epoch shows each class equally often on average."""
     gate_target: float = Field(default=0.5, gt=0.0, le=1.0)
     """Target MACs of gated layers, as a fraction of their MACs with every gate open."""
     gate_weight: float = Field(default=1.0, ge=0.0)

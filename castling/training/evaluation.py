@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from castling.config import RunConfig
-from castling.data.arrays import Split
 from castling.data.batches import Batch
-from castling.data.memory import InMemoryBatches
 from castling.tasks import TASKS, Task
-from castling.training.data import TrainingData
+from castling.training.data import Images, TrainingData, evaluation_batches
 from castling.training.precision import arithmetic, autocast
 
 
@@ -38,7 +36,7 @@ def evaluate_batches(
 
 
 def evaluate(
-    run: RunConfig, model: nn.Module, split: Split, data: TrainingData
+    run: RunConfig, model: nn.Module, split: Images, data: TrainingData
 ) -> dict[str, float]:
     """Return the metrics of a run's task on a split.
 
@@ -46,8 +44,12 @@ def evaluate(
         run: names the task, and the precision of the training, in which it is evaluated too.
         model: castled, or with its auxiliary branches.
         split: the images to evaluate on.
-        data: the data of the training, whose statistics normalise the images.
+        data: the data of the training, whose transform the images get.
     """
     device = next(model.parameters()).device
-    batches = InMemoryBatches.of(split, data.statistics, device)
-    return evaluate_batches(TASKS[run.task].build(run), model, batches.in_order(), run.train.precision)
+    batches = evaluation_batches(split, data.preprocessing, device, run)
+    try:
+        task, precision = TASKS[run.task].build(run), run.train.precision
+        return evaluate_batches(task, model, batches.in_order(), precision)
+    finally:
+        batches.close()

@@ -56,7 +56,7 @@ class MaskDensities:
 
     def __init__(self, layers: Sequence[AuxiliaryBranch], batches: Iterable[Batch]) -> None:
         self._layers, self._batches = layers, batches
-        self._surviving: list[list[tuple[float | Tensor, int]]] = [[] for _ in layers]
+        self._surviving = [0.0] * len(layers)
         self._num_images = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -66,13 +66,12 @@ class MaskDensities:
             self._num_images += len(batch.labels)
             for layer, branch in enumerate(self._layers):
                 if not branch.is_empty:
-                    self._surviving[layer].append((branch.density, len(batch.labels)))
+                    self._surviving[layer] += branch.density * len(batch.labels)
 
     @property
     def means(self) -> tuple[float, ...]:
         """Return, per layer with a branch, the fraction of mask entries that survived."""
-        sums = (sum(float(part) * count for part, count in layer) for layer in self._surviving)
-        return tuple(mass / self._num_images for mass in sums)
+        return tuple(mass / self._num_images for mass in self._surviving)
 
 
 class GateCost:

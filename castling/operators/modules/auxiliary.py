@@ -38,10 +38,8 @@ class AuxiliaryBranch(TrainingOnly):
         self.threshold = schedule.threshold(0.0, num_tokens)
         self.surviving_mass: Tensor | None = None
         """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
-        self.density: float | Tensor = 0.0
-        """Fraction of the mask's entries that survived in the last forward pass in eval mode.
-
-        On the device: a read as float waits for it."""
+        self.density = 0.0
+        """Fraction of the mask's entries that survived in the last forward pass in eval mode."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
         """Move the branch with its model, but cast nothing: `progress` is a time, no weight."""
@@ -80,7 +78,7 @@ class AuxiliaryBranch(TrainingOnly):
     def note(self, survivors: Float[Tensor, "batch head query"], num_keys: int) -> None:
         """Note the density of a forward pass in eval mode, of the survivors of each query."""
         if not self.training:
-            self.density = survivors.mean().detach().double() / num_keys
+            self.density = survivors.mean().item() / num_keys
 
     def forward(
         self,
@@ -102,7 +100,7 @@ class AuxiliaryBranch(TrainingOnly):
             surviving = F.threshold(attention, self.threshold, 0.0)
         self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
         if not (self.training or surviving.is_meta or is_transformed()):  # there it has no value
-            self.density = (surviving > 0.0).float().mean()
+            self.density = (surviving > 0.0).float().mean().item()
         return surviving @ v
 
 

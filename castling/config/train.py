@@ -31,9 +31,9 @@ class TrainConfig(Config):
     """Parts of a step's batch that pass the model one after the other; their gradients add up to
     that of the whole batch. More parts need less memory."""
 
-    optimizer: Literal[
-        "adamw", "adam", "nadamw", "lamb", "lion", "muon", "sgd", "rmsproptf"
-    ] = "adamw"
+    optimizer: Literal["adamw", "adam", "nadamw", "lamb", "lion", "muon", "sgd", "rmsproptf"] = (
+        "adamw"
+    )
     """Optimiser by its name in timm; `sgd` has Nesterov momentum, `muon` updates weights of fewer
     than two axes by AdamW."""
     betas: tuple[float, float] | None = None

@@ -57,7 +57,9 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     """
     found: list[nn.Module] = []
     for child in model.children():
-        entries = list(child.children()) if isinstance(child, nn.ModuleList | nn.Sequential) else []
+        entries = (
+            list(child.children()) if isinstance(child, nn.ModuleList | nn.Sequential) else []
+        )
         for entry in entries:
             inner = _blocks(entry)
             found += inner or ([entry] if _is_block(entry) else [])

@@ -72,9 +72,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     return groups
 
 
-def _decayed(
-    model: nn.Module, config: TrainConfig, spared: list[str]
-) -> Iterable[dict[str, Any]]:
+def _decayed(model: nn.Module, config: TrainConfig, spared: list[str]) -> Iterable[dict[str, Any]]:
     """Return timm's groups by weight decay, and by layer where the rate falls over layers."""
     decay = config.weight_decay
     if config.layer_decay is None:

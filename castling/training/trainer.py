@@ -187,15 +187,15 @@ class Trainer:
         generator = Generator().manual_seed(seed)
         order = training_order(self._labels, config, generator)
         self._seed_drop_path(seed)
-        self._epoch = epoch = _Epoch(self.execution.device, self.epochs + 1, self._begun, generator)
+        self._epoch = epoch = _Epoch(
+            self.execution.device, self.epochs + 1, self._begun, generator
+        )
         if self._begun is not None:
             generator.set_state(self._random["augment"])
             self._seed_drop_path(seed, self._random)
             self._begun, self._random = None, {}
         self.model.train()
-        batches = self._train.shuffled(
-            order, self._batch_sizes, seed=seed, first_step=epoch.step
-        )
+        batches = self._train.shuffled(order, self._batch_sizes, seed=seed, first_step=epoch.step)
         for batch in batches:
             self._step(batch, epoch)
             self._tell_callbacks()

@@ -144,7 +144,9 @@ def test_a_trial_that_runs_out_of_memory_fails_and_no_other(tmp_path: Path) -> N
 
 
 def test_divided_batches_save_a_trial_that_ran_out_of_memory(tmp_path: Path) -> None:
-    trials = search_with(TAKES_ALL_MEMORY, tmp_path, workers=2, settings="double_accumulation: true")
+    trials = search_with(
+        TAKES_ALL_MEMORY, tmp_path, workers=2, settings="double_accumulation: true"
+    )
     assert (trials.state == "trained").all()
     saved, others = trials.loc[["average"]], trials.drop("average")
     assert (saved.reason == "trained with each batch in 2 parts, for want of memory").all()

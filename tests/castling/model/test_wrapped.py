@@ -24,7 +24,9 @@ def wrapped(request: pytest.FixtureRequest, tmp_path: Path) -> nn.Module:
     return nn.parallel.DistributedDataParallel(inner)  # type: ignore[arg-type]
 
 
-def test_a_wrapped_model_is_castled_and_stored_as_itself(wrapped: nn.Module, tmp_path: Path) -> None:
+def test_a_wrapped_model_is_castled_and_stored_as_itself(
+    wrapped: nn.Module, tmp_path: Path
+) -> None:
     model = unwrapped(wrapped)
     assert config_of(wrapped) is model.config
     castled = castle(wrapped)

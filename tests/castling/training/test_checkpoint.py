@@ -17,7 +17,12 @@ from castling.model.castle import set_progress
 from castling.model.storage import read_tensors, write_tensors
 from castling.model.vit import CastlingViT
 from castling.operators.modules.auxiliary import branches
-from castling.training.checkpoint import Position, Snapshot, State as TrainingState, load_checkpoint as load_state
+from castling.training.checkpoint import (
+    Position,
+    Snapshot,
+    State as TrainingState,
+    load_checkpoint as load_state,
+)
 from castling.training.metrics import EpochMetrics
 
 

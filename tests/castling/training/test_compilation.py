@@ -52,9 +52,7 @@ def test_masks_that_empty_one_after_the_other_leave_nothing_to_eager_execution(
         run.replace(train=run.train.replace(compile=what)), digits, device="cpu"
     )  # a return to eager execution would raise
     assert len(graphs) >= (LAYERS if what == "model" else 2)
-    for one, other in zip(
-        eager.model.parameters(), compiled.model.parameters(), strict=True
-    ):
+    for one, other in zip(eager.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 

@@ -11,8 +11,8 @@ from castling.registry import Registry
 
 __all__ = [
     "BRANCH",
-    "EMA",
     "BUILT_IN",
+    "EMA",
     "FRACTION",
     "METRICS",
     "NAME",

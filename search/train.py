@@ -25,7 +25,7 @@ from space.contract import check_model
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
 
 
-def train_config(
+def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it tells
     config: str | Path,
     out: str | Path,
     *,
@@ -65,17 +65,18 @@ def train_config(
         return True
 
     curve = Curve(out / CURVE_FILE)
-    while True:
+    trained = None
+    while trained is None:
+        divided = None
         try:
             trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
-            break
         except (RuntimeError, MemoryError) as error:
             divided = with_less_memory(run) if is_out_of_memory(error) else None
             if divided is None:
                 raise
-        run = divided  # outside of the handler, whose error holds the tensors of the step
-        parts = run.train.accumulation
-        on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
+        if divided is not None:  # outside of the handler, whose error holds tensors of the step
+            run, parts = divided, divided.train.accumulation
+            on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
     end = TrainingEnd.of(trained.metrics)
     metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
     remove_checkpoint(checkpoint)

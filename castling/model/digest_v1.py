@@ -42,7 +42,7 @@ def digest_v1(run: RunConfig) -> str:
 
 
 def is_of_v1(run: RunConfig) -> bool:
-    """Return whether version 0.1.0 could train a run: every later field of it is at its default."""
+    """Return whether version 0.1.0 could train a run: its later fields are at their defaults."""
     known = {*FIELDS["TrainConfig"].split()}
     return run.train.model_dump(exclude_defaults=True).keys() <= known
 

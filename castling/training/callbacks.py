@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from castling.errors import CheckpointError
 from castling.files import append_line
@@ -63,7 +64,7 @@ class Checkpoints(Callback):
         self._started, self._saved, self._saving_s = 0.0, 0.0, 0.0
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
-        self._signals: dict[int, object] = {}
+        self._signals: dict[int, Any] = {}
         self._caught: int | None = None
 
     def on_start(self, trainer: Trainer) -> None:
@@ -109,7 +110,7 @@ class Checkpoints(Callback):
     def _release(self) -> None:
         """Give the signals back to whom they belonged."""
         for number, handler in self._signals.items():
-            signal.signal(number, handler)  # type: ignore[arg-type] - as signal returned it
+            signal.signal(number, handler)
         self._signals.clear()
 
     def _save(self, trainer: Trainer) -> None:

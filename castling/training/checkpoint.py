@@ -141,34 +141,38 @@ def load_checkpoint(
         raise CheckpointError(str(path), "it belongs to another training")
     if newest_epoch is not None and metrics is not None and metrics.epoch > newest_epoch:
         raise CheckpointError(str(path), f"it has more than {newest_epoch} epochs")
-    weights, others, average = (_part(tensors, name) for name in ("model.", EXTRA, "ema."))
+    modules = {"model.": state.model, EXTRA: state.extra, "ema.": state.ema}
+    weights = {prefix: _part(tensors, prefix) for prefix in modules}
     kept, random = _part(tensors, "best."), _part(tensors, "random.")
-    for expected, got in (
-        (state.model.state_dict(), weights),
-        (_state(state.extra), others),
-        (_state(state.ema), average),
-        ({} if best is None else state.model.state_dict(), kept),
-    ):
-        if _kinds(expected) != _kinds(got):
-            raise CheckpointError(str(path), "it belongs to another model")
-    if any(strange_progress(part) is not None for part in (weights, average, kept)):
-        raise CheckpointError(str(path), "its masks are at no fraction of a training")
+    expected = {prefix: _state(module) for prefix, module in modules.items()}
+    expected["best."] = {} if best is None else _state(state.model)
+    _check_weights(path, expected, {**weights, "best.": kept})
     if position is not None and not _are_random_states(random):
         raise CheckpointError(str(path), "it lacks the states of the random generators")
     try:
         loaded = _optimizer_state(tensors, state.optimizer, numbers)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise CheckpointError(str(path), "it belongs to another optimiser") from None
-    state.model.load_state_dict(weights)
-    if state.extra is not None:
-        state.extra.load_state_dict(others)
-    if state.ema is not None:
-        state.ema.load_state_dict(average)
+    for prefix, module in modules.items():
+        if module is not None:
+            module.load_state_dict(weights[prefix])
     if state.scaler is not None and scaler is not None:
         state.scaler.load_state_dict(scaler)
     state.optimizer.load_state_dict(loaded)
     state.metrics, state.position, state.random = metrics, position, random
     state.best = None if best is None else Best(metrics=best, weights=kept)
+
+
+def _check_weights(
+    path: Path,
+    expected: Mapping[str, Mapping[str, Tensor]],
+    weights: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Raise CheckpointError when a module's tensors are another's, by prefix."""
+    if any(_kinds(expected[prefix]) != _kinds(weights[prefix]) for prefix in expected):
+        raise CheckpointError(str(path), "it belongs to another model")
+    if any(strange_progress(part) is not None for part in weights.values()):
+        raise CheckpointError(str(path), "its masks are at no fraction of a training")
 
 
 Notes = tuple[
@@ -261,6 +265,21 @@ def _optimizer_state(
     numbers: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return a state for `load_state_dict`; an error of Python's own when it is another's."""
+    states = _parameter_states(tensors, optimizer, numbers)
+    groups = optimizer.state_dict()["param_groups"]
+    for group, stored in zip(groups, numbers.get("groups", [{}] * len(groups)), strict=True):
+        if "step" in stored:
+            step = float(stored["step"])
+            group["step"] = torch.tensor(step) if stored["is_tensor"] else int(step)
+    return {"state": states, "param_groups": groups}
+
+
+def _parameter_states(
+    tensors: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    numbers: Mapping[str, Any],
+) -> dict[int, dict[str, Any]]:
+    """Return the state of each parameter, by its number."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
@@ -277,9 +296,4 @@ def _optimizer_state(
     kinds = {(frozenset(state), state.get("use_muon")) for state in states.values()}
     if len({which for _, which in kinds}) < len(kinds):
         raise ValueError("states of different optimisers")
-    groups = optimizer.state_dict()["param_groups"]
-    for group, stored in zip(groups, numbers.get("groups", [{}] * len(groups)), strict=True):
-        if "step" in stored:
-            step = float(stored["step"])
-            group["step"] = torch.tensor(step) if stored["is_tensor"] else int(step)
-    return {"state": states, "param_groups": groups}
+    return states

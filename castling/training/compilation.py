@@ -69,5 +69,6 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Return whether a module has several parts with weights, as a transformer block does."""
-    return sum(any(True for _ in part.parameters()) for part in module.children()) > 2
+    """Return whether two or more parts with weights have parts: an attention and an MLP."""
+    composites = [part for part in module.children() if any(True for _ in part.children())]
+    return sum(any(True for _ in part.parameters()) for part in composites) >= 2

@@ -1,16 +1,13 @@
 """The training loop: epochs of steps, validation after each, and callbacks in between."""
 
 import functools
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-import numpy as np
-import torch
 from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
 
-from castling.config import DEFAULT_TASK, RunConfig
+from castling.config import DEFAULT_TASK, RunConfig, TrainConfig
 from castling.data.batches import Batch
 from castling.metrics import BRANCH, EMA
 from castling.model.castle import castle, set_progress
@@ -21,6 +18,7 @@ from castling.training.augment import Augmentation
 from castling.training.checkpoint import Best, Position, State
 from castling.training.compilation import compile_parts, recompilations
 from castling.training.data import TrainingData, training_batches
+from castling.training.epoch import EpochInProgress, epoch_seed
 from castling.training.evaluation import evaluate_batches
 from castling.training.execution import Execution
 from castling.training.hooks import hooked_metrics
@@ -28,7 +26,6 @@ from castling.training.metrics import EpochMetrics
 from castling.training.optimizer import batch_sizes, make_optimizer
 from castling.training.order import training_order
 from castling.training.precision import arithmetic, check_precision
-from castling.training.readings import Readings
 from castling.training.regularisers import GateCost, Masks, Regulariser
 from castling.training.schedule import learning_rate
 from castling.training.start import start_training
@@ -71,7 +68,7 @@ class Trainer:
             unreadable.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - what a training is made of
         self,
         run: RunConfig,
         data: TrainingData,
@@ -96,25 +93,30 @@ class Trainer:
         if run.task == DEFAULT_TASK and is_of_v1(run):
             self.accepted_digests.append(digest_v1(run) + start.weights_digest)
         self._masks = Masks(self.model)
-        regularisers: list[Regulariser] = [self._masks, GateCost(self.model, config)]
-        self._regularisers = regularisers
+        self._regularisers: list[Regulariser] = [self._masks, GateCost(self.model, config)]
         self.optimizer = make_optimizer(self.model, self.task.extra, config)
-        self._ema: ModelEmaV3 | None = None
-        if config.ema_decay is not None:
-            self._ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=config.ema_warmup)
-        compile_parts(self.model, config.compile)
-        loss_module = LossModule(self.task, self.model)
-        self._stepper = Stepper(loss_module, regularisers, self.optimizer, config, execution)
+        self._ema = None if config.ema_decay is None else _average(self.model, config)
+        self._stepper = self._make_stepper()
         self._batch_sizes = batch_sizes(self.model, len(self._train), config.batch_size)
         self._num_steps = len(self._batch_sizes) * config.epochs
         self._is_stopped = False
         self._callbacks: Sequence[Callback] = ()
+        self._epoch: EpochInProgress | None = None
         self._begun: Position | None = None
         self._random: dict[str, Tensor] = {}
-        self._epoch: _Epoch | None = None
         self._best: Best | None = None
         self.metrics: EpochMetrics | None = None
         """Of the last epoch."""
+
+    def _make_stepper(self) -> Stepper:
+        compile_parts(self.model, self.run.train.compile)
+        return Stepper(
+            LossModule(self.task, self.model),
+            self._regularisers,
+            self.optimizer,
+            self.run.train,
+            self.execution,
+        )
 
     @property
     def epochs(self) -> int:
@@ -183,17 +185,13 @@ class Trainer:
     def epoch(self) -> EpochMetrics:
         """Train one epoch and validate, with and without the auxiliary branches."""
         config = self.run.train
-        seed = _epoch_seed(config.seed, self.epochs)
+        seed = epoch_seed(config.seed, self.epochs)
         generator = Generator().manual_seed(seed)
         order = training_order(self._labels, config, generator)
-        self._seed_drop_path(seed)
-        self._epoch = epoch = _Epoch(
-            self.execution.device, self.epochs + 1, self._begun, generator
+        self._epoch = epoch = EpochInProgress(
+            self.execution, self.epochs + 1, generator, self._begun, self._random
         )
-        if self._begun is not None:
-            generator.set_state(self._random["augment"])
-            self._seed_drop_path(seed, self._random)
-            self._begun, self._random = None, {}
+        self._begun, self._random = None, {}
         self.model.train()
         batches = self._train.shuffled(order, self._batch_sizes, seed=seed, first_step=epoch.step)
         for batch in batches:
@@ -239,22 +237,6 @@ class Trainer:
         metrics = {**best.metrics, "train_seconds": seconds}
         return self.model, best.replace(epoch=self.metrics.epoch, metrics=metrics)
 
-    def _seed_drop_path(self, seed: int, random: dict[str, Tensor] | None = None) -> None:
-        """Seed torch's global generators, or set them: drop path and gates draw from them.
-
-        Processes draw apart; only the first, which writes checkpoints, goes on with its draws.
-        """
-        rank, random = self.execution.rank, random or {}
-        if rank:
-            numbers = [seed, rank, 0 if self._begun is None else self._begun.step]
-            torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-            return
-        torch.manual_seed(seed)
-        if "torch" in random:
-            torch.set_rng_state(random["torch"])
-        if "cuda" in random and self.execution.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self.execution.device)
-
     def _num_of(self, epochs: int) -> int:
         """Return the steps of a number of epochs."""
         return epochs * len(self._batch_sizes)
@@ -265,7 +247,7 @@ class Trainer:
         first: float = self.optimizer.param_groups[0]["rate"]
         return rate * first
 
-    def _step(self, batch: Batch, epoch: "_Epoch") -> None:
+    def _step(self, batch: Batch, epoch: "EpochInProgress") -> None:
         config = self.run.train
         step = self._num_of(self.epochs) + epoch.step
         rate = learning_rate(config, step, self._num_steps, len(self._batch_sizes))
@@ -327,43 +309,6 @@ class Trainer:
             self._best = Best(metrics=metrics, weights=weights)
 
 
-class _Epoch:
-    """An epoch in progress.
-
-    Args:
-        device: of the training.
-        number: from 1.
-        begun: where to go on; None at its beginning.
-        generator: of its augmentation.
-    """
-
-    def __init__(
-        self, device: torch.device, number: int, begun: Position | None, generator: Generator
-    ) -> None:
-        begun = begun or Position(step=0, loss=0.0, num_images=0, seconds=0.0)
-        self._device, self.generator = device, generator
-        self.step = begun.step
-        """Steps that are done."""
-        self._started = time.perf_counter() - begun.seconds
-        self.readings = Readings(device, number, begun.step, begun.loss, begun.num_images)
-
-    @property
-    def seconds(self) -> float:
-        """Time since it began, without interruptions."""
-        return time.perf_counter() - self._started
-
-    def position(self) -> Position:
-        """Return where it is; waits for the device."""
-        loss, num_images = self.readings.read()
-        return Position(step=self.step, loss=loss, num_images=num_images, seconds=self.seconds)
-
-    def random(self) -> dict[str, Tensor]:
-        """Return the states of the random generators."""
-        states = {"augment": self.generator.get_state(), "torch": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self._device)
-        return states
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _average(model: nn.Module, config: TrainConfig) -> ModelEmaV3:
+    assert config.ema_decay is not None
+    return ModelEmaV3(model, config.ema_decay, use_warmup=config.ema_warmup)

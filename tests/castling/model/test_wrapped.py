@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,16 @@ from castling.model.wrapped import unwrapped
 
 
 @pytest.fixture(params=["ddp", "compiled", "both"])
-def wrapped(request: pytest.FixtureRequest, tmp_path: Path) -> nn.Module:
+def wrapped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[nn.Module]:
     model = build(ModelConfig(), seed=0)
     if request.param == "compiled":
-        return torch.compile(model, backend="eager")  # type: ignore[return-value]
+        yield torch.compile(model, backend="eager")  # type: ignore[misc]
+        return
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    request.addfinalizer(dist.destroy_process_group)
     inner = model if request.param == "ddp" else torch.compile(model, backend="eager")
-    return nn.parallel.DistributedDataParallel(inner)  # type: ignore[arg-type]
+    yield nn.parallel.DistributedDataParallel(inner)  # type: ignore[arg-type]
+    dist.destroy_process_group()
 
 
 def test_a_wrapped_model_is_castled_and_stored_as_itself(

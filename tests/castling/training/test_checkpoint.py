@@ -18,7 +18,6 @@ from castling.model.storage import read_tensors, write_tensors
 from castling.model.vit import CastlingViT
 from castling.operators.modules.auxiliary import branches
 from castling.training.checkpoint import (
-    Position,
     Snapshot,
     State as TrainingState,
     load_checkpoint as load_state,

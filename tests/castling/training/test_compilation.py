@@ -15,6 +15,8 @@ from castling.training.loop import train
 
 
 LAYERS = 5
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+"""Dynamo looks at the gradients of what it guards."""
 
 
 @pytest.fixture

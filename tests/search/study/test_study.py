@@ -411,7 +411,7 @@ def test_a_trial_that_ran_out_of_memory_goes_on_once_with_divided_batches(
     assert not study.again(first.trial, out_of_memory=True)
     study.finish(first.trial, trained(0.5))
     [record] = study.records
-    assert record.reason == f"trained with each batch in 2 parts, for want of memory"
+    assert record.reason == "trained with each batch in 2 parts, for want of memory"
 
 
 def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ def castle(model: M) -> M:
     """Return the inference model of a training model: in eval mode, no branch left.
 
     The model is copied, out of torch's wrappers, and what works in training only is removed:
-    parameters and graph hold no trace of it. Once the training model's masks are empty, its logits in eval mode are the castled
-    model's, bit for bit.
+    parameters and graph hold no trace of it. Once the training model's masks are empty, its
+    logits in eval mode are the castled model's, bit for bit.
     """
     for branch in branches(model):
         branch.surviving_mass = None  # of the last step's graph, which cannot be copied

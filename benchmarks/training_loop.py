@@ -2,7 +2,7 @@
 
     python benchmarks/training_loop.py [--epochs 12]
     git worktree add /tmp/before f30a24e
-    python benchmarks/training_loop.py --against /tmp/before [--rounds 9]
+    python benchmarks/training_loop.py --against /tmp/before [--rounds 31]
 
 A bare step is what no training can do without: forward pass, loss, backward pass, clipped
 gradients, AdamW, on one batch that is ready. An epoch of `castling.training.loop.train` is timed
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=31)
     arguments = parser.parse_args()
     if arguments.against is not None:
         compare(arguments.against, arguments.rounds)

@@ -22,6 +22,9 @@ STALLED_S = 1_800.0
 """Seconds that a process waits for the others within a training; the first may be writing."""
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables of a process that torchrun started, besides LOCAL_RANK."""
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Environment, before torch is imported, of processes without torch's remark on every model that
+has no unused parameters."""
 MOST_PROCESSES = 4096
 
 
@@ -124,7 +127,9 @@ class DistributedProcesses:
         if on_gpu:
             convert_sync_batchnorm(module)  # type: ignore[no-untyped-call, unused-ignore]
         return nn.parallel.DistributedDataParallel(
-            module, device_ids=[self.device] if on_gpu else None
+            module,
+            device_ids=[self.device] if on_gpu else None,
+            find_unused_parameters=True,  # the norm before an operator that skips
         )
 
     def shard(self, rows: Tensor) -> Tensor:

@@ -96,9 +96,7 @@ class Stepper:
         self.scaler.update()
         return loss, None, num_images
 
-    def _backward(
-        self, batch: Batch, progress: float, num_all: int | None
-    ) -> tuple[Tensor, int]:
+    def _backward(self, batch: Batch, progress: float, num_all: int | None) -> tuple[Tensor, int]:
         """Leave the gradients of the whole batch's mean loss; return this process's loss."""
         processes = self._execution.num_processes
         if num_all is None:

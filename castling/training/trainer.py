@@ -197,9 +197,7 @@ class Trainer:
         self._begun, self._random = None, {}
         self.model.train()
         parts = Parts.of(order, self._batch_sizes, self.execution, alone=self._reads_parts)
-        batches = self._train.shuffled(
-            parts.order, parts.sizes, seed=seed, first_step=epoch.step
-        )
+        batches = self._train.shuffled(parts.order, parts.sizes, seed=seed, first_step=epoch.step)
         for batch in batches:
             self._step(batch, epoch, parts.num_all[epoch.step])
             self._tell_callbacks()

@@ -15,7 +15,7 @@ import torch
 from castling.config import RunConfig
 from castling.training.data import training_data
 from castling.training.epoch import EpochInProgress
-from castling.training.execution import SingleProcess, connected
+from castling.training.execution import QUIET, SingleProcess, connected
 from castling.training.trainer import Callback, Trainer
 
 
@@ -71,7 +71,12 @@ def together(
 def launch(program: str, processes: int, arguments: Sequence[str]) -> None:
     """Run a program in several processes: its arguments are its rank, their number, a port."""
     port = str(free_port())
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+        **QUIET,
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(rank), str(processes), port, *arguments],

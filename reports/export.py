@@ -13,7 +13,6 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from castling.config import Config, RunConfig
-from castling.data.memory import InMemoryBatches
 from castling.errors import (
     CheckpointError,
     ConfigError,
@@ -27,7 +26,12 @@ from castling.model.castle import castle
 from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
-from castling.training.data import TrainingData, load_data, load_test
+from castling.training.data import (
+    TrainingData,
+    evaluation_batches,
+    images_for_tests,
+    training_data,
+)
 from castling.training.evaluation import evaluate
 from castling.training.hooks import hooked_metrics
 from reports.frame import load as load_trials, load_config
@@ -170,7 +174,7 @@ def export(
     end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
     if onnx:
         check_onnx()
-    data = load_data(config.data, config.model, config.task)
+    data = training_data(config)
     try:
         metrics = write_model(
             model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
@@ -209,7 +213,7 @@ def write_model(
     top1 = evaluate(config, castled, data.validation, data)["top1"]
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
-    test = load_test(config.data, config.model, config.task)
+    test = images_for_tests(config, data.preprocessing)
     metrics = ModelMetrics(
         top1_validation=top1,
         top1_test=evaluate(config, castled, test, data)["top1"],
@@ -235,7 +239,7 @@ def write_model(
     save_weights(castled, out / WEIGHTS_FILE)
     write_yaml(
         out / CONFIG_FILE,
-        config.to_data(),
+        config.replace(preprocessing=data.preprocessing).to_data(),
         f"From {trained_by}. castling.load gives the model beside this file;\n"
         "castling train trains this config anew.",
     )
@@ -246,10 +250,11 @@ def write_model(
 def _other_metrics(config: RunConfig, castled: nn.Module, data: TrainingData) -> dict[str, float]:
     """Return the metrics of other packages that are defined for a model."""
     device = next(castled.parameters()).device
-    batches = InMemoryBatches.of(data.validation, data.statistics, device)
+    batches = evaluation_batches(data.validation, data.preprocessing, device, config)
     costs = Costs(config.model)
     values = {metric.name: costs.get(metric.name, math.nan) for metric in plugin_metrics()}
     values |= hooked_metrics(lambda: castled, batches.in_order)
+    batches.close()
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
@@ -263,8 +268,8 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
     model = load(folder)
-    data = load_data(config.data, config.model, config.task)
-    test = load_test(config.data, config.model, config.task)
+    data = training_data(config)
+    test = images_for_tests(config, data.preprocessing)
     top1 = evaluate(config, model, data.validation, data)["top1"]
     end = TrainingEnd(
         epochs=recorded.epochs,

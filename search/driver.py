@@ -7,7 +7,7 @@ from typing import Unpack
 
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import TrainingData, load_data
+from castling.training.data import TrainingData, training_data
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.front import front_of
@@ -23,6 +23,7 @@ from reports.records import (
 from search.config import SearchConfig, read_recipe
 from search.context import SearchContext, check_points
 from search.display import Display
+from search.execution.cluster import expected_trainings
 from search.execution.contract import Executor, Work
 from search.execution.tune import tune_executor
 from search.overrides import Overrides, overridden
@@ -84,7 +85,7 @@ def run(
     config = overridden(_resolved(recipe, folder, manifest), overrides)
     context = _checked_context(config, folder, manifest)
     base = context.space.base
-    data = load_data(base.data, base.model, base.task)
+    data = training_data(base, trainings=expected_trainings(config))
     check_weights(base)
     url = _database(storage, manifest)
     if manifest is None:

@@ -11,7 +11,7 @@ from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
 from castling.training.callbacks import Curve
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import load_data
+from castling.training.data import training_data
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from castling.training.start import check_start
@@ -51,7 +51,8 @@ def train_config(
     begun = {} if initial is None else {"train.initial": str(initial)}
     run = with_settings(read_run_config(config), {**(settings or {}), **begun})
     check_model(run.model)
-    data = load_data(run.data, run.model, run.task)
+    run = run.replace(preprocessing=None)  # it follows from these data, not from others
+    data = training_data(run)
     check_start(run)
     _claim(out, run, resume=resume)
     checkpoint = out / CHECKPOINT_FILE

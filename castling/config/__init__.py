@@ -5,7 +5,7 @@
 
 from castling.config.augment import AugmentConfig
 from castling.config.base import Config, Mark, Positive
-from castling.config.data import DataConfig
+from castling.config.data import DataConfig, Normalisation
 from castling.config.distill import DistillConfig
 from castling.config.layer import OPERATOR_FIELDS, BlockConfig, LayerChoice, MaskSchedule
 from castling.config.model import (
@@ -35,6 +35,7 @@ __all__ = [
     "Mark",
     "MaskSchedule",
     "ModelConfig",
+    "Normalisation",
     "Positive",
     "Preprocessing",
     "RunConfig",

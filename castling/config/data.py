@@ -1,17 +1,36 @@
 """Which images a model is trained on, and how they are split."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from castling.config.base import Config, Positive
+from castling.config.limits import MOST_CHANNELS, MOST_WORKERS
+
+
+class Normalisation(Config):
+    """Mean and standard deviation per channel, of pixel values in 0 to 1."""
+
+    mean: tuple[float, ...] = Field(min_length=1, max_length=MOST_CHANNELS)
+    """One value for each channel of the model."""
+    std: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        min_length=1, max_length=MOST_CHANNELS
+    )
+    """One value for each channel of the model."""
+
+
+def _off(value: object) -> object:
+    """Return `off` for the switch that YAML reads it as."""
+    return "off" if value is False else value
 
 
 class DataConfig(Config):
     """Which images, and how they are split."""
 
     name: str = "digits"
-    """digits, fashion-mnist, or folder:PATH of class folders, or of train/ and test/ with them."""
+    """digits, fashion-mnist, pack:PATH of `castling data pack`, or folder:PATH of class folders,
+    or of train/ and test/ with them."""
     path: Path | None = None
     """Folder of the files, where a dataset needs files and they are not in the usual place."""
     num_train: Positive | None = None
@@ -20,3 +39,23 @@ class DataConfig(Config):
     """Validate on a class-balanced subset of this size; null takes all."""
     split_seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the split into training, validation and test images."""
+    cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
+    """Where decoded images are held. auto: in memory where they are at most 1 GiB and a tenth of
+    the free memory for each trial, else nowhere; disk: the training pictures as a pack of short
+    side 256 in the user's cache folder, shared by trials; off: decoded anew every epoch."""
+    loader_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=MOST_WORKERS)] = "auto"
+    """Processes of each training that decode pictures which are not in memory; batches do not
+    depend on it. 0 decodes in the training itself; auto follows its CPU cores."""
+    normalisation: Literal["auto", "data", "pretrained"] | Normalisation = "auto"
+    """data: mean and deviation of the training images; pretrained: of the initial weights; auto:
+    pretrained for pictures of any size where a training begins with weights of timm, or with a
+    model that names its own, else data. Or a mapping of mean and std."""
+    crop_mode: Literal["auto", "squash", "center", "border"] = "auto"
+    """How pictures get the model's size in evaluations, as timm names it. squash: whatever the
+    aspect ratio; center: the middle; border: padded. auto: that of the initial weights, as above;
+    else center where the training crops pictures, else squash."""
+    crop_pct: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Fraction of the resized image's side that this crop keeps; null follows crop_mode's auto:
+    that of the weights, 0.9 or 1."""
+    interpolation: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
+    """Filter of this resize; auto: that of the initial weights, else bicubic."""

@@ -1,8 +1,13 @@
 """One split of a dataset as two arrays."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from castling.data.dataset import Images, Labels, Rows
+
+
+if TYPE_CHECKING:
+    from castling.data.selection import Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,6 +16,8 @@ class Split:
 
     images: Images
     labels: Labels
+    pictures: "Selection | None" = None
+    """Where the images are from, at their own size, for random crops; None where this is it."""
 
     def __len__(self) -> int:
         return len(self.labels)

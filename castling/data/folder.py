@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from castling.data.dataset import (
     SplitName,
 )
 from castling.errors import ConfigError, DataError
-from castling.untrusted.image_files import find_images, read_image
+from castling.untrusted.image_files import find_images, read_image, read_picture
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -32,6 +36,15 @@ class ImageFiles:
     image_shape: tuple[int, int, int]
     data: str
     """Name of the data, for errors."""
+
+    def picture(self, row: int) -> "Image":
+        """Return an image at its own size, in the mode of the model's channels."""
+        mode = "L" if self.image_shape[0] == 1 else "RGB"
+        return read_picture(self.paths[row], mode, self.data)
+
+    def name(self, row: int) -> str:
+        """Return the path of an image."""
+        return str(self.paths[row])
 
     def read(self, rows: Rows) -> Images:
         """Return the images at these rows, decoded and resized."""

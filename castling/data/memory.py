@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from castling.config import Preprocessing
 from castling.data.arrays import Split
-from castling.data.batches import Batch
+from castling.data.batches import EVALUATION_BATCH, Batch
 from castling.data.statistics import Statistics
-
-
-EVALUATION_BATCH = 250
-"""Images per forward pass of an evaluation; fixed, so that accuracies are reproduced exactly."""
+from castling.data.transforms import normalised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +27,10 @@ class InMemoryBatches:
     """(channel, 1, 1)."""
 
     @classmethod
-    def of(cls, split: Split, statistics: Statistics, device: torch.device) -> "InMemoryBatches":
-        """Copy a split to a device."""
+    def of(
+        cls, split: Split, statistics: Statistics | Preprocessing, device: torch.device
+    ) -> "InMemoryBatches":
+        """Copy a split to a device; its images are normalised by mean and std of `statistics`."""
         return cls(
             images=torch.tensor(split.images, device=device),
             labels=torch.tensor(split.labels, device=device),
@@ -43,15 +43,24 @@ class InMemoryBatches:
 
     def batch(self, rows: Tensor | slice) -> Batch:
         """Return the images at these rows, normalised, and their labels."""
-        images = (self.images[rows].float() / 255.0 - self.mean) / self.std
-        return Batch(images, self.labels[rows])
+        return Batch(normalised(self.images[rows], self.mean, self.std), self.labels[rows])
 
-    def shuffled(self, order: Tensor, sizes: Sequence[int]) -> Iterator[Batch]:
-        """Yield the batches of a training epoch."""
-        for rows in order.split(list(sizes)):
-            yield self.batch(rows.to(self.images.device))
+    def shuffled(
+        self,
+        order: Tensor,
+        sizes: Sequence[int],
+        *,
+        seed: int = 0,  # noqa: ARG002 - the images are as they are
+        first_step: int = 0,
+    ) -> Iterator[Batch]:
+        """Yield the batches of a training epoch from a step on."""
+        for rows in order.split(list(sizes))[first_step:]:
+            yield self.batch((rows % len(self)).to(self.images.device))
 
     def in_order(self, size: int = EVALUATION_BATCH) -> Iterator[Batch]:
         """Yield all images in the order of the split."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
+
+    def close(self) -> None:
+        """Do nothing: there are no workers."""

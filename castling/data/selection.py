@@ -1,13 +1,21 @@
 """Selects images of a split before any is read: held-out parts and subsets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from castling.config import DataConfig
+from castling.config import DataConfig, Preprocessing
 from castling.data.arrays import Split
-from castling.data.dataset import LabelledImages, Labels, Rows
+from castling.data.dataset import Images, LabelledImages, Labels, Rows
+from castling.data.transforms import evaluation_pixels, is_squash
 from castling.errors import ConfigError, DataError
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +73,48 @@ class Selection:
             raise ConfigError(field, rule, size)
         return self.hold_out(size, config)[1]
 
-    def read(self) -> Split:
-        """Return the images in memory."""
-        return Split(images=self.source.read(self.rows), labels=self.labels)
+    @property
+    def has_pictures(self) -> bool:
+        """Return whether the images have sizes of their own."""
+        return hasattr(self.source, "picture")
+
+    def picture(self, index: int) -> "Image":
+        """Return one image of Pillow, at its own size where it has one."""
+        row = int(self.rows[index])
+        if hasattr(self.source, "picture"):
+            return self.source.picture(row)
+        return _as_picture(self.source.read(np.array([row]))[0])
+
+    def arrays(self, indices: Sequence[int]) -> Images:
+        """Return some images as a new array, squashed to the model's size."""
+        return self.source.read(self.rows[list(indices)])
+
+    def read(self, preprocessing: Preprocessing | None = None) -> Split:
+        """Return the images in memory.
+
+        Args:
+            preprocessing: the transform of pictures; None squashes them to the model's size.
+        """
+        if preprocessing is None or is_squash(preprocessing):
+            images = self.source.read(self.rows)
+        else:
+            transform = evaluation_pixels(preprocessing)
+            shape = (len(self), preprocessing.channels, *preprocessing.image_size)
+            images = np.empty(shape, np.uint8)
+            for index in range(len(self)):
+                images[index] = transform(self.picture(index)).numpy()
+        pictures = self if self.has_pictures else None
+        return Split(images=images, labels=self.labels, pictures=pictures)
+
+
+def _as_picture(image: NDArray[np.uint8]) -> "Image":
+    """Return an image (channel, height, width) as one of Pillow; ConfigError if it has no mode."""
+    from PIL import Image
+
+    if image.shape[0] not in (1, 3):
+        rule = "must be 1 or 3 for pictures that are cropped"
+        raise ConfigError("model.channels", rule, image.shape[0])
+    return Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
 
 
 def split_rows(labels: Labels, num_held_out: int, config: DataConfig) -> tuple[Rows, Rows]:

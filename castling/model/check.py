@@ -23,6 +23,8 @@ from castling.untrusted.plain_yaml import read_yaml
 
 
 L = TypeVar("L", bound=LayerChoice)
+UNSEEN = ("loader_workers",)
+"""Fields of `data` on which no result depends: a training may go on with other values."""
 
 
 def read_run_config(path: Path) -> RunConfig:
@@ -119,6 +121,10 @@ def digest(run: RunConfig) -> str:
     """
     model = canonical(run.model)
     data = _changed(run, "model")
+    for name in UNSEEN:
+        data.get("data", {}).pop(name, None)
+    if not data.get("data", True):
+        del data["data"]
     data["model"] = _changed(model, "blocks")
     data["model"]["blocks"] = [_changed_layer(layer) for layer in model.blocks]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

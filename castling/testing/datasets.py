@@ -7,6 +7,7 @@ import pytest
 
 from castling.config import DataConfig, ModelConfig
 from castling.data import DATASETS, Dataset
+from castling.data.arrays import Split
 from castling.training.data import load_data, load_test
 
 
@@ -81,4 +82,5 @@ class DatasetContract:
             assert sum(map(len, drawn)) == info.sizes["train"]
         for split in (data.train, data.validation, test):
             assert len(split) >= 1
+            assert isinstance(split, Split)  # small enough for memory
             assert split.images.shape == (len(split), *info.image_shape)

@@ -6,11 +6,9 @@ import torch
 from torch import nn
 
 from castling.config import RunConfig
-from castling.data.arrays import Split
 from castling.data.batches import Batch
-from castling.data.memory import InMemoryBatches
 from castling.tasks import TASKS, Task
-from castling.training.data import TrainingData
+from castling.training.data import Images, TrainingData, evaluation_batches
 
 
 @torch.inference_mode()
@@ -22,7 +20,7 @@ def evaluate_batches(task: Task, model: nn.Module, batches: Iterable[Batch]) -> 
 
 
 def evaluate(
-    run: RunConfig, model: nn.Module, split: Split, data: TrainingData
+    run: RunConfig, model: nn.Module, split: Images, data: TrainingData
 ) -> dict[str, float]:
     """Return the metrics of a run's task on a split.
 
@@ -30,8 +28,11 @@ def evaluate(
         run: names the task.
         model: castled, or with its auxiliary branches.
         split: the images to evaluate on.
-        data: the data of the training, whose statistics normalise the images.
+        data: the data of the training, whose transform the images get.
     """
     device = next(model.parameters()).device
-    batches = InMemoryBatches.of(split, data.statistics, device)
-    return evaluate_batches(TASKS[run.task].build(run), model, batches.in_order())
+    batches = evaluation_batches(split, data.preprocessing, device, run)
+    try:
+        return evaluate_batches(TASKS[run.task].build(run), model, batches.in_order())
+    finally:
+        batches.close()

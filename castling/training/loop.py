@@ -64,6 +64,9 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
         together.append(Checkpoints(checkpoint, checkpoint_share, newest_epoch))
     with torch.random.fork_rng():
         trainer = Trainer(run, data, SingleProcess(device), initial)
-        trainer.fit(together)
+        try:
+            trainer.fit(together)
+        finally:
+            trainer.close()
     assert trainer.metrics is not None  # a config has at least one epoch
     return Trained(model=trainer.model, metrics=trainer.metrics)

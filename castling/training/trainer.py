@@ -12,15 +12,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from castling.config import DEFAULT_TASK, RunConfig
-from castling.data.batches import Batch
-from castling.data.memory import InMemoryBatches
+from castling.data.batches import Batch, epoch_order
 from castling.errors import DivergedError
 from castling.model.castle import castle
 from castling.model.check import digest
 from castling.model.digest_v1 import digest_v1
 from castling.tasks import Task
-from castling.training.augment import augment
-from castling.training.data import TrainingData
+from castling.training.augment import Augmentation
+from castling.training.data import TrainingData, training_batches
 from castling.training.evaluation import evaluate_batches
 from castling.training.execution import Execution
 from castling.training.hooks import hooked_metrics
@@ -80,8 +79,8 @@ class Trainer:
         initial: nn.Module | None = None,
     ) -> None:
         self.run, self.execution = run, execution
-        self._train = InMemoryBatches.of(data.train, data.statistics, execution.device)
-        self._validation = InMemoryBatches.of(data.validation, data.statistics, execution.device)
+        self._train, self._validation = training_batches(data, run, execution.device)
+        self._augmentation = Augmentation(run.train, len(data.classes))
         start = start_training(run, initial, execution.device)
         self.task, self.model = start.task, start.model
         self.digest = digest(run) + start.weights_digest
@@ -114,6 +113,11 @@ class Trainer:
         """Whether no epoch follows."""
         return self._is_stopped or self.epochs == self.run.train.epochs
 
+    def close(self) -> None:
+        """End the loader workers."""
+        self._train.close()
+        self._validation.close()
+
     def stop(self) -> None:
         """Train no further epoch."""
         self._is_stopped = True
@@ -137,10 +141,12 @@ class Trainer:
         generator = Generator().manual_seed(_epoch_seed(self.run.train.seed, self.epochs))
         torch.manual_seed(generator.initial_seed())  # drop path draws from the global generator
         num_images = len(self._train)
-        order = torch.randperm(num_images, generator=generator)
+        order = epoch_order(num_images, generator, self._augmentation.repeated)
         self.model.train()
         total = 0.0
-        for step, batch in enumerate(self._train.shuffled(order, self._batch_sizes)):
+        seed = generator.initial_seed()
+        batches = self._train.shuffled(order, self._batch_sizes, seed=seed)
+        for step, batch in enumerate(batches):
             total += self._step(batch, step, generator) * len(batch.labels)
         trained = time.perf_counter() - started
         spent = 0.0 if self.metrics is None else self.metrics.metrics["train_seconds"]
@@ -167,8 +173,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, self._num_steps) * group["rate"]
         self._set_progress(progress)
-        images = augment(batch.images, config.augment, generator)
-        loss = self._loss(Batch(images, batch.labels), progress)
+        batch = self._augmentation(batch, generator, step_of_epoch)
+        loss = self._loss(batch, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)

@@ -3,13 +3,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from castling.errors import DataError
 from castling.untrusted.plain_yaml import is_endless
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 
 FORMATS = (
@@ -110,6 +114,15 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
     """
     from PIL import Image
 
+    picture = read_picture(path, mode, data)
+    pixels: NDArray[Any] = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+    return pixels
+
+
+def read_picture(path: Path, mode: str, data: str) -> "Picture":
+    """Return an image of Pillow in a mode, L or RGB, at its own size; errors as `read_image`."""
+    from PIL import Image
+
     if is_endless(path):
         raise DataError(data, f"{path} is no regular file", "remove it")
     Image.init()  # its table of formats is empty until then
@@ -118,12 +131,10 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
         if not path.stat().st_size:  # as the files of /proc have it, some of which never end
             raise OSError("it is empty")  # noqa: TRY301 - one except names the file
         with Image.open(path, formats=formats) as image:
-            resized = image.convert(mode).resize(size[::-1], Image.Resampling.BICUBIC)
+            return image.convert(mode)
     except Exception as error:  # noqa: BLE001 - each of Pillow's decoders raises errors of its own
         reason = f"{path} is no readable image ({_reason(path, error)})"
         raise DataError(data, reason, "remove or replace it") from None
-    pixels: NDArray[Any] = np.asarray(resized)
-    return pixels
 
 
 def _reason(path: Path, error: Exception) -> str:

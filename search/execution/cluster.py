@@ -89,6 +89,12 @@ def _check_answers(address: str) -> None:
         raise ConfigError("address", rule, address) from None
 
 
+def expected_trainings(config: SearchConfig) -> int:
+    """Return how many trials a search trains at a time on a machine like this one."""
+    fitting = max(1, (os.cpu_count() or 1) // config.cpus_per_trial)
+    return min(config.workers or fitting, fitting, config.trials)
+
+
 def share(cluster: Mapping[str, float], config: SearchConfig) -> Resources:
     """Divide the resources of a cluster among as many trials as fit.
 

@@ -101,7 +101,7 @@ def test_what_a_training_sees_holds_no_test_image(config: DataConfig) -> None:
     assert seen >= set(keys(data.train)) | set(keys(data.validation))
     assert not seen & test
     assert {field.name for field in fields(TrainingData)} == {
-        "name", "train", "validation", "classes", "statistics",
+        "name", "train", "validation", "classes", "preprocessing",
     }  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_a_model_for_other_data_is_refused(
 
 @pytest.mark.parametrize("name", ["cifar", "", "folder", "folder:", "digits:x", "Digits"])
 def test_unknown_data_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"data\.name: must be digits, fashion-mnist or folder"):
+    with pytest.raises(ConfigError, match=r"data\.name: must be digits, .* or pack:PATH"):
         load_data(DataConfig(name=name), DIGITS)
 
 
@@ -425,9 +425,12 @@ def test_more_images_than_memory_should_hold_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paint(tmp_path, 6)
-    monkeypatch.setattr(data_module, "LARGEST_IN_MEMORY", 10 * 3 * 4 * 6 - 1)  # 2 are for tests
+    monkeypatch.setattr(
+        data_module, "available_bytes", lambda: 10 * 3 * 4 * 6 - 1
+    )  # 2 are for tests
     monkeypatch.setattr(Image, "open", None)
-    refused(folder_config(tmp_path), FOLDER, "memory", "smaller model.image_size")
+    config = folder_config(tmp_path).replace(cache="memory")
+    refused(config, FOLDER, "memory", "smaller model.image_size")
 
 
 def test_a_folder_of_other_classes_than_the_model_is_a_config_error(tmp_path: Path) -> None:

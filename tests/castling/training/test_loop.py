@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from castling.config import DistillConfig, MaskSchedule, RunConfig
+from castling.config import DistillConfig, MaskSchedule, Preprocessing, RunConfig
 from castling.data.arrays import Split
 from castling.data.batches import Batch
 from castling.data.memory import InMemoryBatches
-from castling.data.statistics import Statistics
 from castling.errors import CheckpointError, ConfigError, DivergedError
 from castling.model.build import build
 from castling.model.castle import castle
@@ -453,8 +452,8 @@ def test_any_batch_size_trains_every_image_once_an_epoch(
 def test_training_takes_images_that_are_all_alike(tiny: RunConfig, digits: TrainingData) -> None:
     # Attention among equal tokens is exactly uniform, and the standard deviation is zero.
     blank = Split(images=np.zeros((20, 1, 8, 8), np.uint8), labels=np.arange(20) % 10)
-    flat = Statistics(mean=(0.0,), std=(1e-6,))
-    data = replace(digits, train=blank, validation=blank, statistics=flat)
+    flat = digits.preprocessing.replace(mean=(0.0,), std=(1e-6,))
+    data = replace(digits, train=blank, validation=blank, preprocessing=flat)
     trained = train(with_training(tiny, epochs=1), data)
     assert math.isfinite(trained.metrics.metrics["loss"])
 
@@ -613,8 +612,8 @@ def test_levit_trains_on_images_of_which_one_is_left() -> None:
     run = run_config({"model": model, "train": {"epochs": 2, "batch_size": 4}})
     images = np.random.default_rng(0).integers(0, 255, (9, 1, 32, 32), np.uint8)
     split = Split(images=images, labels=np.arange(9) % 2)
-    statistics = Statistics(mean=(0.5,), std=(0.3,))
+    shown = Preprocessing(image_size=(32, 32), channels=1, mean=(0.5,), std=(0.3,))
     data = TrainingData(
-        name="noise", train=split, validation=split, classes=("a", "b"), statistics=statistics
+        name="noise", train=split, validation=split, classes=("a", "b"), preprocessing=shown
     )
     assert train(run, data).metrics.epoch == 2

@@ -1,0 +1,185 @@
+"""Transforms of pictures: of evaluations, and timm's random ones of trainings."""
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from castling.config import AugmentConfig, Preprocessing
+from castling.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+Transform = Callable[["Image"], Tensor]
+"""From a picture of any size to (channel, height, width)."""
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode of pictures by their channels."""
+
+
+def evaluation_transform(preprocessing: Preprocessing) -> Transform:
+    """Return the transform from a picture of Pillow to a float32 tensor (channel, height, width).
+
+    It is timm's `create_transform` of a pretrained_cfg with the same values. Evaluations during
+    and after a training apply it in two parts, pixels and normalisation, with the same result.
+
+    Args:
+        preprocessing: size, crop, filter, mean and standard deviation.
+    """
+    return _chain(_mode(preprocessing), _timm_evaluation(preprocessing, normalize=True))
+
+
+def evaluation_pixels(preprocessing: Preprocessing) -> Transform:
+    """Return `evaluation_transform` up to the pixels, uint8 (channel, height, width)."""
+    return _chain(_mode(preprocessing), _timm_evaluation(preprocessing, normalize=False))
+
+
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return pixels (..., channel, height, width) as float32: (pixels / 255 - mean) / std.
+
+    Args:
+        images: uint8.
+        mean: (channel, 1, 1).
+        std: (channel, 1, 1).
+    """
+    return images.to(torch.float32, copy=True).div_(255.0).sub_(mean).div_(std)
+
+
+def is_squash(preprocessing: Preprocessing) -> bool:
+    """Return whether the transform is the plain resize that `LabelledImages.read` applies."""
+    plain = Preprocessing.model_fields
+    return all(
+        getattr(preprocessing, name) == plain[name].default
+        for name in ("interpolation", "crop_mode", "crop_pct")
+    )
+
+
+def training_pixels(augment: AugmentConfig, preprocessing: Preprocessing) -> Transform:
+    """Return timm's random transform of a preset that crops pictures, to uint8 pixels.
+
+    Draws come from the global generators of `random`, numpy and torch. Erasing follows on
+    normalised images, see `castling.data.streamed`.
+
+    Args:
+        augment: the preset and the fields that replace its values.
+        preprocessing: size, channels, and the mean with which rotations fill corners.
+
+    Raises:
+        ConfigError: when timm has no such policy, or the images are neither grey nor colour.
+    """
+    from timm.data import create_transform
+
+    filled: Any = augment.filled()
+    policy = filled.auto_augment
+    try:
+        transform = create_transform(  # type: ignore[no-untyped-call, unused-ignore]
+            (preprocessing.channels, *preprocessing.image_size),
+            is_training=True,
+            scale=filled.crop_scale,
+            ratio=filled.crop_ratio,
+            hflip=filled.hflip,
+            color_jitter=filled.color_jitter,
+            auto_augment=None if policy in (None, "", "off") else policy,
+            interpolation=filled.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            normalize=False,
+        )
+    except Exception as error:  # noqa: BLE001 - timm asserts, indexes, converts
+        rule = f"must be a policy of timm's ({type(error).__name__}: {error})"
+        raise ConfigError("train.augment.auto_augment", rule, policy) from None
+    _keep_a_bit(transform)
+    return _chain(_mode(preprocessing), functools.partial(_checked, transform, augment.preset))
+
+
+def _checked(transform: Transform, preset: str, picture: "Image") -> Tensor:
+    """Return the transformed picture; ConfigError when Pillow cannot do what the preset asks."""
+    import PIL
+
+    try:
+        return transform(picture)
+    except Exception as error:  # whatever Pillow refuses
+        rule = f"must be one that this Pillow can run ({type(error).__name__}: {error})"
+        got = f"{preset} with Pillow {PIL.__version__}"
+        raise ConfigError("train.augment.preset", rule, got, "choose another preset") from error
+
+
+def _keep_a_bit(transform: Any) -> None:
+    """Let a policy's posterize keep one bit at least: Pillow 13 refuses 0, a black image."""
+    for step in transform.transforms:
+        policies = [step.ops] if hasattr(step, "ops") else getattr(step, "policy", [])
+        for ops in policies:
+            for op in ops:
+                if op.name.startswith("Posterize"):
+                    op.level_fn = functools.partial(_one_bit_or_more, op.level_fn)
+
+
+def _one_bit_or_more(level_fn: Callable[..., tuple[int]], level: float, hparams: Any) -> Any:
+    return (max(1, level_fn(level, hparams)[0]),)
+
+
+def _timm_evaluation(preprocessing: Preprocessing, *, normalize: bool) -> Transform:
+    from timm.data import create_transform
+
+    transform: Transform = create_transform(  # type: ignore[no-untyped-call, unused-ignore]
+        (preprocessing.channels, *preprocessing.image_size),
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        normalize=normalize,
+    )
+    return transform
+
+
+def _mode(preprocessing: Preprocessing) -> Callable[["Image"], "Image"]:
+    """Return the conversion to grey or colour; ConfigError for other channels."""
+    mode = MODES.get(preprocessing.channels)
+    if mode is None:
+        rule = "must be 1 or 3 for pictures that are cropped"
+        raise ConfigError("model.channels", rule, preprocessing.channels)
+    return functools.partial(_converted, mode)
+
+
+def _converted(mode: str, picture: "Image") -> "Image":
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _chain(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Transform:
+    return functools.partial(_applied, first, second)  # picklable, for loader workers
+
+
+def _applied(first: Callable[[Any], Any], second: Callable[[Any], Any], value: Any) -> Any:
+    return second(first(value))
+
+
+def seed_of(*numbers: int) -> int:
+    """Return the 32-bit hash of numbers that seeds the random draws of a sample or a step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of `random`, numpy and torch on the CPU."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - timm draws from it
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def draws_apart() -> Iterator[None]:
+    """Leave the global generators afterwards as they were, for draws of a training itself."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, library
 
 from castling.errors import ConfigError
-from castling.kernels import arguments, derivatives
+from castling.kernels import derivatives
 from castling.kernels.linear_angular import ConvolutionGrid
 
 
@@ -40,7 +40,8 @@ def mix_added(
         ConfigError: when sizes do not fit one another, or Triton is missing.
     """
     along = [grid.prefix, grid.height, grid.width]
-    out, _ = operator()(qkv, weight, added, along)
+    register()
+    out, _ = torch.ops.castling.mix_added(qkv, weight, added, along)
     return out
 
 
@@ -51,9 +52,9 @@ def has_triton() -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def register() -> None:
+def register() -> bool:
     """Register the operator, if it has not been; only now is Triton imported."""
-    operator()
+    return operator() is not None
 
 
 @cache
@@ -74,7 +75,7 @@ def operator() -> Callable[..., tuple[Tensor, Tensor]]:
         return _forward(kernels, qkv, weight, added, grid)
 
     @library.triton_op("castling::mix_added_backward", mutates_args=())
-    def backward(  # noqa: PLR0913, PLR0917 - saved tensors
+    def backward(
         qkv: Tensor,
         weight: Tensor,
         added: Tensor | None,
@@ -116,7 +117,7 @@ def _forward_shapes(
     return qkv.new_empty(batch, tokens, heads, size), context
 
 
-def _backward_shapes(  # noqa: PLR0913, PLR0917 - saved tensors
+def _backward_shapes(
     qkv: Tensor,
     weight: Tensor,
     added: Tensor | None,
@@ -271,12 +272,9 @@ def objection(qkv: Tensor, weight: Tensor) -> str:
     """Return why the kernels do not take these tensors here; nothing if they do."""
     size = qkv.shape[-1]
     if qkv.dtype not in TYPES or weight.dtype not in TYPES:
-        return f"the kernels take no {qkv.dtype}"
+        return "the kernels take float32, bfloat16 and float16"
     if size > LARGEST_SIZE:
-        return f"heads of {size} channels are larger than the kernels' {LARGEST_SIZE}"
+        return "heads have more than 128 channels"
     if not has_triton():
         return "Triton is not installed"
     return ""
-
-
-__all__ = ["arguments", "has_triton", "mix_added", "objection", "operator", "register"]

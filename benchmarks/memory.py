@@ -20,6 +20,7 @@ from attention import WIDTH, Goal, block, constant_branch
 from rich.console import Console
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import flex_attention
 from torch.utils._pytree import tree_leaves
 
@@ -42,17 +43,16 @@ def saved_bytes(goal: Goal, layers: int, *, layer: LayerPath, branch: BranchPath
         with torch.device("cuda"):
             stack = nn.Sequential(*(block("linear_angular", goal, mask) for _ in range(layers)))
             x = torch.empty(goal.batch, goal.tokens, WIDTH, requires_grad=True)
-        parameters = {p.untyped_storage()._cdata for p in stack.parameters()}
+        parameters = {_storage(p) for p in stack.parameters()}
         held: list[Tensor] = []
 
         def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in parameters:
+            if _storage(tensor) not in parameters:
                 held.append(tensor)
-                kept[storage._cdata] = storage.nbytes()
+                kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
             return tensor
 
-        again = flex._again
+        again = flex.again
 
         def keep_all(run: Callable[..., object], *arguments: object) -> object:
             for leaf in tree_leaves(arguments):
@@ -61,8 +61,8 @@ def saved_bytes(goal: Goal, layers: int, *, layer: LayerPath, branch: BranchPath
             return again(run, *arguments)
 
         with (
-            patch.object(flex, "_again", keep_all),
-            torch.autocast("cuda", torch.bfloat16),
+            patch.object(flex, "again", keep_all),
+            cuda_autocast(),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         ):
             stack(x)
@@ -70,6 +70,24 @@ def saved_bytes(goal: Goal, layers: int, *, layer: LayerPath, branch: BranchPath
 
 
 higher_order = importlib.import_module("torch._higher_order_ops.flex_attention")
+
+
+@contextmanager
+def cuda_autocast() -> Iterator[None]:
+    """Cast to bfloat16 by CUDA's rules; torch.autocast refuses to on a machine without CUDA."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)  # noqa: FBT003
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+        torch.clear_autocast_cache()
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(StorageWeakRef(tensor.untyped_storage()).cdata)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ constant:
 
     S v = softmax(s where s > limit, else -inf) v * exp(l2 - lse), l2 = logsumexp of the same
 
-since A > threshold is s > limit. exp(l2 - lse) is the attention mass of a query that survives; where
-nothing survives l2 is -inf and both are 0. Entries within rounding of the threshold may fall on
-the other side than in the formula, which compares A itself.
+since A > threshold is s > limit. exp(l2 - lse) is the attention mass of a query that survives;
+where nothing survives l2 is -inf and both are 0. Entries within rounding of the threshold may
+fall on the other side than in the formula, which compares A itself.
 """
 
 import math
@@ -76,7 +76,7 @@ def attend(
     else:
         limit = torch.full((), threshold, device=q.device)
     run = passes if torch.compiler.is_compiling() else compiled_passes()
-    made = _again(run, q, k, v, limit.log(), count)
+    made = again(run, q, k, v, limit.log(), count)
     return Masked(mixed=made[0], mass=made[1], survivors=made[2] if count else None)
 
 
@@ -95,7 +95,7 @@ def chunked(
     for start in range(0, q.shape[2], CHUNK):
         rows = q[:, :, start : start + CHUNK]
         part = None if bias is None else bias[..., start : start + CHUNK, :]
-        made.append(_again(by_maps, rows, k, v, part, threshold))
+        made.append(again(by_maps, rows, k, v, part, threshold))
     mixed, mass, survivors = (torch.cat(parts, dim=2) for parts in zip(*made, strict=True))
     return Masked(mixed=mixed, mass=mass, survivors=survivors)
 
@@ -126,7 +126,7 @@ def surviving_attention(
     return F.threshold(attention, threshold, 0.0)
 
 
-def _again(run: Callable[..., Any], *arguments: Any) -> Any:
+def again(run: Callable[..., Any], *arguments: Any) -> Any:
     """Run a function that the backward pass runs again, so that nothing within is kept."""
     if not torch.is_grad_enabled():
         return run(*arguments)

@@ -1,4 +1,4 @@
-"""The Triton kernels of linear-angular attention as an operator of torch, `castling::mix_added`."""
+"""The Triton kernels of linear-angular attention as torch's operator `castling::mix_added`."""
 
 import math
 from collections.abc import Callable
@@ -258,9 +258,10 @@ def _backward(  # noqa: PLR0913, PLR0917 - saved tensors
         size, size, padded, padded, down, across, added is not None, ROWS_BACKWARD, tiles,
         precision,
     )  # fmt: skip
+    shared = True  # the queries' part of the gradient of v lies in dv already
     wrap(kernels.gradients_of_keys)[(batch * heads, math.ceil(tokens / ROWS_BACKWARD))](
         k, v, _total(dparts), dk, dv, heads, tokens, *_strides(k, v, dk, dv),
-        size, size, padded, padded, True, ROWS_BACKWARD, precision,
+        size, size, padded, padded, shared, ROWS_BACKWARD, precision,
     )  # fmt: skip
     summed = dtaps.sum((0, 2))
     shaped = summed.sum(-1) if weight.shape[0] == heads else summed.transpose(1, 2)

@@ -38,8 +38,8 @@ class AuxiliaryBranch(TrainingOnly):
         self.surviving_mass: Tensor | None = None
         """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
         self.density: float | Tensor = 0.0
-        """Fraction of the mask's entries that survived in the last forward pass in eval mode, on its
-        device: a forward pass waits for nothing."""
+        """Fraction of the mask's entries that survived in the last forward pass in eval mode, on
+        its device: a forward pass waits for nothing."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
         """Move the branch with its model, but cast nothing: `progress` is a time, no weight."""

@@ -58,9 +58,14 @@ class _UnitRows(torch.autograd.Function):
         size = x.shape[-1]
         largest = (2.0 * SMALLEST_SQUARED_NORM / size) ** -0.5
         inverse = inverse.masked_fill(inverse >= largest, 0.0)
-        through = torch.ops.aten._fused_rms_norm_backward  # noqa: SLF001
-        made, _ = through(gradient * size**-0.5, x, [size], inverse, None, [True, False])
-        return (made,)
+        gradient = gradient * size**-0.5
+        if x.is_cuda:
+            through = torch.ops.aten._fused_rms_norm_backward  # noqa: SLF001
+            made, _ = through(gradient, x, [size], inverse, None, [True, False])
+            return (made,)
+        normed = x * inverse
+        along = (gradient * normed).mean(dim=-1, keepdim=True)
+        return (((gradient - normed * along) * inverse).to(x.dtype),)
 
 
 class TokenConvolution(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory import cuda_autocast
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from castling.config import BlockConfig
@@ -38,7 +39,7 @@ def _check(*arguments: str, interpret: bool) -> None:
     compared = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(compared) >= 6
     for name, errors in compared:
-        assert max(errors) < BOUNDS.get(name.split("-")[0], 1e-6), (name, errors)
+        assert max(errors) < BOUNDS.get(name.split("-")[0], 2e-6), (name, errors)
 
 
 def test_the_kernels_are_the_formula_in_tritons_interpreter() -> None:
@@ -67,7 +68,7 @@ def _layer() -> LinearAngularAttention:
 def test_shapes_and_types_are_known_without_values() -> None:
     with FakeTensorMode(), torch.device("cuda"), paths.forced(layer="triton", rms=True):
         x = torch.empty(2, 64, 64, requires_grad=True)
-        with torch.autocast("cuda", torch.bfloat16):
+        with cuda_autocast():
             out = _layer()(x)
         assert (out.shape, out.dtype, out.device.type) == (x.shape, torch.bfloat16, "cuda")
 

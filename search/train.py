@@ -14,6 +14,7 @@ from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import training_data
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
+from castling.training.out_of_memory import is_out_of_memory, with_less_memory
 from castling.training.start import check_start
 from reports.export import METRICS_FILE, ModelMetrics, write_model
 from reports.masks import TrainingEnd
@@ -24,7 +25,7 @@ from space.contract import check_model
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
 
 
-def train_config(
+def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it tells
     config: str | Path,
     out: str | Path,
     *,
@@ -32,6 +33,7 @@ def train_config(
     initial: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> ModelMetrics:
     """Train a config with the full scheme and write the castled model, tested.
 
@@ -43,6 +45,7 @@ def train_config(
             that differs at most in the choices of its attention layers.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
         on_epoch: called after every epoch.
+        on_note: called with a sentence when the batches must be divided, as memory ran out.
 
     Raises:
         CastlingError: one of its kinds when config, data or folder are unusable.
@@ -62,7 +65,18 @@ def train_config(
         return True
 
     curve = Curve(out / CURVE_FILE)
-    trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
+    trained = None
+    while trained is None:
+        divided = None
+        try:
+            trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
+        except (RuntimeError, MemoryError) as error:
+            divided = with_less_memory(run) if is_out_of_memory(error) else None
+            if divided is None:
+                raise
+        if divided is not None:  # outside of the handler, whose error holds tensors of the step
+            run, parts = divided, divided.train.accumulation
+            on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
     end = TrainingEnd.of(trained.metrics)
     metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
     remove_checkpoint(checkpoint)

@@ -16,6 +16,7 @@ from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
 from castling.model.check import read_run_config
 from castling.model.keep import is_progress, keep_weights, strange_progress
+from castling.model.wrapped import unwrapped
 from castling.untrusted.tensor_file import (
     TensorHeader,
     bytes_of,
@@ -52,6 +53,7 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
     folder = Path(folder)
     if run is None:
         run = RunConfig(model=config_of(model))
+    model = unwrapped(model)
     _check_loadable(model, run.model)
     save_weights(model, folder / WEIGHTS_FILE)
     write_yaml(folder / CONFIG_FILE, run.to_data())
@@ -62,6 +64,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
     Equal weights are equal bytes: the note is one entry, as safetensors shuffles several.
     """
+    model = unwrapped(model)
     castled = "true" if is_castled(model) else "false"
     write_tensors(path, model.state_dict(), {"castled": castled})
 

@@ -75,6 +75,7 @@ def train(
             initial=initial,
             settings=parse_settings(settings or []),
             on_epoch=_print_epoch,
+            on_note=print_result,
         )
     except KeyboardInterrupt:
         given = ["--from", initial] if initial else []

@@ -544,8 +544,9 @@ def test_interrupted_training_goes_on_to_the_same_weights(
     config = tmp_path / "config.yaml"
     write_yaml(config, RunConfig.from_data({"train": {"epochs": 8}}).to_data())
     command = [sys.executable, "-m", "search", "train", str(config), "--out", str(tmp_path / "a")]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as this process: sums depend on it
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
         assert training.stdout is not None
         assert training.stdout.readline().startswith("epoch 1:")

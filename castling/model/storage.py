@@ -16,6 +16,7 @@ from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
 from castling.model.check import read_run_config
 from castling.model.keep import is_progress, keep_weights, strange_progress
+from castling.model.structure import plain_attributes
 from castling.untrusted.tensor_file import (
     TensorHeader,
     bytes_of,
@@ -79,11 +80,25 @@ def _check_loadable(model: nn.Module, config: Architecture) -> None:
         got = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in precisions))
         raise ConfigError("model", rule, got, "cast the whole of it, as model.float() does")
     with torch.device("meta"):
-        anew = build(config.castled() if is_castled(model) else config).state_dict()
+        rebuilt = build(config.castled() if is_castled(model) else config)
+    anew = rebuilt.state_dict()
     for name in [*(anew.keys() ^ state.keys()), *(anew.keys() & state.keys())]:
         if name not in anew or name not in state or _kind(anew[name]) != _kind(state[name]):
             rule = f"must have the weights that its config asks for to be saved ({name} differs)"
             raise ConfigError("model", rule, fix="build it anew from a config that fits")
+    _check_attributes(model, rebuilt)
+
+
+def _check_attributes(model: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise ConfigError when a plain attribute, such as the pooling, is not that of the config."""
+    here, there = plain_attributes(model), plain_attributes(rebuilt)
+    for place in sorted(here.keys() & there.keys()):
+        if here[place] != there[place]:
+            path, _, name = place.rpartition(":")
+            where = ".".join(part for part in (path, name) if part)
+            rule = f"must have the {where} that its config gives, {there[place]!r}, to be saved"
+            fix = f"build it with {name} among its options, or set it back"
+            raise ConfigError("model", rule, here[place], fix)
 
 
 def _is_weight(name: str, tensor: Tensor) -> bool:

@@ -16,6 +16,7 @@ from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
 from castling.model.check import read_run_config
 from castling.model.keep import is_progress, keep_weights, strange_progress
+from castling.model.pretrained import check_preprocessing, describe, described
 from castling.model.structure import plain_attributes
 from castling.untrusted.tensor_file import (
     TensorHeader,
@@ -44,7 +45,8 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
     Args:
         model: training or castled model.
         folder: made if missing.
-        run: the training config to store with the weights; by default one with only the model.
+        run: the training config to store with the weights; by default one with only the model,
+            and with the preprocessing that the model was loaded with, or has as one of timm.
 
     Raises:
         ConfigError: when the model has no config, so that timm cannot build it anew; or when
@@ -52,7 +54,9 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
     """
     folder = Path(folder)
     if run is None:
-        run = RunConfig(model=config_of(model))
+        config = config_of(model)
+        preprocessing, task = described(model, config)
+        run = RunConfig(model=config, preprocessing=preprocessing, task=task)
     _check_loadable(model, run.model)
     save_weights(model, folder / WEIGHTS_FILE)
     write_yaml(folder / CONFIG_FILE, run.to_data())
@@ -114,6 +118,9 @@ def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype | None]:
 def load(folder: str | Path) -> nn.Module:
     """Return the castled model of a folder, in eval mode, on the CPU.
 
+    `model.predict(picture)` gives the classes of a picture with their probabilities, and
+    `model.pretrained_cfg` is what timm's functions for transforms ask for.
+
     Its weights have the precision in which they were saved: float32, unless the model was cast.
 
     Raises:
@@ -121,7 +128,10 @@ def load(folder: str | Path) -> nn.Module:
         CheckpointError: when the weights are missing, truncated or of another model.
     """
     folder = Path(folder)
-    return load_weights(read_run_config(folder).model, folder / WEIGHTS_FILE)
+    run = read_run_config(folder)
+    check_preprocessing(run.preprocessing, run.model)
+    model = load_weights(run.model, folder / WEIGHTS_FILE)
+    return describe(model, run.model, run.preprocessing, run.task)
 
 
 def load_weights(config: Architecture, path: Path) -> nn.Module:

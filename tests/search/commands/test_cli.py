@@ -62,6 +62,7 @@ OPTIONS = {
     "strategies": set(),
     "samplers": set(),
     "stoppers": set(),
+    "data": set(),
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from castling.data import DATASETS, Dataset
 from castling.data.arrays import Split
 from castling.data.batches import Batches
 from castling.data.dataset import DatasetInfo
+from castling.data.labels import check_labels
 from castling.data.memory import InMemoryBatches
 from castling.data.pack import packed
 from castling.data.selection import Selection
@@ -84,6 +85,7 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
     config = run.data
     dataset, info = _opened(config, run.model, run.task)
     train, validation = _selected(dataset, info, config)
+    TASKS[run.task].build(run).begin(train.labels)  # raises where settings do not fit the labels
     pictures = train.has_pictures
     preprocessing = run.preprocessing or crop_of(run, info, pictures=pictures)
     unknown = run.preprocessing is None and needs_statistics(run, pictures=pictures)
@@ -138,6 +140,7 @@ def images_for_tests(run: RunConfig, preprocessing: Preprocessing | None = None)
     else:
         everything = Selection.whole(dataset.open("train"))
         _, test = everything.hold_out(_num_test(everything), config)
+    check_labels(test.labels, info, config)
     return test.read(preprocessing) if _is_held([test], info, run, 1) else test
 
 
@@ -191,7 +194,10 @@ def _selected(
     else:
         train, validation = train.hold_out(min(MOST_HELD_OUT, math.ceil(len(train) / 4)), config)
     validation = validation.subset(config.num_validation, "data.num_validation", config)
-    return train.subset(config.num_train, "data.num_train", config), validation
+    train = train.subset(config.num_train, "data.num_train", config)
+    for split in (train, validation):
+        check_labels(split.labels, info, config)
+    return train, validation
 
 
 def _num_test(train: Selection) -> int:

@@ -93,7 +93,7 @@ class Predictor:
             outputs = self.model(images.to(weight.device, weight.dtype)).float().cpu()
         finally:
             self.model.train(was_training)
-        if getattr(TASKS[self.task], "is_multilabel", False):
+        if TASKS[self.task].is_multilabel:
             return outputs.sigmoid()
         return outputs.softmax(dim=1)
 

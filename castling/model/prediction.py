@@ -12,7 +12,7 @@ from castling.config import DEFAULT_TASK, Preprocessing
 from castling.data.transforms import MODES, evaluation_transform
 from castling.errors import ConfigError
 from castling.tasks import TASKS
-from castling.untrusted.image_files import read_picture
+from castling.untrusted.image_files import read_picture, upright
 
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ class Predictor:
 
 def _upright(picture: Any, mode: str) -> "Image":
     """Return a picture as it is to be seen, grey or in colour."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(picture, str | Path):
         return read_picture(Path(picture), mode, "to predict")
     if not isinstance(picture, Image.Image):
         rule = "must be a picture of Pillow, the path of one, or a list of them"
         raise ConfigError("pictures", rule, type(picture).__name__)
-    return ImageOps.exif_transpose(picture).convert(mode)
+    return upright(picture, mode)

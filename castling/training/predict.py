@@ -77,8 +77,8 @@ def predict_files(
 
     Arguments and errors as of `predict`; `on_progress` gets the files done and all of them.
     """
-    files = list_files(images)
     predictor = _loaded(Path(folder), device)
+    files = list_files(images)
     for start in range(0, len(files), BATCH):
         batch = files[start : start + BATCH]
         yield from _batch(predictor, batch, top)

@@ -17,7 +17,7 @@ import castling
 import castling.model
 from castling.config import Preprocessing, RunConfig
 from castling.data.arrays import Split
-from castling.errors import ConfigError, DataError
+from castling.errors import ConfigError, DataError, RunFolderError
 from castling.files import write_yaml
 from castling.training.data import training_data
 from castling.untrusted.plain_yaml import read_yaml
@@ -103,6 +103,13 @@ def test_what_is_written_says_how_images_are_prepared(best: Path) -> None:
         assert (facts["crop_mode"], facts["crop_pct"]) == ("center", section["crop_pct"])
         assert isinstance(model.get_submodule(facts["first_conv"]), torch.nn.Conv2d)
         assert isinstance(model.get_submodule(facts["classifier"]), torch.nn.Linear)
+
+
+def test_a_finished_training_is_known_by_its_config(best: Path) -> None:
+    """The preprocessing that it wrote does not make it the training of another config."""
+    for config in (best.with_suffix(".yaml"), best):
+        with pytest.raises(RunFolderError, match="is trained already"):
+            train_config(config, best, resume=True)
 
 
 def test_python_command_line_timm_and_onnx_agree(
@@ -291,7 +298,8 @@ def test_pictures_of_every_mode_and_size_are_predicted(best: Path, tmp_path: Pat
     expected = model.predict(upright)
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[274] = 6
-    assert model.predict(turned) == expected
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    assert model.predict([turned, tmp_path / "turned.png"]) == [expected, expected]
     for mode in ("CMYK", "RGBA", "L", "LA", "P", "1", "I", "F", "YCbCr"):
         assert len(model.predict(upright.convert(mode))) == 3, mode
     assert len(model.predict(Image.new("RGB", (1, 1)))) == 3

@@ -4,9 +4,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from castling.config import Config
+from castling.config import Config, Preprocessing
 from castling.errors import ConfigError, RunFolderError
 from castling.files import write_yaml
 from castling.untrusted.plain_yaml import read_yaml
@@ -39,6 +39,11 @@ class Manifest(Config):
     git_commit: str | None = None
     """Commit of the working directory, where there is one."""
     created_at: datetime
+    preprocessing: Preprocessing | None = None
+    """How images are prepared in all trials, and their classes; None in runs of castling 0.1."""
+    images: dict[str, str] = Field(default_factory=dict)
+    """Number and hash of the training and validation images, by which a resumed search and an
+    export see that they changed."""
 
     @model_validator(mode="after")
     def _measurable(self) -> Self:

@@ -48,9 +48,11 @@ OPTIONS = {
     "report": {"--out", "--max", "--min"},
     "export": {
         *("--out", "--max-macs", "--max-params", "--max", "--min", "--trial", "--onnx"),
+        *("--preprocess-in-graph", "--device"),
     },
     "train": {"--out", "--from", "--set", "--resume"},
-    "evaluate": set(),
+    "evaluate": {"--images", "--device"},
+    "predict": {"--from", "--top", "--format", "--device"},
     "measure": set(),
     "metrics": set(),
     "operators": {"--tokens", "--width", "--heads"},
@@ -60,6 +62,7 @@ OPTIONS = {
     "strategies": set(),
     "samplers": set(),
     "stoppers": set(),
+    "data": set(),
 }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     names = [*EPOCH_METRICS, *sorted(others)[:MOST_METRICS]]
     frame = pd.DataFrame(rows, columns=["trial", "epoch", *names, MASK_DENSITY])
     frame = frame.drop_duplicates(["trial", "epoch"], keep="last")
+    frame.attrs["run"] = str(folder)
     dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(names, "float64")
     return frame.astype(dtypes).sort_values(["trial", "epoch"], ignore_index=True)
 

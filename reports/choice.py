@@ -1,4 +1,4 @@
-"""Choices from a front: its knee, the trial that reached a hypervolume, who wins at which budget."""
+"""Choices from a front: knee, time to a hypervolume, who wins at which budget."""
 
 from collections.abc import Mapping, Sequence
 

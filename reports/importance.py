@@ -21,7 +21,7 @@ FEW = 3
 def live_dimensions(trials: pd.DataFrame) -> list[str]:
     """Return the dimensions of which trials have at least two values, in the order of columns."""
     names = [str(name) for name in trials if is_dimension(str(name))]
-    return [name for name in names if trials[name].nunique(dropna=False) > 1]
+    return [name for name in names if len(trials[name].unique()) > 1]
 
 
 def importance(trials: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def rank_correlation(
     """
     trained = trials.pareto.trained()["trial"]
     chosen = curves[curves["trial"].isin(trained)]
-    wide = chosen.pivot(index="epoch", columns="trial", values=metric)
+    wide = chosen.pivot_table(index="epoch", columns="trial", values=metric)
     columns = ["epoch", "correlation", "trials"]
     if wide.shape[1] < 5:
         return pd.DataFrame(columns=columns)
@@ -134,6 +134,6 @@ def _agreement(
 ) -> Sequence[object]:
     known = values.dropna()
     ranks, ends = known.rank(), final[known.index].rank()
-    varies = ranks.nunique() > 1 and ends.nunique() > 1
+    varies = ranks.std() > 0 and ends.std() > 0
     rho = float(np.corrcoef(ranks, ends)[0, 1]) if varies else float("nan")
     return epoch, rho, len(known)

@@ -57,7 +57,7 @@ def layers_of(config: Mapping[str, Any]) -> list[Layer]:
 
 def _layer(block: Mapping[str, Any]) -> Layer:
     name = str(block.get("operator", ""))
-    spec = OPERATORS[name] if name in OPERATORS else None
+    spec = OPERATORS.get(name)
     uses = spec.uses if spec else frozenset(block)
     used = {field: block.get(field) for field in uses}
     schedule = used.get("mask")

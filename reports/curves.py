@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
@@ -27,7 +28,7 @@ MOST_METRICS = 1_000
 """Largest number of metrics' names in a run's curves."""
 
 
-def load_curves(run: str | Path) -> pd.DataFrame:
+def load_curves(run: str | Path, trials: Collection[int] | None = None) -> pd.DataFrame:
     """Return a run's learning curves: a row per trial and epoch, in this order.
 
     The columns are trial, epoch, the metrics of the training loop, those of plugins, and
@@ -35,6 +36,10 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     trained twice, since its trial was interrupted before the next checkpoint, the last line
     counts; the lines differ in the times only. Lines that a crash or a full disk left incomplete
     are skipped.
+
+    Args:
+        run: folder of the run.
+        trials: numbers of the trials whose curves are read; all by default.
 
     Raises:
         RunFolderError: when the folder is no run.
@@ -46,6 +51,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
         {"trial": int(path.stem), **_row(epoch)}
         for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
         if re.fullmatch("[0-9]{5,9}", path.stem) and path.is_file()
+        if trials is None or int(path.stem) in trials
         for epoch in _epochs(path)
     ]
     others = {name for row in rows for name in row} | {

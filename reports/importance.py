@@ -1,11 +1,11 @@
 """What decides the objectives: importance of dimensions, operators by layer, early ranks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from castling.metrics import metric_named
 from reports.frame import is_dimension
 from reports.pareto import Points
 
@@ -57,21 +57,39 @@ def importance(trials: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
 
 
-def encoded(values: "pd.Series[object]") -> Points:
+def encoded(values: "pd.Series[Any]") -> Points:
     """Return a dimension as numbers: choices by their rank in alphabetical order, absent as -1."""
-    if values.dtype in {"Int64", "Float64"}:
+    if str(values.dtype) in {"Int64", "Float64"}:
         return values.to_numpy(dtype=np.float64, na_value=-1.0)
     text = values.astype("string")
     order = {name: rank for rank, name in enumerate(sorted(text.dropna().unique()))}
     ranks = [-1 if pd.isna(value) else order[value] for value in text]
-    return np.array(ranks, dtype=np.float64)
+    return np.asarray(ranks, dtype=np.float64)
+
+
+def excess(trials: pd.DataFrame) -> "pd.Series[float]":
+    """Return by how much each fully trained trial is better than its cost predicts.
+
+    The prediction is the best monotone function of the cost (isotonic regression) of these trials;
+    the index is theirs. Quality is the first objective to maximise, cost the first to minimise.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    goals = trials.pareto.objectives
+    quality = next((name for name, way in goals.items() if way == "max"), "top1")
+    cost = next((name for name, way in goals.items() if way == "min"), "macs")
+    trained = trials.pareto.trained()
+    trained = trained[trained[cost].notna() & trained[quality].notna()]
+    if trained.empty:
+        return pd.Series(dtype=float)
+    x, y = trained[cost].to_numpy(dtype=float), trained[quality].to_numpy(dtype=float)
+    return pd.Series(y - IsotonicRegression().fit(x, y).predict(x), index=trained.index)
 
 
 def operator_effects(trials: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     """Return how much accuracy an operator has in a layer beyond what the cost predicts.
 
-    The prediction is the best monotone function of the cost (isotonic regression on the logarithm)
-    over the fully trained trials; trials that were stopped early are left out.
+    The prediction is that of `excess`; trials that were stopped early are left out.
 
     Args:
         trials: of one run.
@@ -81,20 +99,11 @@ def operator_effects(trials: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame
         A row per operator and layer: operator, layer, effect (the mean of quality minus
         prediction), trials (how many), front (how many of the front).
     """
-    from sklearn.isotonic import IsotonicRegression
-
-    goals = trials.pareto.objectives
-    quality = next((name for name, way in goals.items() if way == "max"), "top1")
-    cost = next((name for name, way in goals.items() if way == "min"), "macs")
-    trained = trials.pareto.trained()
-    trained = trained[(trained[cost] > 0) & trained[quality].notna()]
     columns = ["operator", "layer", "effect", "trials", "front"]
-    if trained.empty:
+    beyond = excess(trials)
+    rest = pd.DataFrame({"trial": trials.loc[beyond.index, "trial"], "effect": beyond})
+    if rest.empty:
         return pd.DataFrame(columns=columns)
-    rising = metric_named(quality).direction != "min"
-    x, y = np.log(trained[cost].to_numpy(float)), trained[quality].to_numpy(float)
-    expected = IsotonicRegression(increasing=rising).fit(x, y).predict(x)
-    rest = pd.DataFrame({"trial": trained["trial"].to_numpy(), "effect": y - expected})
     rest["front"] = rest["trial"].isin(trials.pareto.front()["trial"])
     joined = layers[["trial", "layer", "operator"]].merge(rest, on="trial")
     grouped = joined.groupby(["operator", "layer"], observed=True)

@@ -76,7 +76,7 @@ def _layer(block: Mapping[str, Any]) -> Layer:
     )
 
 
-DTYPES = {
+DTYPES: dict[str, Any] = {
     "trial": "int64",
     "layer": "int64",
     **dict.fromkeys(("operator", "code"), "string"),

@@ -25,7 +25,7 @@ function shape(name, attributes = {}, text = "") {
 }
 
 // ---- the state that views share; it survives a reload in the address
-const state = { pin: null, hover: null, box: null, zoom: null, axes: {}, x: data.x, y: data.y, colour: "", theme: "" };
+const state = { pin: null, hover: null, box: null, zoom: null, axes: {}, x: data.x, y: data.y, colour: "", theme: "", stretch: true };
 const listeners = [];
 const onChange = (listener) => listeners.push(listener);
 
@@ -35,6 +35,7 @@ function restore() {
     for (const name of ["x", "y"]) if (metrics[kept[name]]) state[name] = kept[name];
     if (Number.isInteger(kept.pin)) state.pin = kept.pin;
     if (kept.colour === "castled" || metrics[kept.colour]) state.colour = kept.colour;
+    if (kept.stretch === false) state.stretch = false;
     if (kept.theme === "dark" || kept.theme === "light") state.theme = kept.theme;
     const isBox = (box) => Array.isArray(box) && box.length === 4 && box.every(Number.isFinite);
     if (isBox(kept.box)) state.box = kept.box;
@@ -44,8 +45,8 @@ function restore() {
 
 function change(changes) {
   Object.assign(state, changes);
-  const { pin, x, y, colour, theme, box, zoom } = state;
-  history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify({ pin, x, y, colour, theme, box, zoom })));
+  const { pin, x, y, colour, theme, box, zoom, stretch } = state;
+  history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify({ pin, x, y, colour, theme, box, zoom, stretch })));
   for (const listener of listeners) listener(changes);
 }
 
@@ -89,6 +90,25 @@ function scale(low, high, from, to, isLog) {
   };
   at.ticks = (number) => ticks(low, high, number, isLog);
   return at;
+}
+
+/** Return a scale of accuracies that gives the last percents the room: minus the logarithm of the error. */
+function errorScale(low, high, from, to) {
+  const map = (value) => -Math.log(1.002 - Math.min(value, 1)), first = map(low), span = map(high) - first || 1;
+  const at = (value) => from + ((map(value) - first) / span) * (to - from);
+  at.back = (place) => 1.002 - Math.exp(-(first + ((place - from) / (to - from)) * span));
+  at.ticks = (number) => {
+    const found = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1].filter((one) => one >= low && one <= high);
+    return found.length > 2 ? found : ticks(low, high, number, false);
+  };
+  return at;
+}
+
+/** Return the scale of a metric: an accuracy that comes close to 1 is stretched there, if wished. */
+function metricScale(name, [low, high], from, to, isLog = false) {
+  const metric = metrics[name];
+  const isStretched = state.stretch && metric.factor === 100 && metric.better === "max" && high > 0.9 && low >= 0;
+  return isStretched ? errorScale(low, Math.min(high, 1), from, to) : scale(low, high, from, to, isLog);
 }
 
 function ticks(low, high, number, isLog) {
@@ -181,7 +201,7 @@ function strip(kinds, isSmall = false) {
   const label = kinds.map(layerWords).join("; ");
   const host = element("span", { class: isSmall ? "strip small" : "strip", role: "img", "aria-label": label || "no layers recorded" });
   kinds.forEach((kind, place) => {
-    const tile = element("span", { class: `tile ${data.families.length ? "" : ""}family-${kind.family}`, title: layerWords(kind, place) });
+    const tile = element("span", { class: `tile family-${kind.family}`, title: layerWords(kind, place) });
     tile.append(element("b", { text: kind.code }), element("i", { text: kind.kernel ?? "" }));
     if (!isSmall) {
       tile.append(element("small", { text: [kind.heads ? `${kind.heads}h` : "", kind.mlp_ratio ? `×${digits(kind.mlp_ratio, 2)}` : ""].join(" ").trim() }));
@@ -235,7 +255,7 @@ function whenResized(host, draw) {
     width = host.clientWidth;
     draw();
   }).observe(host);
-  onChange((changes) => { if ("theme" in changes) draw(); });
+  onChange((changes) => { if ("theme" in changes || "stretch" in changes) draw(); });
 }
 
 const empty = (text) => element("p", { class: "muted", text });

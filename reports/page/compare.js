@@ -7,7 +7,7 @@ function compareView() {
   whenResized(plot, () => {
     const width = plot.clientWidth, height = Math.min(Math.max(260, width * 0.46), 520), left = 62, bottom = 44, right = 16;
     const all = (key) => runs.flatMap((run) => [...run[key], ...run.others[key]]);
-    const x = scale(...extent(all("x"), isLog), left, width - right, isLog), y = scale(...extent(all("y"), false), height - bottom, 12, false);
+    const x = scale(...extent(all("x"), isLog), left, width - right, isLog), y = metricScale(data.y, extent(all("y"), false), height - bottom, 12);
     const drawn = shape("svg", { width, height, role: "img", "aria-label": byId("answer").textContent });
     for (const tick of y.ticks(6)) drawn.append(shape("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "grid" }), shape("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end", class: "label" }, tickWords(data.y, tick)));
     for (const tick of x.ticks(Math.round(width / 110))) drawn.append(shape("text", { x: x(tick), y: height - bottom + 18, "text-anchor": "middle", class: "label" }, tickWords(data.x, tick)));

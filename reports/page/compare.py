@@ -29,7 +29,9 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
         "x": first.cost,
         "y": first.quality,
         "goals": first.goals,
-        "metrics": {name: metric_data(name) for name in dict.fromkeys([*shown(together), *first.goals])},
+        "metrics": {
+            name: metric_data(name) for name in dict.fromkeys([*shown(together), *first.goals])
+        },
         "kinds": kinds["kinds"],
         "families": [],
         "runs": [
@@ -58,9 +60,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
         ],
         "winners": {
             "cost": numbers(table[first.cost]),
-            "winner": [
-                names.index(name) if name in names else -1 for name in table["winner"]
-            ],
+            "winner": [names.index(name) if name in names else -1 for name in table["winner"]],
             **{"values": [numbers(table[name]) for name in names]},
         },
         "live": None,

@@ -184,9 +184,7 @@ def curves_data(run: Run) -> dict[str, Any]:
     }
 
 
-def _curve(
-    trial: int, rows: pd.DataFrame, quality: str, found: Sequence[Layer]
-) -> dict[str, Any]:
+def _curve(trial: int, rows: pd.DataFrame, quality: str, found: Sequence[Layer]) -> dict[str, Any]:
     branch = f"{quality}_branch"
     alive = [by_layer(found, density) for density in rows["mask_density"]]
     both = zip(rows[quality], rows[branch] if branch in rows else rows[quality], strict=True)

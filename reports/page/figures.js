@@ -75,16 +75,14 @@ function axesView() {
     height = upright ? 46 * all.length + 20 : 330;
     plot.style.height = `${height}px`;
     const ratio = devicePixelRatio || 1, context = canvas.getContext("2d");
-    canvas.width = width * ratio;
-    canvas.height = height * ratio;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    canvas.width = width * ratio; canvas.height = height * ratio; context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.font = "11px system-ui, sans-serif";
     const along = upright ? [20, width - 20] : [height - 52, 24];
-    scales = all.map((axis) => scale(...(axis.labels ? [0, Math.max(axis.labels.length - 1, 1)] : extent(axis.values, axis.log, 0)), along[0], along[1], axis.log));
+    scales = all.map((axis) => (axis.isMetric ? metricScale(axis.name, extent(axis.values, false, 0), ...along) : scale(...(axis.labels ? [0, Math.max(axis.labels.length - 1, 1)] : extent(axis.values, axis.log, 0)), ...along, axis.log)));
     places = all.map((_, order) => (upright ? 22 + order * 46 : 50 + (order * (width - 100)) / Math.max(all.length - 1, 1)));
     const shown = columns.trial.map((_, place) => place).filter((place) => columns.counts[place]);
     const step = Math.max(1, Math.ceil(shown.length / 3000)), pinned = placeOf.get(state.pin);
-    const range = extent(columns[data.y], false, 0), tone = scale(range[0], range[1], 0, 1, false);
+    const range = extent(columns[data.y], false, 0), tone = metricScale(data.y, range, 0, 1);
     const trace = (place) => {
       let isOpen = false;
       context.beginPath();
@@ -113,9 +111,7 @@ function axesView() {
   };
   const drawAxis = (context, axis, order) => {
     const place = places[order], at = scales[order], chosen = state.axes[axis.name];
-    context.strokeStyle = paint("faint");
-    context.lineWidth = 1;
-    context.beginPath();
+    context.strokeStyle = paint("faint"); context.lineWidth = 1; context.beginPath();
     if (upright) { context.moveTo(20, place); context.lineTo(width - 20, place); } else { context.moveTo(place, 24); context.lineTo(place, height - 52); }
     context.stroke();
     if (chosen) {
@@ -123,8 +119,7 @@ function axesView() {
       const [a, b] = chosen.map(at);
       if (upright) context.fillRect(Math.min(a, b), place - 4, Math.abs(b - a), 8); else context.fillRect(place - 4, Math.min(a, b), 8, Math.abs(b - a));
     }
-    context.fillStyle = paint("ink");
-    context.strokeStyle = paint("back");
+    context.fillStyle = paint("ink"); context.strokeStyle = paint("back");
     const write = (text, x, y) => { context.lineWidth = 3; context.strokeText(text, x, y); context.fillText(text, x, y); };
     const values = axis.labels ? axis.labels.map((_, number) => number) : at.ticks(3);
     const named = (one) => (axis.labels ? axis.labels[one] : axis.isMetric ? tickWords(axis.name, one) : short(one));
@@ -167,14 +162,10 @@ function slicesView() {
     host.append(box);
     const draw = () => {
       const width = Math.max(box.clientWidth, 40), height = 120, ratio = devicePixelRatio || 1, context = canvas.getContext("2d");
-      canvas.width = width * ratio;
-      canvas.height = height * ratio;
-      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      canvas.width = width * ratio; canvas.height = height * ratio; context.setTransform(ratio, 0, 0, ratio, 0, 0);
       const at = scale(...(axis.labels ? [-0.5, axis.labels.length - 0.5] : extent(axis.values, axis.log, 0.08)), 40, width - 6, axis.log);
-      const up = scale(...extent(columns[data.y].filter((_, place) => columns.counts[place]), false), height - 18, 6, false);
-      context.font = "10px system-ui, sans-serif";
-      context.fillStyle = paint("muted");
-      context.textAlign = "right";
+      const up = metricScale(data.y, extent(columns[data.y].filter((_, place) => columns.counts[place]), false), height - 18, 6);
+      context.font = "10px system-ui, sans-serif"; context.fillStyle = paint("muted"); context.textAlign = "right";
       for (const tick of up.ticks(2)) context.fillText(tickWords(data.y, tick), 36, up(tick) + 3);
       context.textAlign = "center";
       const marks = axis.labels ? axis.labels.map((_, number) => number) : at.ticks(3);
@@ -246,7 +237,7 @@ function calibrationView(host) {
   whenResized(box, () => {
     const width = box.clientWidth, height = Math.min(width, 420), left = 60, bottom = 44;
     const drawn = shape("svg", { width, height, role: "img", "aria-label": known.words });
-    const range = extent([...known.measured, ...known.expected], false), x = scale(...range, left, width - 12, false), y = scale(...range, height - bottom, 10, false);
+    const range = extent([...known.measured, ...known.expected], false), x = metricScale(data.y, range, left, width - 12), y = metricScale(data.y, range, height - bottom, 10);
     for (const tick of x.ticks(4)) drawn.append(shape("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle", class: "label" }, tickWords(data.y, tick)), shape("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end", class: "label" }, tickWords(data.y, tick)));
     drawn.append(shape("line", { x1: x(range[0]), y1: y(range[0]), x2: x(range[1]), y2: y(range[1]), class: "grid" }), shape("text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle", class: "label" }, `measured ${metrics[data.y].title}; up: predicted from the others, two standard deviations`));
     const clamp = (one) => Math.min(Math.max(one, range[0]), range[1]);

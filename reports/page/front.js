@@ -29,9 +29,10 @@ function frontView(host) {
   const clear = element("button", { text: "clear selection", onclick: () => change({ box: null, axes: {} }) });
   const zoom = element("button", { text: "zoom in", onclick: () => change({ zoom: state.box, box: null }) });
   const whole = element("button", { text: "zoom out", onclick: () => change({ zoom: null }) });
+  const stretch = element("label", {}, element("input", { type: "checkbox", checked: state.stretch, onchange: (event) => change({ stretch: event.target.checked, zoom: null }) }), " room for the last percents");
   const buttons = element("span", { class: "buttons" }, clear, zoom, whole);
   tools.append(menu("up", "y", titled), menu("across", "x", titled),
-    menu("colour", "colour", [["", "front"], ["castled", "layers that castle"], ...titled]), buttons);
+    menu("colour", "colour", [["", "front"], ["castled", "layers that castle"], ...titled]), stretch, buttons);
 
   const isLog = (name) => metrics[name].log && extent(columns[name], true)[1] / extent(columns[name], true)[0] > 3;
 
@@ -41,8 +42,7 @@ function frontView(host) {
     height = Math.round(Math.min(Math.max(260, width * 0.46), 520));
     plot.style.height = `${height}px`;
     for (const canvas of [base, top]) {
-      canvas.width = width * ratio;
-      canvas.height = height * ratio;
+      canvas.width = width * ratio; canvas.height = height * ratio;
       canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     }
     const bound = data.bounds[state.x];
@@ -55,7 +55,7 @@ function frontView(host) {
     }
     if (state.zoom) [x0, x1, y0, y1] = state.zoom;
     sx = scale(x0, x1, margin.left, width - margin.right, isLog(state.x));
-    sy = scale(y0, y1, height - margin.bottom, margin.top, isLog(state.y));
+    sy = metricScale(state.y, [y0, y1], height - margin.bottom, margin.top, isLog(state.y));
     px = Float64Array.from(xs, (one) => (one === null ? NaN : sx(one)));
     py = Float64Array.from(ys, (one, place) => (stateOf(place) === "failed" ? height - margin.bottom - 5 : one === null ? NaN : sy(one)));
   }
@@ -71,12 +71,8 @@ function frontView(host) {
   }
 
   function frame(context) {
-    context.font = "12px system-ui, sans-serif";
-    context.strokeStyle = paint("grid");
-    context.fillStyle = paint("muted");
-    context.lineWidth = 1;
-    context.textBaseline = "middle";
-    context.textAlign = "right";
+    context.font = "12px system-ui, sans-serif"; context.strokeStyle = paint("grid"); context.fillStyle = paint("muted");
+    context.lineWidth = 1; context.textBaseline = "middle"; context.textAlign = "right";
     for (const tick of sy.ticks(Math.round(height / 70))) {
       const y = Math.round(sy(tick)) + 0.5;
       context.beginPath(); context.moveTo(margin.left, y); context.lineTo(width - margin.right, y); context.stroke();
@@ -92,11 +88,9 @@ function frontView(host) {
     context.fillText(axis, (margin.left + width - margin.right) / 2, height - 12);
     const bound = data.bounds[state.x];
     if (bound !== undefined && sx(bound) > margin.left && sx(bound) <= width) {
-      context.strokeStyle = context.fillStyle = paint("pin");
-      context.setLineDash([5, 4]);
+      context.strokeStyle = context.fillStyle = paint("pin"); context.setLineDash([5, 4]);
       context.beginPath(); context.moveTo(sx(bound), margin.top); context.lineTo(sx(bound), height - margin.bottom); context.stroke();
-      context.setLineDash([]);
-      context.textAlign = "right";
+      context.setLineDash([]); context.textAlign = "right";
       context.fillText(`budget ${tickWords(state.x, bound)}`, sx(bound) - 6, margin.top + 8);
     }
   }
@@ -107,20 +101,13 @@ function frontView(host) {
   function stairs(context) {
     const ends = members().sort((a, b) => px[a] - px[b]);
     if (!ends.length || !isStairs()) return;
-    context.strokeStyle = paint("front");
-    context.lineWidth = 2;
-    context.beginPath();
+    context.strokeStyle = paint("front"); context.lineWidth = 2; context.beginPath();
     context.moveTo(px[ends[0]], Math.max(py[ends[0]], height - margin.bottom));
     ends.forEach((place, order) => {
-      context.lineTo(px[place], order ? py[ends[order - 1]] : height - margin.bottom);
-      context.lineTo(px[place], py[place]);
+      context.lineTo(px[place], order ? py[ends[order - 1]] : height - margin.bottom); context.lineTo(px[place], py[place]);
     });
-    context.lineTo(width - margin.right, py[ends[ends.length - 1]]);
-    context.stroke();
-    context.fillStyle = paint("wash");
-    context.lineTo(width - margin.right, height - margin.bottom);
-    context.closePath();
-    context.fill();
+    context.lineTo(width - margin.right, py[ends[ends.length - 1]]); context.stroke(); context.fillStyle = paint("wash");
+    context.lineTo(width - margin.right, height - margin.bottom); context.closePath(); context.fill();
   }
 
   function drawBins(context) {
@@ -157,9 +144,7 @@ function frontView(host) {
   }
 
   function disc(context, place, radius, colour) {
-    context.fillStyle = colour;
-    context.strokeStyle = paint("back");
-    context.lineWidth = 1.5;
+    context.fillStyle = colour; context.strokeStyle = paint("back"); context.lineWidth = 1.5;
     context.beginPath(); context.arc(px[place], py[place], radius, 0, 7); context.fill(); context.stroke();
   }
 
@@ -183,8 +168,7 @@ function frontView(host) {
     context.clearRect(0, 0, width, height);
     const box = drag ?? (state.box ? [sx(state.box[0]), sx(state.box[1]), sy(state.box[3]), sy(state.box[2])] : null);
     if (box) {
-      context.fillStyle = paint("wash");
-      context.strokeStyle = paint("front");
+      context.fillStyle = paint("wash"); context.strokeStyle = paint("front");
       context.fillRect(box[0], box[2], box[1] - box[0], box[3] - box[2]);
       context.strokeRect(box[0], box[2], box[1] - box[0], box[3] - box[2]);
     }
@@ -194,8 +178,7 @@ function frontView(host) {
     for (const [trial, colour] of [[state.pin, "pin"], [state.hover, "ink"]]) {
       const place = placeOf.get(trial);
       if (place === undefined || !(px[place] >= 0) || !(py[place] >= 0)) continue;
-      context.strokeStyle = paint(colour);
-      context.lineWidth = 2.5;
+      context.strokeStyle = paint(colour); context.lineWidth = 2.5;
       context.beginPath(); context.arc(px[place], py[place], 9, 0, 7); context.stroke();
       if (colour === "pin") { disc(context, place, 6.5, paint("pin")); label(context, place, `#${trial}`, paint("pin"), 8, true); }
     }
@@ -205,12 +188,8 @@ function frontView(host) {
     context.font = `${isBold ? "bold " : ""}12px system-ui, sans-serif`;
     const room = context.measureText(text).width;
     const x = Math.max(margin.left + 2, px[place] - room - 10), y = Math.max(margin.top + 4, py[place] - gap);
-    context.lineWidth = 3;
-    context.strokeStyle = paint("back");
-    context.textAlign = "left";
-    context.strokeText(text, x, y);
-    context.fillStyle = colour;
-    context.fillText(text, x, y);
+    context.lineWidth = 3; context.strokeStyle = paint("back"); context.textAlign = "left"; context.strokeText(text, x, y);
+    context.fillStyle = colour; context.fillText(text, x, y);
   }
 
   function nearest(x, y) {
@@ -261,7 +240,7 @@ function frontView(host) {
   onChange((changes) => {
     if ("x" in changes || "y" in changes || "zoom" in changes) draw();
     else if ("box" in changes || "axes" in changes || "colour" in changes) drawBase();
-    else drawTop();
+    else if (!("theme" in changes || "stretch" in changes)) drawTop();
   });
   whenResized(plot, draw);
 }

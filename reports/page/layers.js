@@ -153,7 +153,7 @@ function accuracy(curve, width, area) {
   const isAccuracy = metrics[data.y]?.factor === 100, height = 200, low = 22;
   const [y0, y1] = extent([...curve.castled, ...curve.branch], false, 0.06);
   const x = scale(curve.epochs[0], Math.max(curve.epochs[curve.epochs.length - 1], curve.epochs[0] + 1), area.left, width - area.right, false);
-  const y = scale(y0, isAccuracy ? Math.min(y1, 1) : y1, height - low, 10, false);
+  const y = metricScale(isAccuracy ? data.y : data.x, [y0, isAccuracy ? Math.min(y1, 1) : y1], height - low, 10);
   const drawn = shape("svg", { width, height, role: "img", "aria-label": "accuracy castled and with the branch, by epoch" });
   for (const tick of y.ticks(4)) {
     drawn.append(shape("line", { x1: area.left, x2: width - area.right, y1: y(tick), y2: y(tick), class: "grid" }));

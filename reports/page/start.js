@@ -32,6 +32,5 @@ else {
     tableView(byId("trials"));
   }
 }
-for (const section of document.querySelectorAll("section[data-drawn]")) section.hidden = section.lastElementChild.childElementCount === 0;
 if (data.refresh) setTimeout(() => location.reload(), 1000 * data.refresh);
 document.documentElement.dataset.ready = "yes";

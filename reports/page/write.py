@@ -3,6 +3,7 @@
 import errno
 import shlex
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,7 @@ def write_report(
     max: Mapping[str, str | float] | None = None,  # noqa: A002 - as in a recipe
     min: Mapping[str, str | float] | None = None,  # noqa: A002
     calibration: pd.DataFrame | None = None,
+    refresh: int | None = None,
 ) -> list[Path]:
     """Write a run's report and return its files, the page first.
 
@@ -47,6 +49,7 @@ def write_report(
         min: smallest values of their metrics.
         calibration: the sampler's predictions without each trial, as
             `search.samplers.pareto.calibration` returns them; None leaves that figure out.
+        refresh: seconds after which the open page reloads itself; None for never.
 
     Raises:
         ConfigError: when a limit is malformed.
@@ -59,7 +62,7 @@ def write_report(
     shown = Run.read(folder, max=max, min=min)
     images = _images(shown.trials)
     contents = {
-        "index.html": render_page(shown, images, calibration).encode(),
+        "index.html": render_page(shown, images, calibration, refresh).encode(),
         **{name: picture.png for name, picture in images.items()},
         "front.csv": _csv(shown.front),
         "trials.csv": _csv(shown.everything),
@@ -81,11 +84,9 @@ def compare_runs(runs: Sequence[str | Path], out: str | Path) -> list[Path]:
         f"{name}, hypervolume": "none" if volume is None else f"{volume:.4f}"
         for name, volume in zip(names, volumes(read), strict=True)
     }
-    fronts = pd.concat(
-        [run.front.assign(run=name) for name, run in zip(names, read, strict=True)]
-    )
+    fronts = pd.concat([run.front.assign(run=name) for name, run in zip(names, read, strict=True)])
     still = "".join(
-        f"<h2>{table([name], [])}</h2>{_front_table(run.front)}"
+        f"<h2>{escape(name)}</h2>{_front_table(run.front)}"
         for name, run in zip(names, read, strict=True)
     )
     page = document(
@@ -102,6 +103,11 @@ def compare_runs(runs: Sequence[str | Path], out: str | Path) -> list[Path]:
         data=data,
     )
     return _write(Path(out), {"index.html": page.encode(), "fronts.csv": _csv(fronts)})
+
+
+def is_live(run: str | Path) -> bool:
+    """Return whether trials of a run are being trained; RunFolderError where it is none."""
+    return Run.read(Path(run)).is_live
 
 
 def _write(target: Path, contents: Mapping[str, bytes]) -> list[Path]:
@@ -133,31 +139,36 @@ def _csv(trials: pd.DataFrame) -> bytes:
 
 
 def render_page(
-    run: Run, images: Mapping[str, Image], calibration: pd.DataFrame | None = None
+    run: Run,
+    images: Mapping[str, Image],
+    calibration: pd.DataFrame | None = None,
+    refresh: int | None = None,
 ) -> str:
     """Return the HTML page of a run; every text from outside is escaped."""
     commands = "\n".join(export_commands(run.folder, run.front)) or "nothing to export yet"
     recipe = yaml.safe_dump(run.manifest.recipe, sort_keys=False, allow_unicode=True)
-    still = "".join([
-        *(image(picture) for picture in images.values()),
-        _front_table(run.front),
-        f"<pre>{table([], [])}</pre>" if run.front.empty else "",
-    ])
-    about = "".join([
-        facts(run_facts(run.manifest, run.everything)),
-        details("Commands that export the front", _text(commands)),
-        details("What the models of the front are", _dimension_table(run.front)),
-        details("Resolved recipe", _text(recipe)),
-    ])
+    still = "".join([*(image(picture) for picture in images.values()), _front_table(run.front)])
+    about = "".join(
+        [
+            facts(run_facts(run.manifest, run.everything)),
+            details("Commands that export the front", _text(commands)),
+            details("What the models of the front are", _dimension_table(run.front)),
+            details("Resolved recipe", _text(recipe)),
+        ]
+    )
     data = page_data(run, calibration)
     return document(
         title=f"castling: {run.name}",
         lead=answer(run),
         notice=notice(run),
         chips=_chips(run),
-        parts=[*PARTS, Part("failures", "Failures", "", _failures(run)), Part("about", "Run", "", about)],
+        parts=[
+            *PARTS,
+            Part("failures", "Failures", "", _failures(run)),
+            Part("about", "Run", "", about),
+        ],
         still=still,
-        data={**data, "export": _export_words(run.folder)},
+        data={**data, "export": _export_words(run.folder), "refresh": refresh},
     )
 
 
@@ -179,8 +190,6 @@ PARTS = (
 
 
 def _text(text: str) -> str:
-    from html import escape
-
     return f'<pre tabindex="0">{escape(text)}</pre>'
 
 

@@ -63,8 +63,8 @@ def encoded(values: "pd.Series[Any]") -> Points:
         return values.to_numpy(dtype=np.float64, na_value=-1.0)
     text = values.astype("string")
     order = {name: rank for rank, name in enumerate(sorted(text.dropna().unique()))}
-    ranks = [-1 if pd.isna(value) else order[value] for value in text]
-    return np.asarray(ranks, dtype=np.float64)
+    ranks = text.map(order).fillna(-1)
+    return ranks.to_numpy(dtype=np.float64)
 
 
 def excess(trials: pd.DataFrame) -> "pd.Series[float]":

@@ -99,15 +99,15 @@ function errorScale(low, high, from, to) {
   at.back = (place) => 1.002 - Math.exp(-(first + ((place - from) / (to - from)) * span));
   at.ticks = (number) => {
     const found = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1].filter((one) => one >= low && one <= high);
-    return found.length > 2 ? found : ticks(low, high, number, false);
+    const apart = found.filter((one, place) => one === 1 || place === 0 || Math.abs(at(one) - at(found[place - 1])) > 15);
+    return found.length > 2 ? apart : ticks(low, high, number, false);
   };
   return at;
 }
 
 /** Return the scale of a metric: an accuracy that comes close to 1 is stretched there, if wished. */
 function metricScale(name, [low, high], from, to, isLog = false) {
-  const metric = metrics[name];
-  const isStretched = state.stretch && metric.factor === 100 && metric.better === "max" && high > 0.9 && low >= 0;
+  const metric = metrics[name], isStretched = state.stretch && metric.factor === 100 && metric.better === "max" && high > 0.9 && low >= 0;
   return isStretched ? errorScale(low, Math.min(high, 1), from, to) : scale(low, high, from, to, isLog);
 }
 
@@ -126,8 +126,7 @@ function ticks(low, high, number, isLog) {
     }
     return found;
   }
-  const rough = (high - low) / Math.max(number, 1) || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / Math.max(number, 1) || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
   const found = [];
   for (let place = Math.ceil(low / step); place * step <= high + 1e-9 * step; place++) found.push(place * step);
@@ -171,8 +170,7 @@ const stateOf = (place) => data.states[columns.state[place]];
 /** Return whether the brushes of the front and of the axes leave a trial in. */
 function isChosen(place) {
   if (state.box) {
-    const [x0, x1, y0, y1] = state.box;
-    const x = value(state.x, place), y = value(state.y, place);
+    const [x0, x1, y0, y1] = state.box, x = value(state.x, place), y = value(state.y, place);
     if (x === null || y === null || x < x0 || x > x1 || y < y0 || y > y1) return false;
   }
   for (const [name, [low, high]] of Object.entries(state.axes)) {
@@ -219,8 +217,7 @@ function strip(kinds, isSmall = false) {
 // ---- the box beside the pointer
 function showTip(event, ...children) {
   const tip = byId("tip");
-  tip.replaceChildren(...children);
-  tip.hidden = false;
+  tip.replaceChildren(...children); tip.hidden = false;
   const { width, height } = tip.getBoundingClientRect();
   const left = event.clientX + 16 + width > innerWidth - 8 ? event.clientX - width - 16 : event.clientX + 16;
   tip.style.left = `${Math.max(8, left)}px`;
@@ -251,9 +248,8 @@ function pin(trial) {
 function whenResized(host, draw) {
   let width = 0;
   new ResizeObserver(() => {
-    if (Math.abs(host.clientWidth - width) < 1) return;
-    width = host.clientWidth;
-    draw();
+    if (Math.abs(host.clientWidth - width) < 1 || host.clientWidth < 40) return;
+    width = host.clientWidth; draw();
   }).observe(host);
   onChange((changes) => { if ("theme" in changes || "stretch" in changes) draw(); });
 }

@@ -21,8 +21,7 @@ function compareView() {
       for (const place of order) {
         const dot = shape(number % 2 ? "rect" : "circle", number % 2 ? { x: x(run.x[place]) - 5, y: y(run.y[place]) - 5, width: 10, height: 10, class: `run-${number % 4}` } : { cx: x(run.x[place]), cy: y(run.y[place]), r: 6, class: `run-${number % 4}` });
         dot.addEventListener("pointermove", (event) => showTip(event, element("b", { text: `${run.name} #${run.trials[place]}  ${words(data.y, run.y[place])}` }), element("div", { text: words(data.x, run.x[place]) }), strip(run.architectures[place].map((kind) => data.kinds[kind]), true)));
-        dot.addEventListener("pointerleave", hideTip);
-        drawn.append(dot);
+        dot.addEventListener("pointerleave", hideTip); drawn.append(dot);
       }
     });
     plot.style.height = `${height}px`;

@@ -20,7 +20,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
     """
     first = _alike(runs)
     names = _names(runs)
-    together = pd.concat([run.front.assign(**{"_run": place}) for place, run in enumerate(runs)])
+    together = pd.concat([run.front.assign(_run=place) for place, run in enumerate(runs)])
     kinds = architectures(_merged(runs), together.assign(trial=range(len(together))))
     fronts = {name: run.front for name, run in zip(names, runs, strict=True)}
     table = compared(fronts, first.goals)
@@ -61,7 +61,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
         "winners": {
             "cost": numbers(table[first.cost]),
             "winner": [names.index(name) if name in names else -1 for name in table["winner"]],
-            **{"values": [numbers(table[name]) for name in names]},
+            "values": [numbers(table[name]) for name in names],
         },
         "live": None,
     }
@@ -82,7 +82,8 @@ def comparison_words(runs: Sequence[Run]) -> str:
             best = won.iloc[-1]
             parts.append(
                 f"{name} has the better model at {len(won)} of {len(table)} budgets, up to "
-                f"{short(first.quality, float(best[name]))} at {short(first.cost, float(best[first.cost]))}"
+                f"{short(first.quality, float(best[name]))} at "
+                f"{short(first.cost, float(best[first.cost]))}"
             )
     return "; ".join(parts) + "." if parts else "At every budget the runs are equal."
 

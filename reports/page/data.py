@@ -232,12 +232,12 @@ def _axis(name: str, values: "pd.Series[Any]") -> dict[str, Any]:
     if str(values.dtype) in {"Int64", "Float64"}:
         measured = values.dropna().astype(float)
         wide = len(measured) > 0 and 0 < 20 * measured.min() < measured.max()
-        listed = [None if value is pd.NA else number(float(value), 4) for value in values]
+        listed = numbers(values.to_numpy(dtype=float, na_value=math.nan), 4)
         return {"name": name, "values": listed, "labels": None, "log": bool(wide)}
     text = values.astype("string")
     labels = sorted(text.dropna().unique())[:MOST_CHOICES]
     places = {label: place for place, label in enumerate(labels)}
-    listed = [None if pd.isna(value) else places.get(value) for value in text]
+    listed = numbers(text.map(places).to_numpy(dtype=float, na_value=math.nan))
     return {"name": name, "values": listed, "labels": labels, "log": False}
 
 
@@ -288,7 +288,8 @@ def calibrated(table: pd.DataFrame | None, quality: str) -> dict[str, Any] | Non
     inside = float((off <= 2.0 * table["std"]).mean())
     spread = float(table["measured"].std())
     typical = float(off.median())
-    factor, unit = metric_named(quality).axis_factor, " points"
+    factor = metric_named(quality).axis_factor
+    unit = " points" if factor == 100.0 else ""
     return {
         "trial": table["trial"].tolist(),
         "measured": numbers(table["measured"], 5),
@@ -296,8 +297,8 @@ def calibrated(table: pd.DataFrame | None, quality: str) -> dict[str, Any] | Non
         "std": numbers(table["std"], 3),
         "words": (
             f"Each of {len(table)} models, predicted from the others: {100.0 * inside:.0f} % lie "
-            f"within two standard deviations (95 % would be calibrated); half are off by less than "
-            f"{factor * typical:.2g}{unit if factor == 100.0 else ''}, the models differ by a "
+            f"within two standard deviations (95 % would be calibrated); half are off by less "
+            f"than {factor * typical:.2g}{unit}, the models differ by a "
             f"standard deviation of {factor * spread:.2g}."
         ),
     }

@@ -70,9 +70,7 @@ function axesView() {
   const all = [...data.axes, quality].filter((axis) => axis.values);
   let places = [], scales = [], upright = false, drag = null, width = 0, height = 0;
   const draw = () => {
-    width = plot.clientWidth;
-    upright = width < 720;
-    height = upright ? 46 * all.length + 20 : 330;
+    width = plot.clientWidth; upright = width < 720; height = upright ? 46 * all.length + 20 : 330;
     plot.style.height = `${height}px`;
     const ratio = devicePixelRatio || 1, context = canvas.getContext("2d");
     canvas.width = width * ratio; canvas.height = height * ratio; context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -99,10 +97,8 @@ function axesView() {
       for (let order = 0; order < shown.length; order += step) {
         const place = shown[order];
         if (isChosen(place) !== isIn) continue;
-        context.globalAlpha = isIn ? (columns.front[place] ? 0.95 : 0.4) : 0.05;
-        context.lineWidth = columns.front[place] ? 1.8 : 1;
-        context.strokeStyle = between(tone(columns[data.y][place] ?? range[0]));
-        trace(place);
+        context.globalAlpha = isIn ? (columns.front[place] ? 0.95 : 0.4) : 0.05; context.lineWidth = columns.front[place] ? 1.8 : 1;
+        context.strokeStyle = between(tone(columns[data.y][place] ?? range[0])); trace(place);
       }
     }
     context.globalAlpha = 1;
@@ -225,8 +221,7 @@ function progressView(host) {
     box.replaceChildren(lineChart(box.clientWidth, progress[over], progress.volumes, { label: names[over], low: Math.max(0, Math.min(...progress.volumes) - 0.02), high: Math.min(1, Math.max(...progress.volumes) + 0.02), write: (one) => digits(one, 3), isSteps: true }));
   };
   for (const name of Object.keys(names)) buttons.append(element("button", { text: names[name], "data-over": name, onclick: () => { over = name; draw(); } }));
-  host.append(buttons, box);
-  whenResized(box, draw);
+  host.append(buttons, box); whenResized(box, draw);
 }
 
 function calibrationView(host) {

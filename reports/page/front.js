@@ -10,8 +10,7 @@ function frontView(host) {
   });
   const how = element("p", { class: "muted", id: "front-how" },
     "Arrow keys walk the front, a click pins a model in all views, a drag selects the trials of all views, Escape clears.");
-  plot.append(base, top);
-  host.append(tools, plot, frontLegend(), how);
+  plot.append(base, top); host.append(tools, plot, frontLegend(), how);
 
   let px = new Float64Array(0), py = px, sx, sy, height = 0, width = 0;
   const margin = { left: 62, right: 18, top: 14, bottom: 46 };
@@ -38,15 +37,12 @@ function frontView(host) {
 
   function layout() {
     const ratio = devicePixelRatio || 1;
-    width = plot.clientWidth;
-    height = Math.round(Math.min(Math.max(260, width * 0.46), 520));
+    width = plot.clientWidth; height = Math.round(Math.min(Math.max(260, width * 0.46), 520));
     plot.style.height = `${height}px`;
     for (const canvas of [base, top]) {
-      canvas.width = width * ratio; canvas.height = height * ratio;
-      canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+      canvas.width = width * ratio; canvas.height = height * ratio; canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     }
-    const bound = data.bounds[state.x];
-    const xs = columns[state.x], ys = columns[state.y];
+    const bound = data.bounds[state.x], xs = columns[state.x], ys = columns[state.y];
     let [x0, x1] = extent(bound === undefined ? xs.filter((_, place) => ys[place] !== null) : [bound, ...xs.filter((_, place) => ys[place] !== null)], isLog(state.x));
     let [y0, y1] = extent(ys.filter((_, place) => xs[place] !== null), isLog(state.y));
     if (data.bins && state.x === data.x && state.y === data.y) {
@@ -65,8 +61,7 @@ function frontView(host) {
     if (state.colour === "castled") {
       return columns.trial.map((_, place) => { const kinds = kindsOf(place); return kinds.length ? kinds.filter((kind) => kind.castles).length / kinds.length : null; });
     }
-    const values = columns[state.colour], log = isLog(state.colour);
-    const at = scale(...extent(values, log, 0), 0, 1, log);
+    const values = columns[state.colour], log = isLog(state.colour), at = scale(...extent(values, log, 0), 0, 1, log);
     return values.map((one) => (one === null ? null : at(one)));
   }
 
@@ -116,8 +111,7 @@ function frontView(host) {
     const most = Math.max(...bins.n);
     context.fillStyle = paint("dim");
     bins.n.forEach((number, place) => {
-      context.globalAlpha = 0.15 + 0.6 * Math.sqrt(number / most);
-      context.fillRect(sx(bins.x[place]) - 2, sy(bins.y[place]) - 2, 4, 4);
+      context.globalAlpha = 0.15 + 0.6 * Math.sqrt(number / most); context.fillRect(sx(bins.x[place]) - 2, sy(bins.y[place]) - 2, 4, 4);
     });
     context.globalAlpha = 1;
   }
@@ -150,16 +144,9 @@ function frontView(host) {
 
   function drawBase() {
     const begin = performance.now(), context = base.getContext("2d");
-    context.clearRect(0, 0, width, height);
-    frame(context);
-    stairs(context);
-    drawBins(context);
-    dots(context);
-    host.dataset.milliseconds = String(performance.now() - begin);
-    clear.hidden = !isFiltered();
-    zoom.hidden = !state.box;
-    whole.hidden = !state.zoom;
-    drawTop();
+    context.clearRect(0, 0, width, height); frame(context); stairs(context); drawBins(context); dots(context);
+    host.dataset.milliseconds = String(performance.now() - begin); clear.hidden = !isFiltered();
+    zoom.hidden = !state.box; whole.hidden = !state.zoom; drawTop();
   }
 
   let drag = null;
@@ -207,9 +194,7 @@ function frontView(host) {
   top.addEventListener("pointermove", (event) => {
     const [x, y] = at(event);
     if (begin && event.pointerType !== "touch" && Math.hypot(x - begin[0], y - begin[1]) > 5) {
-      drag = [Math.min(x, begin[0]), Math.max(x, begin[0]), Math.min(y, begin[1]), Math.max(y, begin[1])];
-      hideTip();
-      drawTop();
+      drag = [Math.min(x, begin[0]), Math.max(x, begin[0]), Math.min(y, begin[1]), Math.max(y, begin[1])]; hideTip(); drawTop();
       return;
     }
     const place = nearest(x, y), trial = place < 0 ? null : columns.trial[place];
@@ -221,8 +206,7 @@ function frontView(host) {
     const place = nearest(...at(event));
     if (drag) change({ box: [sx.back(drag[0]), sx.back(drag[1]), sy.back(drag[3]), sy.back(drag[2])] });
     else if (begin && place >= 0) pin(columns.trial[place]);
-    begin = drag = null;
-    drawTop();
+    begin = drag = null; drawTop();
   });
   top.addEventListener("pointerleave", () => { state.hover = null; hideTip(); drawTop(); });
   top.addEventListener("pointercancel", () => { begin = drag = null; });

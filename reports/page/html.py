@@ -56,37 +56,35 @@ def _hashed(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def document(
-    *,
-    title: str,
-    lead: str,
-    notice: str,
-    chips: Mapping[str, str],
-    parts: Sequence[Part],
-    still: str,
-    data: Mapping[str, Any],
-) -> str:
-    """Return the page.
+class Page(NamedTuple):
+    """What a page holds."""
 
-    Args:
-        title: of the page.
-        lead: the answer in a sentence.
-        notice: what a reader must know first; empty for nothing.
-        chips: facts of one number each, by their label.
-        parts: the sections.
-        still: HTML for readers without scripts.
-        data: what the script draws.
-    """
+    title: str
+    lead: str
+    """The answer in a sentence."""
+    notice: str
+    """What a reader must know first; empty for nothing."""
+    chips: Mapping[str, str]
+    """Facts of one number each, by their label."""
+    parts: Sequence[Part]
+    still: str
+    """HTML for readers without scripts."""
+    data: Mapping[str, Any]
+    """What the script draws."""
+
+
+def document(page: Page) -> str:
+    """Return the HTML of a page: one file that needs no other."""
     code, sheet = script(), style()
     policy = (
         f"default-src 'none'; img-src data:; script-src 'sha256-{_hashed(code)}'; "
         f"style-src 'sha256-{_hashed(sheet)}'; base-uri 'none'; form-action 'none'"
     )
     pills = "".join(
-        f"<li><b>{escape(value)}</b> {escape(label)}</li>" for label, value in chips.items()
+        f"<li><b>{escape(value)}</b> {escape(label)}</li>" for label, value in page.chips.items()
     )
-    warning = f'<p class="notice" role="status">{escape(notice)}</p>' if notice else ""
-    sections = "\n".join(map(_section, parts))
+    warning = f'<p class="notice" role="status">{escape(page.notice)}</p>' if page.notice else ""
+    sections = "\n".join(map(_section, page.parts))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -94,23 +92,23 @@ def document(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{escape(title)}</title>
+<title>{escape(page.title)}</title>
 <style>{sheet}</style>
 </head>
 <body>
 <header>
-<div class="top"><h1>{escape(title)}</h1><div id="tools" class="tools"></div></div>
-<p class="answer" id="answer">{escape(lead)}</p>
+<div class="top"><h1>{escape(page.title)}</h1><div id="tools" class="tools"></div></div>
+<p class="answer" id="answer">{escape(page.lead)}</p>
 <ul class="chips" id="chips">{pills}</ul>
 {warning}
 </header>
 <main>
-<noscript><div class="still">{still}</div></noscript>
+<noscript><div class="still">{page.still}</div></noscript>
 {sections}
 </main>
 <div id="tip" role="tooltip" hidden></div>
 <div id="said" class="unseen" role="status" aria-live="polite"></div>
-<script type="application/json" id="data">{json_text(data)}</script>
+<script type="application/json" id="data">{json_text(page.data)}</script>
 <script>{code}</script>
 </body>
 </html>

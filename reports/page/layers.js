@@ -17,14 +17,9 @@ async function copy(text, button) {
   const before = button.textContent;
   try { await navigator.clipboard.writeText(text); } catch {
     const field = element("textarea", {});
-    field.value = text;
-    document.body.append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
+    field.value = text; document.body.append(field); field.select(); document.execCommand("copy"); field.remove();
   }
-  button.textContent = "copied";
-  button.dataset.copied = text;
+  button.textContent = "copied"; button.dataset.copied = text;
   say(`copied: ${text}`);
   setTimeout(() => { button.textContent = before; }, 1500);
 }
@@ -64,13 +59,11 @@ function stripsView(host) {
       slider.setAttribute("aria-valuetext", shown.textContent);
     } else shown.textContent = "";
     rows.forEach((row, place) => {
-      row.classList.toggle("pinned", place === order);
-      row.classList.toggle("left-out", isFiltered() && !isChosen(places[place]));
+      row.classList.toggle("pinned", place === order); row.classList.toggle("left-out", isFiltered() && !isChosen(places[place]));
       row.querySelector(".link").setAttribute("aria-pressed", String(place === order));
     });
   };
-  onChange(mark);
-  mark();
+  onChange(mark); mark();
 }
 
 // ---- how one model castled

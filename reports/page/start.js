@@ -22,14 +22,9 @@ else {
   state.pin ??= best;
   if (!metrics[state.x] || !metrics[state.y]) byId("front").append(empty("No trial was measured yet."));
   else {
-    frontView(byId("front"));
-    stripsView(byId("strips"));
-    castlingView(byId("castling"));
-    effectsView(byId("effects"));
-    mattersView(byId("matters"));
-    progressView(byId("progress"));
-    calibrationView(byId("calibration"));
-    tableView(byId("trials"));
+    frontView(byId("front")); stripsView(byId("strips")); castlingView(byId("castling"));
+    effectsView(byId("effects")); mattersView(byId("matters")); progressView(byId("progress"));
+    calibrationView(byId("calibration")); tableView(byId("trials"));
   }
 }
 if (data.refresh) setTimeout(() => location.reload(), 1000 * data.refresh);

@@ -51,7 +51,7 @@ def _castling(run: Run, trial: int) -> str:
 def _cheaper(run: Run, best: "pd.Series[float]") -> list[str]:
     least = float(best[run.quality]) - GIVEN_UP
     enough = run.front[run.front[run.quality] >= least]
-    other = enough.loc[enough[run.cost].idxmin()]
+    other = enough.sort_values(run.cost, kind="stable").iloc[0]
     saved = 1.0 - float(other[run.cost]) / float(best[run.cost]) if best[run.cost] else 0.0
     if other["trial"] == best["trial"] or saved < 0.01:
         return []
@@ -89,11 +89,12 @@ def castling_words(
         final = costs[-1][0]
         end = "nothing" if abs(final) < LEAST_GAP else f"{100.0 * final:+.2f} points"
         return f"{cost}; its masks were alive at the end, and dropping the branch cost {end}."
-    return f"{cost}; from epoch {alive[-1] + 1} of {epochs[-1]} its masks are empty: it costs nothing."
+    empty = f"from epoch {alive[-1] + 1} of {epochs[-1]} its masks are empty"
+    return f"{cost}; {empty}: it costs nothing."
 
 
 def notice(run: Run) -> str:
-    """Return what a reader must know before the figures: why there is little to see, and a remedy."""
+    """Return what a reader must know first: why there is little to see, and a remedy."""
     sentences = []
     if run.manifest.castling_run < 2:
         version = run.manifest.versions.get("castling-nas", "an older version")
@@ -109,8 +110,8 @@ def notice(run: Run) -> str:
         sentences.append("One model is fully trained: a front of one point compares nothing.")
     if run.count["running"] and not run.is_live:
         sentences.append(
-            f"{_trials(run.count['running'])} did not end and nothing was written for a while: if the "
-            "search no longer runs, castling search --out RUN --resume goes on."
+            f"{_trials(run.count['running'])} did not end and nothing was written for a while: if "
+            "the search no longer runs, castling search --out RUN --resume goes on."
         )
     return " ".join(sentences)
 

@@ -18,7 +18,7 @@ from reports.front import front_text, relative_hypervolume
 from reports.manifest import Manifest
 from reports.page.compare import comparison, comparison_words, volumes
 from reports.page.data import page_data, version_words
-from reports.page.html import Image, Part, details, document, facts, image, table
+from reports.page.html import Image, Page, Part, details, document, facts, image, table
 from reports.page.run import Run
 from reports.page.words import answer, duration, notice
 from reports.records import REPORT_FOLDER, TrialState, trace_tail
@@ -89,7 +89,7 @@ def compare_runs(runs: Sequence[str | Path], out: str | Path) -> list[Path]:
         f"<h2>{escape(name)}</h2>{_front_table(run.front)}"
         for name, run in zip(names, read, strict=True)
     )
-    page = document(
+    page = Page(
         title=" against ".join(names),
         lead=comparison_words(read),
         notice=" ".join(filter(None, map(notice, read))),
@@ -102,7 +102,7 @@ def compare_runs(runs: Sequence[str | Path], out: str | Path) -> list[Path]:
         still=still,
         data=data,
     )
-    return _write(Path(out), {"index.html": page.encode(), "fronts.csv": _csv(fronts)})
+    return _write(Path(out), {"index.html": document(page).encode(), "fronts.csv": _csv(fronts)})
 
 
 def is_live(run: str | Path) -> bool:
@@ -157,7 +157,7 @@ def render_page(
         ]
     )
     data = page_data(run, calibration)
-    return document(
+    page = Page(
         title=f"castling: {run.name}",
         lead=answer(run),
         notice=notice(run),
@@ -170,6 +170,7 @@ def render_page(
         still=still,
         data={**data, "export": _export_words(run.folder), "refresh": refresh},
     )
+    return document(page)
 
 
 PARTS = (

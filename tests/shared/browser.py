@@ -1,7 +1,7 @@
 """A headless Chromium over its debugging pipe: pages from disk, scripts, input, pictures.
 
-Debian's package `chromium` is all that it needs: the DevTools protocol is JSON between zero bytes on
-two file descriptors, so no driver and no library for websockets.
+Debian's package `chromium` is all that it needs: the DevTools protocol is JSON between zero bytes
+on two file descriptors, so no driver and no library for websockets.
 """
 
 import base64

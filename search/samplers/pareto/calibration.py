@@ -1,4 +1,4 @@
-"""How well the sampler's surrogate predicts each trained model from the others, left out in turn."""
+"""How well the sampler's surrogate predicts each trained model from the others."""
 
 from pathlib import Path
 

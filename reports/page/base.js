@@ -24,7 +24,6 @@ function shape(name, attributes = {}, text = "") {
   return made;
 }
 
-// ---- the state that views share; it survives a reload in the address
 const state = { pin: null, hover: null, box: null, zoom: null, axes: {}, x: data.x, y: data.y, colour: "", theme: "", stretch: true };
 const listeners = [];
 const onChange = (listener) => listeners.push(listener);
@@ -53,7 +52,6 @@ function change(changes) {
 /** Say a sentence to screen readers. */
 const say = (words) => { byId("said").textContent = words; };
 
-// ---- numbers in words
 function digits(value, number = 3) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -79,10 +77,8 @@ function words(name, value, isPlain = false) {
 
 const tickWords = (name, value) => (metrics[name].factor === 100 ? digits(100 * value, 4) + " %" : short(value));
 
-// ---- scales
 function scale(low, high, from, to, isLog) {
-  const map = isLog ? Math.log : (value) => value;
-  const first = map(low), last = map(high), span = last - first || 1;
+  const map = isLog ? Math.log : (value) => value, first = map(low), last = map(high), span = last - first || 1;
   const at = (value) => from + ((map(value) - first) / span) * (to - from);
   at.back = (place) => {
     const value = first + ((place - from) / (to - from)) * span;
@@ -127,8 +123,7 @@ function ticks(low, high, number, isLog) {
     return found;
   }
   const rough = (high - low) / Math.max(number, 1) || 1, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
-  const found = [];
+  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough), found = [];
   for (let place = Math.ceil(low / step); place * step <= high + 1e-9 * step; place++) found.push(place * step);
   return found;
 }
@@ -150,7 +145,6 @@ function extent(values, isLog, margin = 0.04) {
   return [low - room, high + room];
 }
 
-// ---- colours of the style sheet
 let paints = {};
 function paint(name) {
   paints[name] ??= getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
@@ -160,7 +154,6 @@ function paint(name) {
 /** Return a colour between the pale and the full end of a scale, at 0 to 1. */
 const between = (share) => `color-mix(in oklab, ${paint("high")} ${Math.round(100 * share)}%, ${paint("low")})`;
 
-// ---- trials
 const columns = data.columns;
 const placeOf = new Map(columns ? columns.trial.map((trial, place) => [trial, place]) : []);
 const kindsOf = (place) => data.architectures[place].map((kind) => data.kinds[kind]);
@@ -174,15 +167,13 @@ function isChosen(place) {
     if (x === null || y === null || x < x0 || x > x1 || y < y0 || y > y1) return false;
   }
   for (const [name, [low, high]] of Object.entries(state.axes)) {
-    const axis = data.axes.find((one) => one.name === name);
-    const at = axis ? axis.values[place] : value(name, place);
+    const axis = data.axes.find((one) => one.name === name), at = axis ? axis.values[place] : value(name, place);
     if (at === null || at < low || at > high) return false;
   }
   return true;
 }
 const isFiltered = () => state.box !== null || Object.keys(state.axes).length > 0;
 
-// ---- tiles of layers
 const SHAPES = { linear: "M1 9 L8 2 L13 2", cosine: "M1 9 C4 9 5 2 8 2 L13 2", step: "M1 9 H4 V6 H7 V2 H13", constant: "M1 7 H13" };
 
 function layerWords(kind, place) {
@@ -214,7 +205,6 @@ function strip(kinds, isSmall = false) {
   return host;
 }
 
-// ---- the box beside the pointer
 function showTip(event, ...children) {
   const tip = byId("tip");
   tip.replaceChildren(...children); tip.hidden = false;

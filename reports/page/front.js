@@ -11,7 +11,6 @@ function frontView(host) {
   const how = element("p", { class: "muted", id: "front-how" },
     "Arrow keys walk the front, a click pins a model in all views, a drag selects the trials of all views, Escape clears.");
   plot.append(base, top); host.append(tools, plot, frontLegend(), how);
-
   let px = new Float64Array(0), py = px, sx, sy, height = 0, width = 0;
   const margin = { left: 62, right: 18, top: 14, bottom: 46 };
   const third = Object.keys(data.goals).find((name) => name !== data.x && name !== data.y);
@@ -32,9 +31,7 @@ function frontView(host) {
   const buttons = element("span", { class: "buttons" }, clear, zoom, whole);
   tools.append(menu("up", "y", titled), menu("across", "x", titled),
     menu("colour", "colour", [["", "front"], ["castled", "layers that castle"], ...titled]), stretch, buttons);
-
   const isLog = (name) => metrics[name].log && extent(columns[name], true)[1] / extent(columns[name], true)[0] > 3;
-
   function layout() {
     const ratio = devicePixelRatio || 1;
     width = plot.clientWidth; height = Math.round(Math.min(Math.max(260, width * 0.46), 520));
@@ -55,7 +52,6 @@ function frontView(host) {
     px = Float64Array.from(xs, (one) => (one === null ? NaN : sx(one)));
     py = Float64Array.from(ys, (one, place) => (stateOf(place) === "failed" ? height - margin.bottom - 5 : one === null ? NaN : sy(one)));
   }
-
   function shades() {
     if (!state.colour) return null;
     if (state.colour === "castled") {
@@ -64,7 +60,6 @@ function frontView(host) {
     const values = columns[state.colour], log = isLog(state.colour), at = scale(...extent(values, log, 0), 0, 1, log);
     return values.map((one) => (one === null ? null : at(one)));
   }
-
   function frame(context) {
     context.font = "12px system-ui, sans-serif"; context.strokeStyle = paint("grid"); context.fillStyle = paint("muted");
     context.lineWidth = 1; context.textBaseline = "middle"; context.textAlign = "right";
@@ -89,10 +84,8 @@ function frontView(host) {
       context.fillText(`budget ${tickWords(state.x, bound)}`, sx(bound) - 6, margin.top + 8);
     }
   }
-
   const members = () => data.front.map((trial) => placeOf.get(trial)).filter((place) => value(state.x, place) !== null && value(state.y, place) !== null);
   const isStairs = () => data.goals[state.x] === "min" && data.goals[state.y] === "max" && Object.keys(data.goals).length === 2;
-
   function stairs(context) {
     const ends = members().sort((a, b) => px[a] - px[b]);
     if (!ends.length || !isStairs()) return;
@@ -104,7 +97,6 @@ function frontView(host) {
     context.lineTo(width - margin.right, py[ends[ends.length - 1]]); context.stroke(); context.fillStyle = paint("wash");
     context.lineTo(width - margin.right, height - margin.bottom); context.closePath(); context.fill();
   }
-
   function drawBins(context) {
     const bins = data.bins;
     if (!bins || state.x !== data.x || state.y !== data.y) return;
@@ -115,7 +107,6 @@ function frontView(host) {
     });
     context.globalAlpha = 1;
   }
-
   function dots(context) {
     const colours = shades(), filtered = isFiltered(), number = px.length, size = number > 4000 ? 3 : number > 600 ? 4 : 5;
     for (let place = 0; place < number; place++) {
@@ -136,19 +127,16 @@ function frontView(host) {
     }
     context.globalAlpha = 1;
   }
-
   function disc(context, place, radius, colour) {
     context.fillStyle = colour; context.strokeStyle = paint("back"); context.lineWidth = 1.5;
     context.beginPath(); context.arc(px[place], py[place], radius, 0, 7); context.fill(); context.stroke();
   }
-
   function drawBase() {
     const begin = performance.now(), context = base.getContext("2d");
     context.clearRect(0, 0, width, height); frame(context); stairs(context); drawBins(context); dots(context);
     host.dataset.milliseconds = String(performance.now() - begin); clear.hidden = !isFiltered();
     zoom.hidden = !state.box; whole.hidden = !state.zoom; drawTop();
   }
-
   let drag = null;
   function drawTop() {
     const context = top.getContext("2d");
@@ -170,7 +158,6 @@ function frontView(host) {
       if (colour === "pin") { disc(context, place, 6.5, paint("pin")); label(context, place, `#${trial}`, paint("pin"), 8, true); }
     }
   }
-
   function label(context, place, text, colour, gap, isBold = false) {
     context.font = `${isBold ? "bold " : ""}12px system-ui, sans-serif`;
     const room = context.measureText(text).width;
@@ -178,7 +165,6 @@ function frontView(host) {
     context.lineWidth = 3; context.strokeStyle = paint("back"); context.textAlign = "left"; context.strokeText(text, x, y);
     context.fillStyle = colour; context.fillText(text, x, y);
   }
-
   function nearest(x, y) {
     let best = -1, least = 22 ** 2;
     for (let place = 0; place < px.length; place++) {
@@ -187,7 +173,6 @@ function frontView(host) {
     }
     return best;
   }
-
   const at = (event) => { const place = top.getBoundingClientRect(); return [event.clientX - place.left, event.clientY - place.top]; };
   let begin = null;
   top.addEventListener("pointerdown", (event) => { begin = at(event); top.setPointerCapture(event.pointerId); });

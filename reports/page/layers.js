@@ -13,14 +13,13 @@ function familyLegend(places) {
   return element("p", { class: "legend" }, ...boxes, names);
 }
 
-async function copy(text, button) {
-  const before = button.textContent;
-  try { await navigator.clipboard.writeText(text); } catch {
-    const field = element("textarea", {});
-    field.value = text; document.body.append(field); field.select(); document.execCommand("copy"); field.remove();
-  }
-  button.textContent = "copied"; button.dataset.copied = text;
-  say(`copied: ${text}`);
+/** Copy a text; execCommand asks for no permission, which navigator.clipboard may do. */
+function copy(text, button) {
+  const before = button.textContent, field = element("textarea", {});
+  field.value = text; document.body.append(field); field.select();
+  const words = document.execCommand("copy") ? "copied" : text;
+  field.remove(); button.textContent = words; button.dataset.copied = text;
+  say(`${words}: ${text}`);
   setTimeout(() => { button.textContent = before; }, 1500);
 }
 const exportWords = (trial) => data.export.replaceAll("{}", String(trial));
@@ -66,7 +65,6 @@ function stripsView(host) {
   onChange(mark); mark();
 }
 
-// ---- how one model castled
 function castlingView(host) {
   const title = byId("castling-title");
   const draw = () => {

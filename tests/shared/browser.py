@@ -5,11 +5,12 @@ on two file descriptors, so no driver and no library for websockets.
 """
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +30,22 @@ PATIENCE = 30.0
 """Seconds until an answer."""
 
 
+def _spawn(command: list[str], files: dict[int, str], descriptors: dict[int, int]) -> int:
+    """Start a program with files and open descriptors under given numbers; return its id."""
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, number, path, os.O_RDWR, 0) for number, path in files.items()
+    ]
+    # above all targets first, so that no target overwrites one that is still needed
+    high = {to: fcntl.fcntl(number, fcntl.F_DUPFD, 50) for to, number in descriptors.items()}
+    actions += [(os.POSIX_SPAWN_DUP2, number, to) for to, number in high.items()]
+    actions += [(os.POSIX_SPAWN_CLOSE, number) for number in high.values()]
+    try:
+        return os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    finally:
+        for number in high.values():
+            os.close(number)
+
+
 class Browser:
     """One browser with one page."""
 
@@ -36,12 +53,10 @@ class Browser:
         self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         from_us, self._write = os.pipe()
         self._read, to_us = os.pipe()
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={self._home.name}", "about:blank"]
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "sh", *command],
-            pass_fds=(from_us, to_us),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        self._process = _spawn(
+            [str(CHROMIUM), *FLAGS, f"--user-data-dir={self._home.name}", "about:blank"],
+            {0: os.devnull, 1: os.devnull, 2: os.devnull},
+            {3: from_us, 4: to_us},
         )
         os.close(from_us)
         os.close(to_us)
@@ -63,8 +78,8 @@ class Browser:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
-        self._process.wait(PATIENCE)
+        os.kill(self._process, signal.SIGTERM)
+        os.waitpid(self._process, 0)
         os.close(self._read)
         os.close(self._write)
         self._home.cleanup()

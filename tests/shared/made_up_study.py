@@ -54,7 +54,10 @@ class Lines(BaseJournalBackend):
 
 
 def made_up_block(rng: Random) -> dict[str, Any]:
-    mask = {"shape": rng.choice(["linear", "cosine", "step"]), "end": round(rng.uniform(0.2, 0.9), 2)}
+    mask = {
+        "shape": rng.choice(["linear", "cosine", "step"]),
+        "end": round(rng.uniform(0.2, 0.9), 2),
+    }
     return {
         "operator": rng.choice(OPERATORS),
         "conv_kernel": rng.choice([3, 5, 7, 9]),
@@ -105,7 +108,7 @@ def made_up_trial(
 
 def made_up_curve(record: Record, config: Mapping[str, Any]) -> str:
     """The lines of a curve: accuracy rises, masks empty at half of the training."""
-    blocks = config["model"]["blocks"]
+    blocks = config.get("model", {}).get("blocks", [])
     masks = sum(block["operator"] == "linear_angular" for block in blocks)
     final = record.value("top1")
     lines = []
@@ -113,7 +116,12 @@ def made_up_curve(record: Record, config: Mapping[str, Any]) -> str:
         gap = 0.02 if epoch < record.epochs_planned / 2 else 0.0
         top1 = final * (1 - math.exp(-0.4 * epoch)) - (gap if masks else 0.0)
         alive = [10.0 ** -(epoch * 0.5 + layer) * bool(gap) for layer in range(masks)]
-        metrics = {"loss": 1.2, "learning_rate": 0.001, "images_per_s": 1e4, "train_seconds": epoch}
+        metrics = {
+            "loss": 1.2,
+            "learning_rate": 0.001,
+            "images_per_s": 1e4,
+            "train_seconds": epoch,
+        }
         metrics |= {"top1": top1, "top1_branch": top1 + (gap if masks else 0.0)}
         lines.append(json.dumps({"epoch": epoch, "metrics": metrics, "mask_density": alive}))
     return "\n".join(lines) + "\n"
@@ -139,20 +147,22 @@ def write_study(
     study = optuna.create_study(
         study_name=STUDY_NAME, storage=JournalStorage(lines), directions=["maximize", "minimize"]
     )
-    study.add_trials([
-        create_trial(
-            state=STATES[record.state],
-            values=[record.value("top1"), record.value("macs")]
-            if STATES[record.state] is OptunaState.COMPLETE
-            else None,
-            user_attrs={CONFIG_ATTRIBUTE: dict(config), RECORD_ATTRIBUTE: record.to_data()},
-        )
-        for record, config in trials
-    ])
+    study.add_trials(
+        [
+            create_trial(
+                state=STATES[record.state],
+                values=[record.value("top1"), record.value("macs")]
+                if STATES[record.state] is OptunaState.COMPLETE
+                else None,
+                user_attrs={CONFIG_ATTRIBUTE: dict(config), RECORD_ATTRIBUTE: record.to_data()},
+            )
+            for record, config in trials
+        ]
+    )
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines.logs)
     (run / STUDY_FILE).write_text(text)
     for record, config in trials[-300:]:
-        if record.epochs:
+        if record.epochs and record.state is not TrialState.FAILED:
             path = run / CURVES_FOLDER / f"{record.trial:05d}.jsonl"
             path.write_text(made_up_curve(record, config))
     return run
@@ -168,6 +178,11 @@ def made_up_run(run: Path, number: int = 40, *, seed: int = 0, **sizes: int) -> 
         if trial == 5:
             counts = {"macs": 400_000, "params": 25_000, "training_macs": 800_000}
             reason = "loss must be finite, got nan at epoch 3, step 12"
-            changes = {"state": TrialState.FAILED, "epochs": 0, "metrics": counts, "reason": reason}
+            changes = {
+                "state": TrialState.FAILED,
+                "epochs": 0,
+                "metrics": counts,
+                "reason": reason,
+            }
         trials.append(made_up_trial(trial, rng, **sizes, **changes))
     return write_study(run, trials)

@@ -150,7 +150,7 @@ def render_page(
     still = "".join([*(image(picture) for picture in images.values()), _front_table(run.front)])
     about = "".join(
         [
-            facts(run_facts(run.manifest, run.everything)),
+            facts(run_facts(run.manifest, run.trials)),
             details("Commands that export the front", _text(commands)),
             details("What the models of the front are", _dimension_table(run.front)),
             details("Resolved recipe", _text(recipe)),

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from castling.errors import ConfigError
-from castling.metrics import BUILT_IN, all_metrics, metric_named
+from castling.metrics import BUILT_IN, OF_TASKS, all_metrics, metric_named
 from castling.training.metrics import EpochMetrics
 from castling.untrusted.memory import check_fits
 from reports.manifest import Manifest
@@ -21,7 +21,9 @@ from reports.records import CURVES_FOLDER, curve_path
 
 MASK_DENSITY = "mask_density"
 EPOCH_METRICS = tuple(
-    metric.name for metric in BUILT_IN if not metric.is_cost and metric.name != MASK_DENSITY
+    metric.name
+    for metric in BUILT_IN
+    if not metric.is_cost and metric.name not in {MASK_DENSITY, *OF_TASKS}
 )
 """Castling's metrics of an epoch that are one number; the mask's density has one per layer."""
 MOST_METRICS = 1_000

@@ -11,7 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from castling.errors import ConfigError, RecordError
-from castling.metrics import NAME, metric_named, recorded_metrics
+from castling.metrics import NAME, OF_TASKS, metric_named, recorded_metrics
 from reports.manifest import Manifest
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
 from reports.study import read_trials, study_place
@@ -62,15 +62,14 @@ follows them."""
 
 
 def metric_columns(recorded: Iterable[str] = ()) -> list[Column]:
-    """Return the columns of the metrics of plugins, by name.
+    """Return the columns of the metrics of plugins and of those of tasks, by name.
 
     These are the metrics of installed packages, and other metrics in the records of trials. Counts
     are of pandas' nullable type: older trials lack them.
     """
     fixed = {column.name for column in COLUMNS}
-    names = {metric.name for metric in recorded_metrics()} | {
-        name for name in recorded if not metric_named(name).curve_only
-    }
+    always = {metric.name for metric in recorded_metrics()} - OF_TASKS
+    names = always | {name for name in recorded if not metric_named(name).curve_only}
     kinds = {"int64": "Int64"}
     return [
         _metric_column(name, kinds.get(metric_named(name).dtype)) for name in sorted(names - fixed)
@@ -110,7 +109,7 @@ def frame_of(
         if RECORD_ATTRIBUTE in trial.user_attrs
     ]
     try:
-        frame = tabulate(records)
+        frame = tabulate(records, metrics=[goal.metric for goal in manifest.objectives])
     except (ValueError, TypeError, OverflowError) as error:
         raise RecordError(place, str(error)) from None
     if not refused:
@@ -163,14 +162,17 @@ def _numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
     raise ConfigError("trial", f"must be a trial of the run ({numbers})", number)
 
 
-def tabulate(records: Sequence[Record], *, dimensions: bool = True) -> pd.DataFrame:
+def tabulate(
+    records: Sequence[Record], *, dimensions: bool = True, metrics: Iterable[str] = ()
+) -> pd.DataFrame:
     """Return records as a DataFrame: COLUMNS, metrics of plugins, dimensions in natural order.
 
     Args:
         records: a row each.
         dimensions: whether there are columns of the searched dimensions.
+        metrics: that have a column even if no record has them, such as objectives.
     """
-    others = metric_columns({name for record in records for name in record.metrics})
+    others = metric_columns({*metrics, *(name for record in records for name in record.metrics)})
     names = {name for record in records for name in record.point} if dimensions else set()
     if len(records) * (len(names) + len(others)) > MOST_CELLS:
         raise ValueError(f"{len(names) + len(others):,} dimensions in {len(records):,} trials")

@@ -21,7 +21,11 @@ def front_of(
     records: Sequence[Record], objectives: Sequence[Objective], budget: Budget
 ) -> pd.DataFrame:
     """Return the front of records as rows of a table, without columns of dimensions."""
-    trials = tabulate(sorted(records, key=lambda record: record.trial), dimensions=False)
+    trials = tabulate(
+        sorted(records, key=lambda record: record.trial),
+        dimensions=False,
+        metrics=[goal.metric for goal in objectives],
+    )
     trials.attrs = {
         "objectives": [goal.to_data() for goal in objectives],
         "budget": budget.to_data(),

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from castling.errors import CastlingError, one_line
-from search.commands import lists, models, results, search
+from search.commands import data, lists, models, results, search
 from search.commands.console import errors
 
 
@@ -29,6 +29,7 @@ COMMANDS = (
 """In the order of `castling --help`."""
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(data.app, name="data")
 
 
 def _hide_password() -> None:

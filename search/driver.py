@@ -26,6 +26,7 @@ from search.display import Display
 from search.execution.cluster import expected_trainings
 from search.execution.contract import Executor, Work
 from search.execution.tune import tune_executor
+from search.objectives import check_measured
 from search.overrides import Overrides, overridden
 from search.samplers.naming import check_sampler
 from search.stoppers.rungs import Rungs
@@ -108,6 +109,7 @@ def _checked_context(
 ) -> SearchContext:
     """Return the context of a new or resumed search whose sampler, points and operators fit."""
     space = config.build_space() if manifest is None else resumed_space(folder, manifest, config)
+    check_measured(config.objectives, config.budget, space.base)
     table = config.latency_table(None if manifest is None else folder / LATENCY_FILE)
     context = config.context(space, table)
     check_sampler(config.sampler, context)

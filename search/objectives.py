@@ -5,8 +5,9 @@ from math import isfinite
 
 from optuna.study import StudyDirection
 
+from castling.config import RunConfig
 from castling.errors import ConfigError
-from castling.metrics import METRICS, Direction
+from castling.metrics import BRANCH, METRICS, Direction
 from reports.records import Objective, Record, check_recorded
 from space.budget import Budget
 from space.feasible import COUNTED, max_cost_point, point_cost
@@ -29,6 +30,26 @@ def check_objectives(objectives: Sequence[Objective]) -> None:
         check_recorded(metric)
         if metrics.count(metric) > 1:
             raise ConfigError("objectives", "must not repeat a metric", metric)
+
+
+def check_measured(objectives: Sequence[Objective], budget: Budget, run: RunConfig) -> None:
+    """Raise ConfigError when a metric of tasks is traded off or bounded, but not measured."""
+    from castling.tasks import TASKS  # only here: it imports torch
+
+    spec = TASKS[run.task]
+    measured = spec.measured(run.model.num_classes)
+    of_tasks = {name for task in TASKS.values() for name in task.metrics} | {"top1"}
+    wanted = {goal.metric: "objectives" for goal in objectives}
+    wanted |= {bound.metric.name: f"budget.{bound.field}" for bound in budget.bounds()}
+    for metric, field in wanted.items():
+        name = metric.removesuffix(BRANCH)
+        if name in of_tasks and name not in measured:
+            rule = (
+                f"must be measured by the task {run.task} with {run.model.num_classes} classes: "
+                f"{', '.join(measured)}"
+            )
+            fix = f"such as --objective {spec.primary}:{spec.metrics[spec.primary]}"
+            raise ConfigError(field, rule, metric, fix)
 
 
 def parse_objectives(given: Iterable[str]) -> list[dict[str, str]]:

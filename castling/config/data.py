@@ -29,7 +29,8 @@ class DataConfig(Config):
     """Which images, and how they are split."""
 
     name: str = "digits"
-    """digits, fashion-mnist, or folder:PATH of class folders, or of train/ and test/ with them."""
+    """digits, fashion-mnist, pack:PATH of `castling data pack`, or folder:PATH of class folders,
+    or of train/ and test/ with them."""
     path: Path | None = None
     """Folder of the files, where a dataset needs files and they are not in the usual place."""
     num_train: Positive | None = None

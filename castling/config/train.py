@@ -1,6 +1,6 @@
 """How a model is trained: schedule, augmentation, distillation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,9 @@ from castling.config.augment import AugmentConfig
 from castling.config.base import Config
 from castling.config.distill import DistillConfig
 from castling.config.limits import LARGEST_BATCH, MOST_EPOCHS
+
+
+ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
 
 
 class TrainConfig(Config):
@@ -33,6 +36,14 @@ class TrainConfig(Config):
     """Decoupled weight decay, of the weights of linear layers and convolutions only."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability mass spread over all classes."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Of the task classification: cross entropy, or timm's binary cross entropy of every class."""
+    class_weights: Literal["none", "balanced"] | tuple[ClassWeight, ...] = "none"
+    """Weights of the classes in the loss: all equal, inverse to their numbers of training images,
+    or one number per class."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """Order of the training images: each once per epoch, or drawn with replacement so that an
+    epoch shows each class equally often on average."""
     gate_target: float = Field(default=0.5, gt=0.0, le=1.0)
     """Target MACs of gated layers, as a fraction of their MACs with every gate open."""
     gate_weight: float = Field(default=1.0, ge=0.0)

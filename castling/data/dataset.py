@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 """(image, channel, height, width)."""
-Labels = NDArray[np.int64]
-"""(image): the class of each image, as an index into `DatasetInfo.classes`."""
+Labels = NDArray[np.int64] | NDArray[np.bool_]
+"""(image), int64: the class of each image, as an index into `DatasetInfo.classes`; of several
+labels per image (image, class), bool: whether the image shows the class."""
 Rows = NDArray[np.int64]
 """Indices of images within a split."""
 SplitName = Literal["train", "validation", "test"]
@@ -33,6 +34,8 @@ class DatasetInfo:
     """Channels, height and width of the images that the dataset returns."""
     classes: tuple[str, ...]
     """Names of the classes; a label is an index into them."""
+    is_multilabel: bool = False
+    """Whether an image has any number of classes: labels (image, class) of bools."""
     sizes: Mapping[SplitName, int]
     """Number of images in every official split. `train` must be among them; a missing validation
     or test split is drawn from `train`."""

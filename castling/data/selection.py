@@ -67,7 +67,7 @@ class Selection:
         if size > len(self):
             rule = f"must be at most {len(self):,} for the data {config.name}"
             raise ConfigError(field, rule, size)
-        num_classes = len(np.unique(self.labels))
+        num_classes = len(np.unique(self.labels)) if self.labels.ndim == 1 else 1
         if size < num_classes:
             rule = f"must be at least {num_classes:,}, the classes of the data {config.name}"
             raise ConfigError(field, rule, size)
@@ -133,9 +133,11 @@ def split_rows(labels: Labels, num_held_out: int, config: DataConfig) -> tuple[R
     if not 0 < num_held_out < len(labels):
         reason = f"has too few images to split ({len(labels)})"
         raise DataError(config.name, reason, "add images")
-    classes, counts = np.unique(labels, return_counts=True)
     smaller = min(num_held_out, len(labels) - num_held_out)
-    balanced = counts.min() > 1 and smaller >= len(classes)
+    balanced = labels.ndim == 1  # of several classes per image there is no exact balance
+    if balanced:
+        classes, counts = np.unique(labels, return_counts=True)
+        balanced = counts.min() > 1 and smaller >= len(classes)
     rest, held_out = train_test_split(
         np.arange(len(labels)),
         test_size=num_held_out,

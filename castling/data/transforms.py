@@ -49,7 +49,7 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         mean: (channel, 1, 1).
         std: (channel, 1, 1).
     """
-    return (images.float() / 255.0 - mean) / std
+    return images.to(torch.float32, copy=True).div_(255.0).sub_(mean).div_(std)
 
 
 def is_squash(preprocessing: Preprocessing) -> bool:

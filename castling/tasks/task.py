@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 
 from castling.config import RunConfig
 from castling.data.batches import Batch
-from castling.data.dataset import DatasetInfo
+from castling.data.dataset import DatasetInfo, Labels
 from castling.registry import Registry
 
 
@@ -25,6 +25,16 @@ class Task(ABC):
         """Return a module that is trained together with the model but not exported."""
         return None
 
+    def begin(self, labels: Labels) -> None:  # noqa: B027 - most tasks need no labels
+        """Take note of the labels of the training images, before the first step.
+
+        Args:
+            labels: (image), or (image, class) of a multi-label dataset.
+
+        Raises:
+            ConfigError: when a setting of the task does not fit them.
+        """
+
     @abstractmethod
     def loss(self, model: Forward, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the terms of the loss; their sum is minimised.
@@ -37,7 +47,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: Forward, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return a value for each of the task's metrics.
+        """Return a value for each of the task's metrics that the model's outputs have.
 
         Args:
             model: in evaluation mode; gradients are off.
@@ -58,8 +68,16 @@ class TaskSpec:
     """What `evaluate` measures, each with the direction in which it improves."""
     primary: str
     """The metric among them that progress displays show."""
+    least_outputs: Mapping[str, int] = field(default_factory=dict)
+    """The fewest outputs with which a metric is measured; those that are left out always are."""
+    is_multilabel: bool = False
+    """Whether it needs labels (image, class) of bools."""
     build: Callable[[RunConfig], Task]
     """Makes the task of a training, whose `train` has the settings of the loss."""
+
+    def measured(self, num_outputs: int) -> list[str]:
+        """Return the metrics of a model with so many outputs."""
+        return [name for name in self.metrics if num_outputs >= self.least_outputs.get(name, 0)]
 
 
 TASKS: Registry[TaskSpec] = Registry("task", entry_points="castling.tasks")

@@ -1,8 +1,10 @@
 """The images of a training, in memory or streamed; those for tests are loaded apart."""
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,7 +20,9 @@ from castling.data import DATASETS, Dataset
 from castling.data.arrays import Split
 from castling.data.batches import Batches
 from castling.data.dataset import DatasetInfo
+from castling.data.labels import check_labels
 from castling.data.memory import InMemoryBatches
+from castling.data.pack import packed
 from castling.data.selection import Selection
 from castling.data.statistics import Statistics, statistics, streamed_statistics
 from castling.data.streamed import StreamedBatches, Workers
@@ -34,6 +38,8 @@ SHARE_OF_MEMORY = 0.1
 """Largest part of the free memory that they may be, for all trainings of this machine together."""
 MOST_HELD_OUT = 10_000
 """Validation images that are drawn from the training images at most."""
+PACKED_SIDE = 256
+"""Pixels of the shorter side of pictures that `data.cache: disk` stores."""
 Images = Split | Selection
 """In memory, or to be decoded whenever they are used."""
 
@@ -79,6 +85,7 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
     config = run.data
     dataset, info = _opened(config, run.model, run.task)
     train, validation = _selected(dataset, info, config)
+    TASKS[run.task].build(run).begin(train.labels)  # raises where settings do not fit the labels
     pictures = train.has_pictures
     preprocessing = run.preprocessing or crop_of(run, info, pictures=pictures)
     unknown = run.preprocessing is None and needs_statistics(run, pictures=pictures)
@@ -88,6 +95,8 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
         found = streamed_statistics(train.source, train.rows, config.name)
         preprocessing, unknown = with_statistics(preprocessing, found), False
     images: Images = train
+    if config.cache == "disk" and pictures:
+        images = packed(train, PACKED_SIDE, packs_folder())
     if in_memory:
         images = read = train.read(preprocessing)
         if unknown:
@@ -99,6 +108,12 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
         classes=info.classes,
         preprocessing=preprocessing,
     )
+
+
+def packs_folder() -> Path:
+    """Return the folder of the packs of `data.cache: disk`, in the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return home / "castling" / "packs"
 
 
 def load_test(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK) -> Images:
@@ -125,6 +140,7 @@ def images_for_tests(run: RunConfig, preprocessing: Preprocessing | None = None)
     else:
         everything = Selection.whole(dataset.open("train"))
         _, test = everything.hold_out(_num_test(everything), config)
+    check_labels(test.labels, info, config)
     return test.read(preprocessing) if _is_held([test], info, run, 1) else test
 
 
@@ -178,7 +194,10 @@ def _selected(
     else:
         train, validation = train.hold_out(min(MOST_HELD_OUT, math.ceil(len(train) / 4)), config)
     validation = validation.subset(config.num_validation, "data.num_validation", config)
-    return train.subset(config.num_train, "data.num_train", config), validation
+    train = train.subset(config.num_train, "data.num_train", config)
+    for split in (train, validation):
+        check_labels(split.labels, info, config)
+    return train, validation
 
 
 def _num_test(train: Selection) -> int:

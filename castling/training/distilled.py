@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from castling.data.batches import Batch
+from castling.data.dataset import Labels
 from castling.tasks.task import Forward, Task
 from castling.training.distill import Distillation
 
@@ -24,6 +25,10 @@ class Distilled(Task):
     def extra(self) -> Distillation:
         """Return the distillation, for its token classifier."""
         return self._distillation
+
+    def begin(self, labels: Labels) -> None:
+        """Show the task the labels."""
+        self._task.begin(labels)
 
     def loss(self, model: Forward, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the task's terms and the distillation loss, on the images that the task chose."""

@@ -12,8 +12,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from castling.config import DEFAULT_TASK, RunConfig
-from castling.data.batches import Batch, epoch_order
+from castling.data.batches import Batch
 from castling.errors import DivergedError
+from castling.metrics import BRANCH
 from castling.model.castle import castle
 from castling.model.check import digest
 from castling.model.digest_v1 import digest_v1
@@ -25,6 +26,7 @@ from castling.training.execution import Execution
 from castling.training.hooks import hooked_metrics
 from castling.training.metrics import EpochMetrics
 from castling.training.optimizer import batch_sizes, parameter_groups
+from castling.training.order import training_order
 from castling.training.regularisers import GateCost, Masks, Regulariser
 from castling.training.schedule import learning_rate
 from castling.training.start import start_training
@@ -83,6 +85,8 @@ class Trainer:
         self._augmentation = Augmentation(run.train, len(data.classes))
         start = start_training(run, initial, execution.device)
         self.task, self.model = start.task, start.model
+        self._labels = data.train.labels
+        self.task.begin(self._labels)
         self.digest = digest(run) + start.weights_digest
         """Identifies the training, with the weights that it begins with and learns from."""
         self.accepted_digests = [self.digest]
@@ -141,7 +145,7 @@ class Trainer:
         generator = Generator().manual_seed(_epoch_seed(self.run.train.seed, self.epochs))
         torch.manual_seed(generator.initial_seed())  # drop path draws from the global generator
         num_images = len(self._train)
-        order = epoch_order(num_images, generator, self._augmentation.repeated)
+        order = training_order(self._labels, self.run.train, generator)
         self.model.train()
         total = 0.0
         seed = generator.initial_seed()
@@ -208,7 +212,7 @@ class Trainer:
         metrics = with_branches
         if not self._masks.are_empty:
             metrics = evaluate_batches(self.task, castled(), self._validation.in_order())
-        branch = {f"{name}_branch": value for name, value in with_branches.items()}
+        branch = {f"{name}{BRANCH}": value for name, value in with_branches.items()}
         hooked = hooked_metrics(castled, self._validation.in_order)
         weight = len(self._validation)
         return self.execution.mean({**metrics, **branch, **hooked}, weight), observed.means

@@ -34,7 +34,9 @@ def test_a_dataset_and_a_task_of_one_file_each_are_searched_trained_and_gone(
     assert "epoch 2: loss" in ran.stdout
     assert "stripes" not in DATASETS
     assert "rotation" not in TASKS
-    with pytest.raises(ConfigError, match="must be digits, fashion-mnist or folder:PATH, got"):
+    with pytest.raises(
+        ConfigError, match="must be digits, fashion-mnist, folder:PATH or pack:PATH, got"
+    ):
         load_data(DataConfig(name="stripes"), ModelConfig())
     with pytest.raises(UnknownNameError, match="task must be one of classification; got"):
         load_data(DataConfig(), ModelConfig(), "rotation")

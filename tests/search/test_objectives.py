@@ -1,9 +1,11 @@
 import pytest
 
+from castling.config import ModelConfig, RunConfig
 from castling.errors import ConfigError
 from castling.metrics import recorded_metrics
 from reports.records import Objective, Record, TrialState
 from search.objectives import (
+    check_measured,
     check_objectives,
     parse_objectives,
     reference_point,
@@ -76,3 +78,23 @@ def test_every_metric_that_has_a_worst_value_has_a_reference() -> None:
     most = decode(space, max_cost_point(space, "training_macs")).model
     found = reference_point(space, Budget(), goals("training_macs:min"))
     assert found == {"training_macs": cost(most).training_macs}
+
+
+@pytest.mark.parametrize(
+    ("metric", "num_classes", "is_measured"),
+    [("top5", 3, False), ("top5", 10, True), ("macro_f1", 3, True), ("map", 10, False)],
+)
+def test_a_metric_that_the_task_does_not_measure_is_no_objective(
+    metric: str, num_classes: int, *, is_measured: bool
+) -> None:
+    run = RunConfig(model=ModelConfig(num_classes=num_classes))
+    objectives = [Objective(metric=metric, direction="max")]
+    if is_measured:
+        check_measured(objectives, Budget(), run)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_measured(objectives, Budget(), run)
+    assert caught.value.field == "objectives"
+    assert f"task classification with {num_classes} classes: top1" in str(caught.value)
+    with pytest.raises(ConfigError, match=f"budget.min.{metric}"):
+        check_measured([], Budget(min={metric: 0.5}), run)

@@ -12,8 +12,10 @@ from reports.pareto import Points
 
 FEWEST_TRIALS = 8
 """Fully trained trials below which an importance would be noise."""
-MOST_TRIALS = 4_000
+MOST_TRIALS = 1_500
 """Trials that a forest learns from: the last ones of more."""
+MOST_SHUFFLED = 400
+"""Trials whose predictions are compared after each shuffle."""
 FEW = 3
 """Trials below which a mean says little."""
 
@@ -49,9 +51,12 @@ def importance(trials: pd.DataFrame) -> pd.DataFrame:
     for goal in goals:
         values = trained[goal].to_numpy(dtype=np.float64)
         leaf = 1 if len(values) < 500 else 4
-        forest = ExtraTreesRegressor(100, min_samples_leaf=leaf, max_features=0.6, random_state=0)
+        forest = ExtraTreesRegressor(60, min_samples_leaf=leaf, max_features=0.6, random_state=0)
         forest.fit(features, values)
-        shuffled = permutation_importance(forest, features, values, n_repeats=3, random_state=0)
+        sample = min(1.0, MOST_SHUFFLED / len(values))
+        shuffled = permutation_importance(
+            forest, features, values, n_repeats=3, random_state=0, max_samples=sample
+        )
         positive = np.maximum(shuffled.importances_mean, 0.0)
         table[goal] = positive / positive.sum() if positive.sum() > 0 else positive
     return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]

@@ -58,19 +58,18 @@ def layers_of(config: Mapping[str, Any]) -> list[Layer]:
 def _layer(block: Mapping[str, Any]) -> Layer:
     name = str(block.get("operator", ""))
     spec = OPERATORS.get(name)
-    uses = spec.uses if spec else frozenset(block)
-    used = {field: block.get(field) for field in uses}
-    schedule = used.get("mask")
+    uses = spec.uses if spec else block.keys()
+    schedule = block.get("mask") if "mask" in uses else None
     mask = str(schedule.get("shape", "linear")) if isinstance(schedule, Mapping) else None
-    family: str = spec.family if spec else "other"
+    has_kernel, has_heads = "conv_kernel" in uses, "num_heads" in uses
     return Layer(
         operator=name,
         code=spec.letters(name) if spec else name[:2].upper(),
-        family=CASTLED if mask is not None else family,
-        kernel=used.get("conv_kernel"),
-        form=used.get("conv_form") if "conv_kernel" in used else None,
-        heads=used.get("num_heads"),
-        head_size=used.get("head_size"),
+        family=CASTLED if mask is not None else spec.family if spec else "other",
+        kernel=block.get("conv_kernel") if has_kernel else None,
+        form=block.get("conv_form") if has_kernel else None,
+        heads=block.get("num_heads") if has_heads else None,
+        head_size=block.get("head_size") if "head_size" in uses else None,
         mlp_ratio=block.get("mlp_ratio"),
         mask=mask,
     )

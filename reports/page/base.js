@@ -93,10 +93,11 @@ function errorScale(low, high, from, to) {
   const map = (value) => -Math.log(1.002 - Math.min(value, 1)), first = map(low), span = map(high) - first || 1;
   const at = (value) => from + ((map(value) - first) / span) * (to - from);
   at.back = (place) => 1.002 - Math.exp(-(first + ((place - from) / (to - from)) * span));
-  at.ticks = (number) => {
+  at.ticks = (number, apart = 15) => {
     const found = [0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1].filter((one) => one >= low && one <= high);
-    const apart = found.filter((one, place) => one === 1 || place === 0 || Math.abs(at(one) - at(found[place - 1])) > 15);
-    return found.length > 2 ? apart : ticks(low, high, number, false);
+    const clear = [];
+    for (const one of found.reverse()) if (!clear.length || Math.abs(at(one) - at(clear[clear.length - 1])) > apart) clear.push(one);
+    return found.length > 2 ? clear : ticks(low, high, number, false);
   };
   return at;
 }

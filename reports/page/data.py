@@ -21,6 +21,8 @@ from reports.records import TrialState
 
 MOST_ROWS = 20_000
 """Trials of which a page holds every number; of more, dominated ones are counted in bins."""
+MOST_CELLS = 400_000
+"""Numbers of all trials on a page, so that it has at most 5 MB."""
 BINS = (240, 120)
 """Across and up."""
 MOST_AXES = 12
@@ -103,10 +105,12 @@ def shown(rows: pd.DataFrame) -> list[str]:
 def _rows(run: Run) -> tuple[pd.DataFrame, dict[str, Any] | None]:
     """Return the trials that the page holds one by one, and bins of the others."""
     trials = run.trials
-    if len(trials) <= MOST_ROWS:
+    depth = max(map(len, run.layers.values()), default=0)
+    most = min(MOST_ROWS, MOST_CELLS // (depth + len(shown(trials)) + MOST_AXES + 6))
+    if len(trials) <= most:
         return trials, None
-    kept = trials["trial"].isin(run.front["trial"]).to_numpy()
-    last = np.flatnonzero(~kept)[-(MOST_ROWS - int(kept.sum())) :]
+    kept = trials["trial"].isin(run.front["trial"]).to_numpy(copy=True)
+    last = np.flatnonzero(~kept)[int(kept.sum()) - most :]
     kept[last] = True
     rest = trials[~kept]
     rest = rest[rest[run.cost].notna() & rest[run.quality].notna() & (rest[run.cost] > 0)]

@@ -228,13 +228,14 @@ function calibrationView(host) {
   const known = data.calibration;
   if (!known) { host.append(empty("Not computed: castling report does so for searches with a learnt objective, at least eight fully trained models and a space of this version.")); return; }
   const box = element("div", { class: "square" });
-  host.append(element("p", { class: "lead", text: known.words }), box);
+  host.append(element("p", { class: "lead", text: known.words }), box, element("p", { class: "muted", text: `Across: measured ${metrics[data.y].title}; up: predicted from the others, with two standard deviations.` }));
   whenResized(box, () => {
     const width = box.clientWidth, height = Math.min(width, 420), left = 60, bottom = 44;
     const drawn = shape("svg", { width, height, role: "img", "aria-label": known.words });
     const range = extent([...known.measured, ...known.expected], false), x = metricScale(data.y, range, left, width - 12), y = metricScale(data.y, range, height - bottom, 10);
-    for (const tick of x.ticks(4)) drawn.append(shape("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle", class: "label" }, tickWords(data.y, tick)), shape("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end", class: "label" }, tickWords(data.y, tick)));
-    drawn.append(shape("line", { x1: x(range[0]), y1: y(range[0]), x2: x(range[1]), y2: y(range[1]), class: "grid" }), shape("text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle", class: "label" }, `measured ${metrics[data.y].title}; up: predicted from the others, two standard deviations`));
+    for (const tick of x.ticks(4, 48)) drawn.append(shape("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle", class: "label" }, tickWords(data.y, tick)));
+    for (const tick of y.ticks(4)) drawn.append(shape("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end", class: "label" }, tickWords(data.y, tick)));
+    drawn.append(shape("line", { x1: x(range[0]), y1: y(range[0]), x2: x(range[1]), y2: y(range[1]), class: "grid" }));
     const clamp = (one) => Math.min(Math.max(one, range[0]), range[1]);
     known.measured.forEach((one, place) => {
       const [low, high] = [-2, 2].map((times) => y(clamp(known.expected[place] + times * known.std[place])));

@@ -1,15 +1,14 @@
 // Puts the views together.
-
 restore();
 const choice = element("button", { id: "theme", text: "dark or light", onclick: () => {
   const isDark = state.theme ? state.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   change({ theme: isDark ? "light" : "dark" });
 } });
 byId("tools").append(choice);
-function applyTheme() {
-  if (state.theme) document.documentElement.dataset.theme = state.theme; else delete document.documentElement.dataset.theme;
+const applyTheme = () => {
+  if (state.theme) document.documentElement.dataset.theme = state.theme;
   paints = {};
-}
+};
 listeners.unshift((changes) => { if ("theme" in changes) applyTheme(); });
 applyTheme();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change({ theme: state.theme }));

@@ -31,16 +31,11 @@ def test_operators_have_letters_of_their_own_and_a_family() -> None:
 
 
 def test_a_layer_castles_if_it_trains_with_a_branch() -> None:
-    mask = {"shape": "cosine"}
+    mask, grid = {"shape": "cosine"}, {"conv_kernel": 5, "conv_form": "grid"}
     config = {
         "model": {
             "blocks": [
-                {
-                    "operator": "linear_angular",
-                    "conv_kernel": 5,
-                    "conv_form": "grid",
-                    "mask": mask,
-                },
+                {"operator": "linear_angular", **grid, "mask": mask},
                 {"operator": "linear_angular", "conv_kernel": 5, "mask": None},
                 {"operator": "softmax", "conv_kernel": 5, "num_heads": 2, "mask": mask},
                 {"operator": "of_another_package", "conv_kernel": 3},
@@ -122,7 +117,9 @@ def test_importance_finds_the_dimension_that_decides() -> None:
         }
     )
     trials["macs"] = trials["model.width"].astype(int) * 1000
-    trials["top1"] = 0.5 + 0.4 * (trials["model.kind"] == "b") + 0.001 * rng.random(number)
+    trials["top1"] = (
+        0.5 + 0.4 * (trials["model.kind"] == "b").astype(float) + 0.001 * rng.random(number)
+    )
     table = reports.importance(trials)
     assert {*table.index} == {"model.width", "model.kind", "train.rate"}
     assert table["top1"].idxmax() == "model.kind"

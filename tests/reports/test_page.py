@@ -181,3 +181,10 @@ def test_a_place_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> N
 def test_no_temporary_file_is_left(run: Path) -> None:
     write_report(run)
     assert not [path for path in run.rglob("*") if re.match(r"\.", path.name)]
+
+
+def test_a_run_of_a_newer_version_says_which_to_install(run: Path) -> None:
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("castling_run: 2", "castling_run: 3"))
+    with pytest.raises(RunFolderError, match=r"newer version .*install castling-nas 0.1.0 or"):
+        write_report(run)

@@ -319,7 +319,7 @@ def test_the_script_is_short_and_its_syntax_checked() -> None:
 def test_twenty_thousand_trials_are_drawn_within_a_second(
     browser: Browser, tmp_path: Path
 ) -> None:
-    run = made_up_run(tmp_path / "run", 22_000, dimensions=6, layers=2)
+    run = made_up_run(tmp_path / "run", 22_000, dimensions=24, layers=12)
     page = write_report(run)[0]
     assert page.stat().st_size < 5_000_000
     browser.resize(1280)

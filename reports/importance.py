@@ -12,7 +12,7 @@ from reports.pareto import Points
 
 FEWEST_TRIALS = 8
 """Fully trained trials below which an importance would be noise."""
-MOST_TRIALS = 1_500
+MOST_TRIALS = 1_000
 """Trials that a forest learns from: the last ones of more."""
 MOST_SHUFFLED = 400
 """Trials whose predictions are compared after each shuffle."""
@@ -51,7 +51,7 @@ def importance(trials: pd.DataFrame) -> pd.DataFrame:
     for goal in goals:
         values = trained[goal].to_numpy(dtype=np.float64)
         leaf = 1 if len(values) < 500 else 4
-        forest = ExtraTreesRegressor(60, min_samples_leaf=leaf, max_features=0.6, random_state=0)
+        forest = ExtraTreesRegressor(40, min_samples_leaf=leaf, max_features=0.6, random_state=0)
         forest.fit(features, values)
         sample = min(1.0, MOST_SHUFFLED / len(values))
         shuffled = permutation_importance(

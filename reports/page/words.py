@@ -9,6 +9,8 @@ from castling.metrics import FRACTION, metric_named
 from reports.page.run import Run
 
 
+SPACE = "\u00a0"
+"""Between a number and its unit: no line breaks there."""
 GIVEN_UP = 0.02
 """What the cheaper model of the answer may give up, as a fraction of 1."""
 LEAST_GAP = 0.0005
@@ -19,7 +21,7 @@ def short(name: str, value: float) -> str:
     """Return a metric with its unit: 98.33 %, 330k MACs."""
     metric = metric_named(name)
     if metric.unit == FRACTION:
-        return f"{100.0 * value:.2f} %"
+        return f"{100.0 * value:.2f}{SPACE}%"
     return metric.amount(value, short=True)
 
 
@@ -59,7 +61,7 @@ def _cheaper(run: Run, best: "pd.Series[float]") -> list[str]:
     unit = metric_named(run.cost).unit or metric_named(run.cost).title
     less = "Equally accurate" if points < 0.005 else f"{points:.1f} points less"
     verb = "costs" if points < 0.005 else "cost"
-    return [f"{less} {verb} {100.0 * saved:.0f} % fewer {unit}: #{other['trial']}."]
+    return [f"{less} {verb} {100.0 * saved:.0f}{SPACE}% fewer {unit}: #{other['trial']}."]
 
 
 def castling_words(

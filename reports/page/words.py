@@ -46,6 +46,8 @@ def _castling(run: Run, trial: int) -> str:
     if not found:
         return ""
     number = sum(layer.castles for layer in found)
+    if not number:
+        return f"; none of its {len(found)} layers castles"
     verb = "castles" if number == 1 else "castle"
     return f"; {number} of its {len(found)} layers {verb}"
 

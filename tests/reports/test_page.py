@@ -15,6 +15,7 @@ from reports.manifest import Manifest
 from reports.page import write_report
 from reports.page.html import Image
 from reports.page.run import Run
+from reports.page.words import castling_words
 from reports.page.write import PROGRESS, export_commands, render_page, run_facts
 from reports.records import Objective, Record
 
@@ -188,3 +189,26 @@ def test_a_run_of_a_newer_version_says_which_to_install(run: Path) -> None:
     path.write_text(path.read_text().replace("castling_run: 2", "castling_run: 3"))
     with pytest.raises(RunFolderError, match=r"newer version .*install castling-nas 0.1.0 or"):
         write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "full", "words"),
+    [
+        (
+            [0.1, 0.04, 0.0],
+            [True, True, False],
+            "epoch 1 would have cost 10.0 points; from epoch 3",
+        ),
+        ([0.0, 0.0, 0.0], [True, True, False], "would have cost nothing after any epoch; from"),
+        (
+            [0.0, 0.0, 0.02],
+            [True, True, True],
+            "alive at the end, and dropping the branch cost +2",
+        ),
+        ([0.0, 0.0, 0.0], [False, False, False], "it castled at once"),
+    ],
+)
+def test_a_sentence_says_what_castling_earlier_costs(
+    gaps: list[float], full: list[bool], words: str
+) -> None:
+    assert words in castling_words(7, [1, 2, 3], gaps, full)

@@ -15,6 +15,10 @@ from space.budget import Budget
 from space.point import Space
 
 
+NEWEST_LAYOUT = 2
+"""The layout of run folders that this version writes; it reads all earlier ones."""
+
+
 class Manifest(Config):
     """The description of a run, written once at its start to RUN/config.yaml."""
 
@@ -104,9 +108,21 @@ class Manifest(Config):
         try:
             data = read_yaml(path) if path.is_file() else None
             if isinstance(data, dict) and "castling_run" in data:
+                _check_layout(run, data)
                 return cls.from_data(data, str(path))
         except ConfigError as error:
             rule = f"has an unreadable {MANIFEST_FILE} ({error})"
             raise RunFolderError(str(run), rule, "restore it from a copy") from None
         rule = f"is not a castling run (no {MANIFEST_FILE} of one)"
         raise RunFolderError(str(run), rule, "give the --out of a search")
+
+
+def _check_layout(run: Path, data: dict[str, Any]) -> None:
+    """Raise RunFolderError where a newer version of castling wrote the run."""
+    layout = data["castling_run"]
+    if type(layout) is int and layout > NEWEST_LAYOUT:
+        versions = data.get("versions")
+        writer = versions.get("castling-nas") if isinstance(versions, dict) else None
+        rule = f"was written by a newer version of castling (layout {layout}, not {NEWEST_LAYOUT})"
+        fix = f"install castling-nas {writer or ''}".strip() + " or newer to read it"
+        raise RunFolderError(str(run), rule, fix)

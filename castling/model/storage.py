@@ -53,12 +53,11 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
         ConfigError: when the model has no config, so that timm cannot build it anew; or when
             `load` would refuse its weights, such as those of several precisions.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), unwrapped(model)
     if run is None:
         config = config_of(model)
         preprocessing, task = described(model, config)
         run = RunConfig(model=config, preprocessing=preprocessing, task=task)
-    model = unwrapped(model)
     _check_loadable(model, run.model)
     save_weights(model, folder / WEIGHTS_FILE)
     write_yaml(folder / CONFIG_FILE, run.to_data())

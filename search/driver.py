@@ -31,7 +31,13 @@ from search.overrides import Overrides, overridden
 from search.samplers.naming import check_sampler
 from search.stoppers.rungs import Rungs
 from search.study.resume import resumed_space
-from search.study.run_folder import check_not_lost, locked, make_run_folder, new_manifest
+from search.study.run_folder import (
+    check_images,
+    check_not_lost,
+    locked,
+    make_run_folder,
+    new_manifest,
+)
 from search.study.storage import check_unused, open_storage, open_study, storage_checked
 from search.study.study import SearchStudy
 from space.contract import check_operators
@@ -86,7 +92,11 @@ def run(
     config = overridden(_resolved(recipe, folder, manifest), overrides)
     context = _checked_context(config, folder, manifest)
     base = context.space.base
+    if manifest is not None:
+        base = base.replace(preprocessing=manifest.preprocessing)
     data = training_data(base, trainings=expected_trainings(config))
+    if manifest is not None:
+        check_images(folder, manifest, data)
     check_weights(base)
     url = _database(storage, manifest)
     if manifest is None:
@@ -99,7 +109,7 @@ def run(
             check_not_lost(folder, manifest, open_storage(folder, url))
         with tune_executor(config, address) as executor:
             if manifest is None:
-                new_manifest(context, url).write(folder)
+                new_manifest(context, url, data).write(folder)
             search = _Search(folder, context, display or Display())
             return search.run(search.open(url), executor, data)
 

@@ -64,7 +64,7 @@ class MaskDensities:
         self, layers: Sequence[AuxiliaryBranch], batches: Iterable[Batch], execution: Execution
     ) -> None:
         self._layers, self._batches, self._execution = layers, batches, execution
-        self._surviving = [0.0] * len(layers)
+        self._surviving: list[float | Tensor] = [0.0] * len(layers)
         self._num_images = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -80,7 +80,7 @@ class MaskDensities:
     def means(self) -> tuple[float, ...]:
         """Return, per layer with a branch, the fraction of mask entries that survived."""
         means = {
-            str(layer): mass / max(1, self._num_images)
+            str(layer): float(mass / max(1, self._num_images))
             for layer, mass in enumerate(self._surviving)
         }
         return tuple(self._execution.mean(means, self._num_images).values())

@@ -131,10 +131,24 @@ def read_picture(path: Path, mode: str, data: str) -> "Picture":
         if not path.stat().st_size:  # as the files of /proc have it, some of which never end
             raise OSError("it is empty")  # noqa: TRY301 - one except names the file
         with Image.open(path, formats=formats) as image:
-            return image.convert(mode)
+            return upright(image, mode)
     except Exception as error:  # noqa: BLE001 - each of Pillow's decoders raises errors of its own
         reason = f"{path} is no readable image ({_reason(path, error)})"
         raise DataError(data, reason, "remove or replace it") from None
+
+
+def upright(picture: "Picture", mode: str) -> "Picture":
+    """Return a picture as its EXIF data say it is to be seen, in a mode, L or RGB.
+
+    A training reads files so, and a prediction prepares pictures of Pillow so.
+    """
+    from PIL import ImageOps
+
+    try:
+        turned = ImageOps.exif_transpose(picture)
+    except Exception:  # noqa: BLE001 - whatever malformed EXIF data raise: the pixels are whole
+        turned = picture
+    return turned.convert(mode)
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -25,7 +25,7 @@ from castling.data.batches import epoch_order
 from castling.training.data import training_batches, training_data
 
 
-FILES, BATCH, SIDE = 500, 64, 224
+FILES, BATCH, SIDE = 1280, 64, 224
 """Different files; further ones are links to them."""
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from castling.model.castle import castle, set_progress
     from castling.model.settle import settle
     from castling.model.storage import load, save
+    from castling.training.predict import predict
 
     import reports as reports  # isort: skip
     import search as search  # isort: skip
@@ -23,6 +24,7 @@ _HOME = {
     "convert_backbone": "castling.model.backbone",
     "set_progress": "castling.model.castle",
     "load": "castling.model.storage",
+    "predict": "castling.training.predict",
     "save": "castling.model.storage",
     "settle": "castling.model.settle",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "castle_backbone",
     "convert_backbone",
     "load",
+    "predict",
     "reports",
     "save",
     "search",

@@ -12,6 +12,7 @@ from castling.registry import Registry
 __all__ = [
     "BRANCH",
     "BUILT_IN",
+    "EMA",
     "FRACTION",
     "METRICS",
     "NAME",
@@ -33,6 +34,8 @@ NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 """What a metric may be called: its name is a column, a key and a word of the command line."""
 BRANCH = "_branch"
 """Ends the name of a task's metric of the model with its auxiliary branches."""
+EMA = "_ema"
+"""Ends that of the moving average of the weights, castled."""
 
 
 METRICS: Registry[Metric] = Registry("metric", entry_points="castling.metrics")
@@ -233,22 +236,27 @@ def amounts(values: Mapping[str, float], names: Iterable[str]) -> list[str]:
 def metric_named(name: str) -> Metric:
     """Return a registered metric, or for the name of one whose package is gone a plain one.
 
-    NAME_branch is a task's metric with the auxiliary branch, which curves hold.
+    NAME_branch is a task's metric with the auxiliary branch, and NAME_ema that of the weights'
+    moving average; curves hold them.
     """
     metric = OWN.get(name)  # first: thousands of stored records ask
     if metric is not None:
         return metric
     if name in METRICS:
         return METRICS[name]
-    base = METRICS.get(name.removesuffix(BRANCH))
-    if base is not None and name.endswith(BRANCH):
-        return replace(
-            base,
-            name=name,
-            description=f"{base.description}, with the auxiliary branch",
-            heading=f"{base.title} with branch",
-            label=f"{base.axis} with branch",
-            curve_only=True,
-            evaluate=None,
-        )
+    for end, words, short in (
+        (BRANCH, "with the auxiliary branch", "with branch"),
+        (EMA, "of the moving average of the weights", "of the average"),
+    ):
+        base = METRICS.get(name.removesuffix(end))
+        if base is not None and name.endswith(end):
+            return replace(
+                base,
+                name=name,
+                description=f"{base.description}, {words}",
+                heading=f"{base.title} {short}",
+                label=f"{base.axis} {short}",
+                curve_only=True,
+                evaluate=None,
+            )
     return Metric(name=name, description="of a package that is not installed", source="training")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from castling.errors import ConfigError
 from castling.metrics import Direction, amounts, metric_named
+from reports.choice import compared, knee_place, progress_table, reached_row
 from reports.pareto import Mask, Points, dominated, hypervolume, nondominated, running_hypervolume
 from reports.records import Objective, TrialState
 from space.budget import Bound, Budget, Limits
@@ -163,6 +164,52 @@ class ParetoAccessor:
             raise _nothing_fits(trained, bounds)
         keys = [_numbers(fitting, name) for name in ("params", "macs")]
         return fitting.iloc[np.lexsort([*keys, -_numbers(fitting, "top1")])[0]]
+
+    def knee(self) -> pd.Series:
+        """Return the front's member with the most gain for the least cost; see `knee_place`.
+
+        Raises:
+            ConfigError: when the front is empty.
+        """
+        front = self.front()
+        if front.empty:
+            raise _nothing_fits(front, Budget())
+        return front.iloc[knee_place(_points(front, self.objectives), self.objectives)]
+
+    def reached(self, level: float) -> "pd.Series[float]":
+        """Return when a relative hypervolume was first reached, as trial, trials, epochs, hours.
+
+        Raises:
+            ConfigError: when it was not reached, or the hypervolume is not defined.
+        """
+        return reached_row(progress_table(self._trials), level)
+
+    def compare(
+        self, other: pd.DataFrame, names: tuple[str, str] = ("this", "other")
+    ) -> pd.DataFrame:
+        """Return whose best model wins at which budget; see `reports.choice.compared`.
+
+        `attrs["hypervolume"]` has the relative hypervolume of each, with this run's reference.
+
+        Raises:
+            ConfigError: when the objectives of the two differ.
+        """
+        goals = self.objectives
+        if goals != other.pareto.objectives:
+            rule = "must be those of the other run"
+            fix = "pass frames of runs with the same objectives"
+            raise ConfigError(
+                "objectives", rule, f"{[*goals]} and {[*other.pareto.objectives]}", fix
+            )
+        frames = dict(zip(names, (self._trials, other), strict=True))
+        table = compared({name: each.pareto.front() for name, each in frames.items()}, goals)
+        reference = self.reference if goals.keys() <= self.reference.keys() else None
+        if reference is not None:
+            table.attrs["hypervolume"] = {
+                name: each.pareto.hypervolume(relative=True, reference=reference)
+                for name, each in frames.items()
+            }
+        return table
 
     @property
     def budget(self) -> Budget:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
@@ -29,7 +30,7 @@ MOST_METRICS = 1_000
 """Largest number of metrics' names in a run's curves."""
 
 
-def load_curves(run: str | Path) -> pd.DataFrame:
+def load_curves(run: str | Path, trials: Collection[int] | None = None) -> pd.DataFrame:
     """Return a run's learning curves: a row per trial and epoch, in this order.
 
     The columns are trial, epoch, the metrics of the training loop, those of plugins, and
@@ -37,6 +38,10 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     trained twice, since its trial was interrupted before the next checkpoint, the last line
     counts; the lines differ in the times only. Lines that a crash or a full disk left incomplete
     are skipped.
+
+    Args:
+        run: folder of the run.
+        trials: numbers of the trials whose curves are read; all by default.
 
     Raises:
         RunFolderError: when the folder is no run.
@@ -48,6 +53,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
         {"trial": int(path.stem), **_row(epoch)}
         for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
         if re.fullmatch("[0-9]{5,9}", path.stem) and path.is_file()
+        if trials is None or int(path.stem) in trials
         for epoch in _epochs(path)
     ]
     others = {name for row in rows for name in row} | {
@@ -57,6 +63,7 @@ def load_curves(run: str | Path) -> pd.DataFrame:
     names = [*EPOCH_METRICS, *sorted(others)[:MOST_METRICS]]
     frame = pd.DataFrame(rows, columns=["trial", "epoch", *names, MASK_DENSITY])
     frame = frame.drop_duplicates(["trial", "epoch"], keep="last")
+    frame.attrs["run"] = str(folder)
     dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(names, "float64")
     return frame.astype(dtypes).sort_values(["trial", "epoch"], ignore_index=True)
 

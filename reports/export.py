@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self, Unpack
@@ -13,15 +12,10 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from castling.config import Config, RunConfig
-from castling.errors import (
-    CheckpointError,
-    ConfigError,
-    CostMismatchError,
-    RunFolderError,
-)
+from castling.data.index import INDEX_FILE, SKIPPED_FILE, IndexFile
+from castling.errors import ConfigError, CostMismatchError, RunFolderError
 from castling.files import write_text, write_yaml
 from castling.metrics import plugin_metrics
-from castling.model.build import config_of
 from castling.model.castle import castle
 from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
@@ -32,10 +26,14 @@ from castling.training.data import (
     images_for_tests,
     training_data,
 )
+from castling.training.device import device_of
 from castling.training.evaluation import evaluate
+from castling.training.fingerprint import changed, fingerprint, fingerprints
 from castling.training.hooks import hooked_metrics
 from reports.frame import load as load_trials, load_config
+from reports.manifest import Manifest
 from reports.masks import TrainingEnd, alive_masks, last_threshold
+from reports.onnx_file import ONNX_FILE, Layout, check_onnx, write_onnx
 from reports.records import weights_path
 from space.budget import Limits
 from space.cost import cost
@@ -43,11 +41,8 @@ from space.cost_model import Costs
 from space.measure import measure_macs, measure_params
 
 
-METRICS_FILE, ONNX_FILE = "metrics.json", "model.onnx"
-ONNX_TOLERANCE = 1e-4
-"""Largest difference of logits between the exported ONNX file and the model."""
-
-
+METRICS_FILE = "metrics.json"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, INDEX_FILE, SKIPPED_FILE)
 LARGEST_METRICS = 2**16
 """Largest size of metrics.json in bytes; a usual one has 700."""
 
@@ -85,6 +80,10 @@ class ModelMetrics(Config):
     """Lowest threshold of the masks at the end, empty at 1; null without masks."""
     masks: str = ""
     """One sentence where masks were alive at the end, so that castling changed the model."""
+    images: dict[str, str] = Field(default_factory=dict)
+    """Number and hash of the images of every split, by which a later evaluation sees changes."""
+    device: str = "cpu"
+    """Where the accuracies were measured: cpu or cuda; the two may round differently."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -124,6 +123,8 @@ class Evaluation:
     recorded: ModelMetrics
     masks: str
     """One sentence where masks were alive at the end of the training; else nothing."""
+    changed: str = ""
+    """One sentence where the images are not those of the export; else nothing."""
 
     @property
     def is_reproduced(self) -> bool:
@@ -140,6 +141,8 @@ def export(
     *,
     trial: int | None = None,
     onnx: bool = False,
+    preprocess_in_graph: Layout | None = None,
+    device: str | None = None,
     **limits: Unpack[Limits],
 ) -> ModelMetrics:
     """Write the best model of a run, or that of one trial, to a folder.
@@ -149,13 +152,16 @@ def export(
         out: the folder to write: config.yaml, model.safetensors, metrics.json.
         trial: a trial of the front, instead of the best within the limits.
         onnx: write model.onnx too.
+        preprocess_in_graph: let model.onnx take uint8 pixels with these axes, `nchw` or `nhwc`;
+            scaling and normalisation are then part of it. Implies `onnx`.
+        device: of torch, for the evaluation; None takes a GPU where there is one.
         limits: `max_macs`, `max_params`, `max_latency_ms`, `max` and `min`; see `Limits`.
 
     Raises:
         ConfigError: when no trial of the front fits.
         RunFolderError: when the run no longer has the trial's weights.
     """
-    run, out = Path(run), Path(out)
+    run, out, place = Path(run), Path(out), device_of(device)
     trials = load_trials(run)
     number = trial
     if number is None:
@@ -169,20 +175,33 @@ def export(
             f"choose one of {', '.join(map(str, trials.pareto.front().trial))}",
         )
     _check_empty(out)
-    model = load_weights(config.model, weights)
+    model = load_weights(config.model, weights).to(place)
     row = trials.loc[trials.trial == number].iloc[0]
     end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
-    if onnx:
-        check_onnx()
-    data = training_data(config)
+    if onnx := onnx or preprocess_in_graph is not None:
+        check_onnx(preprocess_in_graph)
+    manifest = Manifest.read(run)
+    index = IndexFile(run / INDEX_FILE)
+    data = training_data(config.replace(preprocessing=manifest.preprocessing), index=index)
+    difference = changed(manifest.images, fingerprints(data))
+    if difference:
+        raise RunFolderError(str(run), difference, "restore the images that it was trained on")
     try:
         metrics = write_model(
-            model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
+            model,
+            config,
+            data,
+            out,
+            trained_by=f"{run.name}, trial {number}",
+            end=end,
+            index=index,
         )
         if onnx:
-            write_onnx(load(out), out)
+            write_onnx(
+                load(out), out, data.preprocessing, task=config.task, layout=preprocess_in_graph
+            )
     except BaseException:
-        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, ONNX_FILE):
+        for name in (*FILES, ONNX_FILE):
             (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
         raise
     return metrics
@@ -193,7 +212,7 @@ def _check_empty(out: Path) -> None:
         raise RunFolderError(str(out), "must be a new or empty folder", "choose another --out")
 
 
-def write_model(
+def write_model(  # noqa: PLR0913 - all that the files of a model tell
     model: nn.Module,
     config: RunConfig,
     data: TrainingData,
@@ -201,8 +220,9 @@ def write_model(
     *,
     trained_by: str,
     end: TrainingEnd,
+    index: IndexFile | None = None,
 ) -> ModelMetrics:
-    """Settle and castle a model, test it, and write it with its config and metrics.
+    """Settle and castle a model, test it, and write it with its config, metrics and images' index.
 
     Raises:
         CostMismatchError: when fvcore's count of the model is not the closed form's.
@@ -213,10 +233,14 @@ def write_model(
     top1 = evaluate(config, castled, data.validation, data)["top1"]
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
-    test = images_for_tests(config, data.preprocessing)
+    test = images_for_tests(config, data.preprocessing, index)
+    device = next(castled.parameters()).device.type
+    top1_test = evaluate(config, castled, test, data)["top1"]
+    other_metrics = _other_metrics(config, castled, data)
+    castled = castled.cpu()
     metrics = ModelMetrics(
         top1_validation=top1,
-        top1_test=evaluate(config, castled, test, data)["top1"],
+        top1_test=top1_test,
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
@@ -224,11 +248,13 @@ def write_model(
         epochs=end.epochs,
         castling_version=version("castling-nas"),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        metrics=_other_metrics(config, castled, data),
+        metrics=other_metrics,
         top1_validation_branch=end.top1_branch,
         mask_density=end.mask_density,
         mask_threshold=threshold,
         masks=alive_masks(threshold, end, top1),
+        images=fingerprints(data) | {"test": fingerprint(test)},
+        device=device,
     )
     for quantity, closed, measured in (
         ("MACs", spent.macs, metrics.macs),
@@ -243,6 +269,8 @@ def write_model(
         f"From {trained_by}. castling.load gives the model beside this file;\n"
         "castling train trains this config anew.",
     )
+    if index is not None:
+        index.write(out / INDEX_FILE)
     write_text(out / METRICS_FILE, json.dumps(metrics.to_data(), indent=2) + "\n")
     return metrics
 
@@ -258,18 +286,23 @@ def _other_metrics(config: RunConfig, castled: nn.Module, data: TrainingData) ->
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def evaluate_folder(folder: str | Path) -> Evaluation:
+def evaluate_folder(folder: str | Path, *, device: str | None = None) -> Evaluation:
     """Measure an exported model's accuracies again.
+
+    Args:
+        folder: exported or trained.
+        device: of torch; None takes a GPU where there is one.
 
     Raises:
         CastlingError: one of its kinds when config, weights, metrics or data are unusable.
     """
-    folder = Path(folder)
+    folder, place = Path(folder), device_of(device)
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
-    model = load(folder)
-    data = training_data(config)
-    test = images_for_tests(config, data.preprocessing)
+    model = load(folder).to(place)
+    index = IndexFile(folder / INDEX_FILE, relists=True)
+    data = training_data(config, index=index)
+    test = images_for_tests(config, data.preprocessing, index)
     top1 = evaluate(config, model, data.validation, data)["top1"]
     end = TrainingEnd(
         epochs=recorded.epochs,
@@ -284,49 +317,5 @@ def evaluate_folder(folder: str | Path) -> Evaluation:
         top1_test=evaluate(config, model, test, data)["top1"],
         recorded=recorded,
         masks=alive_masks(threshold, end, top1),
+        changed=changed(recorded.images, fingerprints(data) | {"test": fingerprint(test)}),
     )
-
-
-def check_onnx() -> None:
-    """Raise ConfigError unless the packages that write and run ONNX are installed."""
-    try:
-        for package in ("onnxruntime", "onnxscript"):
-            import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            "--onnx",
-            f"needs a package that is missing ({error.name})",
-            fix="pip install 'castling-nas[onnx]'",
-        ) from None
-
-
-def write_onnx(model: nn.Module, out: Path) -> None:
-    """Write model.onnx with a free batch axis, and check that it gives the model's logits."""
-    import numpy as np
-    import onnxruntime
-    import torch
-
-    config = config_of(model)
-    height, width = config.image_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, config.channels, height, width, generator=generator)
-    program = torch.onnx.export(
-        model,
-        (images,),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["images"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None
-    program.save(str(out / ONNX_FILE))
-    session = onnxruntime.InferenceSession(
-        str(out / ONNX_FILE), providers=["CPUExecutionProvider"]
-    )
-    for batch in (images, images[:1]):
-        logits = session.run(None, {"images": batch.numpy()})[0]
-        with torch.inference_mode():
-            difference = float(np.abs(logits - model(batch).numpy()).max())
-        if difference > ONNX_TOLERANCE:
-            raise CheckpointError(str(out / ONNX_FILE), f"its logits differ by {difference:.1e}")

@@ -83,7 +83,7 @@ def load(run: str | Path, *, refused: bool = False) -> pd.DataFrame:
     rows have a plain RangeIndex (the trial's number is a column), the columns are COLUMNS, then
     metrics of plugins, then the searched dimensions, missing where a trial does not depend on one.
     `attrs` holds the run's budget, objectives and reference point as plain data, which is what
-    `.pareto` starts from.
+    `.pareto` starts from, and its folder.
 
     Args:
         run: folder of the run, the `--out` of a search.
@@ -95,10 +95,17 @@ def load(run: str | Path, *, refused: bool = False) -> pd.DataFrame:
     """
     folder = Path(run)
     manifest = Manifest.read(folder)
+    return frame_of(folder, manifest, read_trials(folder, manifest), refused=refused)
+
+
+def frame_of(
+    folder: Path, manifest: Manifest, stored: Sequence[FrozenTrial], *, refused: bool
+) -> pd.DataFrame:
+    """Return the table of a study's trials; see `load`."""
     place = study_place(folder, manifest)
     records = [
         Record.from_data(trial.user_attrs[RECORD_ATTRIBUTE], f"{place}, trial {trial.number}")
-        for trial in read_trials(folder, manifest)
+        for trial in stored
         if RECORD_ATTRIBUTE in trial.user_attrs
     ]
     try:
@@ -109,7 +116,25 @@ def load(run: str | Path, *, refused: bool = False) -> pd.DataFrame:
         frame = frame[frame["state"] != TrialState.REFUSED].reset_index(drop=True)
     data = manifest.to_data()
     frame.attrs.update({name: data[name] for name in ("budget", "objectives", "reference")})
+    frame.attrs["run"] = str(folder)
     return frame
+
+
+def load_configs(run: str | Path) -> dict[int, dict[str, Any]]:
+    """Return the training config of every trial that has one, as plain data, by its number.
+
+    Raises:
+        RunFolderError: when the folder is no run or has no study.
+        RecordError: when the study is damaged.
+    """
+    folder = Path(run)
+    return configs_of(read_trials(folder, Manifest.read(folder)))
+
+
+def configs_of(stored: Sequence[FrozenTrial]) -> dict[int, dict[str, Any]]:
+    """Return the training configs of a study's trials, by their number."""
+    configs = {trial.number: trial.user_attrs.get(CONFIG_ATTRIBUTE) for trial in stored}
+    return {number: config for number, config in configs.items() if isinstance(config, dict)}
 
 
 def load_config(run: str | Path, trial: int) -> dict[str, Any]:

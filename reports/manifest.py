@@ -4,15 +4,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from castling.config import Config
+from castling.config import Config, Preprocessing
 from castling.errors import ConfigError, RunFolderError
 from castling.files import write_yaml
 from castling.untrusted.plain_yaml import read_yaml
 from reports.records import MANIFEST_FILE, Objective, check_contained, check_recorded
 from space.budget import Budget
 from space.point import Space
+
+
+NEWEST_LAYOUT = 2
+"""The layout of run folders that this version writes; it reads all earlier ones."""
 
 
 class Manifest(Config):
@@ -39,6 +43,11 @@ class Manifest(Config):
     git_commit: str | None = None
     """Commit of the working directory, where there is one."""
     created_at: datetime
+    preprocessing: Preprocessing | None = None
+    """How images are prepared in all trials, and their classes; None in runs of castling 0.1."""
+    images: dict[str, str] = Field(default_factory=dict)
+    """Number and hash of the training and validation images, by which a resumed search and an
+    export see that they changed."""
 
     @model_validator(mode="after")
     def _measurable(self) -> Self:
@@ -99,9 +108,21 @@ class Manifest(Config):
         try:
             data = read_yaml(path) if path.is_file() else None
             if isinstance(data, dict) and "castling_run" in data:
+                _check_layout(run, data)
                 return cls.from_data(data, str(path))
         except ConfigError as error:
             rule = f"has an unreadable {MANIFEST_FILE} ({error})"
             raise RunFolderError(str(run), rule, "restore it from a copy") from None
         rule = f"is not a castling run (no {MANIFEST_FILE} of one)"
         raise RunFolderError(str(run), rule, "give the --out of a search")
+
+
+def _check_layout(run: Path, data: dict[str, Any]) -> None:
+    """Raise RunFolderError where a newer version of castling wrote the run."""
+    layout = data["castling_run"]
+    if type(layout) is int and layout > NEWEST_LAYOUT:
+        versions = data.get("versions")
+        writer = versions.get("castling-nas") if isinstance(versions, dict) else None
+        rule = f"was written by a newer version of castling (layout {layout}, not {NEWEST_LAYOUT})"
+        fix = f"install castling-nas {writer or ''}".strip() + " or newer to read it"
+        raise RunFolderError(str(run), rule, fix)

@@ -85,6 +85,9 @@ def running_hypervolume(
     costs, corner = _boxed(points, reference, directions, ideal)
     front, volumes = costs[:0], np.empty(len(costs))
     for number in range(len(costs)):
+        if (front <= costs[number]).all(axis=1).any():  # adds nothing
+            volumes[number] = volumes[number - 1]
+            continue
         front = np.concatenate([front, costs[number : number + 1]])
         front = front[nondominated(front, ["min"] * len(directions))]
         volumes[number] = _volume(front, corner)

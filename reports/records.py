@@ -29,6 +29,8 @@ LOCK_FILE = ".lock"
 LATENCY_FILE = "latency.jsonl"
 """The file with the times of models' parts, if a search uses latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
+ERRORS_FOLDER = "errors"
+"""The folder of failed trials' tracebacks, NNNNN.txt each."""
 RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE, RUNGS_ATTRIBUTE = "record", "config", "rungs"
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
 
@@ -46,6 +48,17 @@ def weights_path(run: Path, trial: int) -> Path:
 def training_path(run: Path, trial: int) -> Path:
     """Return the file from which an interrupted trial goes on."""
     return run / CHECKPOINTS_FOLDER / f"{trial:05d}.training.safetensors"
+
+
+def trace_tail(run: Path, trial: int, lines: int = 12) -> str:
+    """Return the last lines of a failed trial's traceback; empty where the run kept none."""
+    path = run / ERRORS_FOLDER / f"{trial:05d}.txt"
+    if not path.is_file() or not path.resolve().is_relative_to(run.resolve()):
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(path.stat().st_size - 16_384, 0))
+        text = stream.read().decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
 
 
 class TrialState(StrEnum):

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from castling.errors import CastlingError, one_line
-from search.commands import data, lists, models, results, search
+from search.commands import data, lists, models, predict, results, search
 from search.commands.console import errors
 
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 COMMANDS = (
     search.search,
     *(results.status, results.front, results.report),
-    *(models.export, models.train, models.evaluate, models.measure),
+    *(models.export, models.train, models.evaluate, models.measure, predict.predict),
     *(lists.metrics, lists.operators, lists.layers, lists.spaces),
     *(lists.recipes, lists.strategies, lists.samplers, lists.stoppers),
 )

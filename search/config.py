@@ -76,10 +76,19 @@ class SearchConfig(Config):
 
     retries: int = Field(default=1, ge=0, le=MOST_TRIALS)
     """How often a trial goes on from its checkpoint after its worker or machine died."""
-    halve_batch: bool = False
-    """Whether a trial that ran out of memory is trained once more with half the batch."""
+    double_accumulation: bool = False
+    """Whether a trial that ran out of memory goes on with each batch in twice as many parts."""
     trial_minutes: float | None = Field(default=None, gt=0.0, le=1e6)
     """How long a driver lets a trial train before it fails as hanging; null waits for ever."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_halve_batch(cls, data: object) -> object:
+        """Take `halve_batch`, of earlier versions, as what does today what it was for."""
+        if not isinstance(data, dict) or "halve_batch" not in data:
+            return data
+        others = {name: value for name, value in data.items() if name != "halve_batch"}
+        return {"double_accumulation": data["halve_batch"], **others}
 
     @model_validator(mode="after")
     def _no_target_twice(self) -> Self:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
+from castling.data.index import INDEX_FILE, IndexFile
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import TrainingData, training_data
+from castling.training.summary import describe
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.front import front_of
@@ -31,7 +33,13 @@ from search.overrides import Overrides, overridden
 from search.samplers.naming import check_sampler
 from search.stoppers.rungs import Rungs
 from search.study.resume import resumed_space
-from search.study.run_folder import check_not_lost, locked, make_run_folder, new_manifest
+from search.study.run_folder import (
+    check_images,
+    check_not_lost,
+    locked,
+    make_run_folder,
+    new_manifest,
+)
 from search.study.storage import check_unused, open_storage, open_study, storage_checked
 from search.study.study import SearchStudy
 from space.contract import check_operators
@@ -86,7 +94,12 @@ def run(
     config = overridden(_resolved(recipe, folder, manifest), overrides)
     context = _checked_context(config, folder, manifest)
     base = context.space.base
-    data = training_data(base, trainings=expected_trainings(config))
+    if manifest is not None:
+        base = base.replace(preprocessing=manifest.preprocessing)
+    index = IndexFile(folder / INDEX_FILE, is_new=manifest is None)
+    data = training_data(base, trainings=expected_trainings(config), index=index)
+    if manifest is not None:
+        check_images(folder, manifest, data)
     check_weights(base)
     url = _database(storage, manifest)
     if manifest is None:
@@ -98,9 +111,12 @@ def run(
         else:
             check_not_lost(folder, manifest, open_storage(folder, url))
         with tune_executor(config, address) as executor:
+            index.write()  # before the manifest, which makes the folder a run
             if manifest is None:
-                new_manifest(context, url).write(folder)
-            search = _Search(folder, context, display or Display())
+                new_manifest(context, url, data).write(folder)
+            display = display or Display()
+            display.images(describe(base, data, index))
+            search = _Search(folder, context, display)
             return search.run(search.open(url), executor, data)
 
 

@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from castling.config import RunConfig
+from castling.data.index import INDEX_FILE, IndexFile
 from castling.errors import RunFolderError
 from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
 from castling.training.callbacks import Curve
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import training_data
-from castling.training.loop import train
+from castling.training.data import TrainingData, training_data
+from castling.training.loop import Trained, train
 from castling.training.metrics import EpochMetrics
+from castling.training.out_of_memory import is_out_of_memory, with_less_memory
 from castling.training.start import check_start
+from castling.training.summary import describe
 from reports.export import METRICS_FILE, ModelMetrics, write_model
 from reports.masks import TrainingEnd
 from search.config import with_settings
@@ -24,7 +27,7 @@ from space.contract import check_model
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
 
 
-def train_config(
+def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it tells
     config: str | Path,
     out: str | Path,
     *,
@@ -32,6 +35,7 @@ def train_config(
     initial: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> ModelMetrics:
     """Train a config with the full scheme and write the castled model, tested.
 
@@ -43,6 +47,8 @@ def train_config(
             that differs at most in the choices of its attention layers.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
         on_epoch: called after every epoch.
+        on_note: called with a sentence: what images were found; and that batches are divided,
+            when memory runs out.
 
     Raises:
         CastlingError: one of its kinds when config, data or folder are unusable.
@@ -52,21 +58,52 @@ def train_config(
     run = with_settings(read_run_config(config), {**(settings or {}), **begun})
     check_model(run.model)
     run = run.replace(preprocessing=None)  # it follows from these data, not from others
-    data = training_data(run)
+    index = IndexFile(out / INDEX_FILE, is_new=not resume)
+    data = training_data(run, index=index)
     check_start(run)
     _claim(out, run, resume=resume)
-    checkpoint = out / CHECKPOINT_FILE
+    index.write()
+    for sentence in describe(run, data, index):
+        on_note(sentence)
 
     def report(metrics: EpochMetrics) -> bool:
         on_epoch(metrics)
         return True
 
-    curve = Curve(out / CURVE_FILE)
-    trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
-    end = TrainingEnd.of(trained.metrics)
-    metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
-    remove_checkpoint(checkpoint)
+    run, trained = _trained(run, data, out, report, on_note)
+    metrics = write_model(
+        trained.model,
+        run,
+        data,
+        out,
+        trained_by=str(config),
+        end=TrainingEnd.of(trained.metrics),
+        index=index,
+    )
+    remove_checkpoint(out / CHECKPOINT_FILE)
     return metrics
+
+
+def _trained(
+    run: RunConfig,
+    data: TrainingData,
+    out: Path,
+    report: Callable[[EpochMetrics], bool],
+    on_note: Callable[[str], None],
+) -> tuple[RunConfig, Trained]:
+    """Train, with divided batches where memory runs out; return the config with the division."""
+    curve = Curve(out / CURVE_FILE)
+    while True:
+        try:
+            checkpoint = out / CHECKPOINT_FILE
+            return run, train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
+        except (RuntimeError, MemoryError) as error:
+            divided = with_less_memory(run) if is_out_of_memory(error) else None
+            if divided is None:
+                raise
+        # outside of the handler, whose error holds tensors of the step
+        run, parts = divided, divided.train.accumulation
+        on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
 
 
 def _claim(out: Path, run: RunConfig, *, resume: bool) -> None:

@@ -52,9 +52,18 @@ class Bound:
         over = value - self.value if self.side == "max" else self.value - value
         return over / (abs(self.value) or 1.0)
 
+    @property
+    def _said(self) -> float:
+        """The value that a table's text of the bound shows, which may be rounded."""
+        text = self.metric.text(self.value).replace(",", "")
+        return float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1.0)
+
     def words(self, *, short: bool = False) -> str:
         """Return the bound in words: 1,200,000 MACs, or peak_bytes at most 40,000,000 bytes."""
         amount = self.metric.amount(self.value, short=short)
+        if not self.metric.is_count and not math.isclose(self._said, self.value):
+            exact = f"{100.0 * self.value:.12g}%" if "%" in amount else f"{self.value:.12g}"
+            amount = amount.replace(self.metric.text(self.value), exact)
         if self.field.startswith("max_"):
             return amount
         return f"{self.metric.name} at {'most' if self.side == 'max' else 'least'} {amount}"

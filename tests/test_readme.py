@@ -59,7 +59,10 @@ def test_commands_and_options_exist(page: Path) -> None:
         if name not in COMMANDS:
             assert name.isupper(), f"castling {name}"  # castling COMMAND
             continue
-        options = {option for param in COMMANDS[name].params for option in param.opts} | {"--help"}
+        command = COMMANDS[name]
+        if words and words[0] in getattr(command, "commands", {}):  # castling data pack
+            command = command.commands[words[0]]
+        options = {option for param in command.params for option in param.opts} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= options, name
 
 

@@ -39,6 +39,9 @@ class Preprocessing(Config):
             if len(values) != self.channels:
                 rule = f"must have a value for each of the {self.channels} channels"
                 raise ConfigError(name, rule, values)
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ConfigError("classes", "must have different names", twice)
         if min(self.std) <= 0.0:
             raise ConfigError("std", "must be above 0", self.std)
         if not all(1 <= side <= LARGEST_SIDE for side in self.image_size):

@@ -10,7 +10,13 @@ import numpy as np
 from castling.data.dataset import SPLITS, SplitName
 from castling.data.index import ImageIndex, Skipped
 from castling.errors import DataError, one_line
-from castling.untrusted.image_folders import Listing, Reached, check_problems, is_hidden, list_images
+from castling.untrusted.image_folders import (
+    Listing,
+    Reached,
+    check_problems,
+    is_hidden,
+    list_images,
+)
 from castling.untrusted.packed_names import PackedNames
 
 
@@ -71,7 +77,7 @@ def build_index(root: Path, data: str, source: str, *, skip: bool) -> ImageIndex
 def find_splits(root: Path, data: str) -> _Folders:
     """Return the folders of the splits; of a folder of class folders, it as `train`.
 
-    A folder called train is one of a split where folders are in it, or in one of the other splits'.
+    A folder called train is that of a split where folders are in it, or in those of other splits.
 
     Raises:
         DataError: when two folders are of one split, or `train` is missing beside others.
@@ -84,24 +90,27 @@ def find_splits(root: Path, data: str) -> _Folders:
     for path in inside:
         if (split := SPELLINGS.get(path.name.lower())) is not None:
             named.setdefault(split, []).append(path)
-    nested = [split for split, paths in named.items() if any(map(_has_folders, paths))]
-    if "train" not in named:
-        if nested and len(nested) == sum(map(len, named.values())) == len(inside):
+    nested = [path for paths in named.values() for path in paths if _has_folders(path)]
+    if "train" not in named or not nested:
+        if nested and nested == inside:
             there = ", ".join(f"{path.name}/" for path in inside)
             reason = f"{one_line(str(root))} has {there} but no train/"
             raise DataError(data, reason, "add train/ with the same class folders")
         return _Folders({"train": root})
-    if not nested:
-        return _Folders({"train": root})
+    _check_one_each(root, named, data)
+    found = {split: named[split][0] for split in SPLITS if split in named}
+    others = [path.name for path in inside if path not in found.values()]
+    beside = f"folders beside {found['train'].name}/ are not read: {_few(others)}"
+    return _Folders(found, [beside] if others else [])
+
+
+def _check_one_each(root: Path, named: Mapping[SplitName, list[Path]], data: str) -> None:
+    """Raise DataError when two folders are of one split."""
     for split, paths in named.items():
         if len(paths) > 1:
             names = " and ".join(f"{path.name}/" for path in paths)
             reason = f"{one_line(str(root))} has {names}, all of them {split} images"
             raise DataError(data, reason, "keep one of them, or join them")
-    found = {split: named[split][0] for split in SPLITS if split in named}
-    others = [path.name for path in inside if path not in found.values()]
-    notes = [f"folders beside {found['train'].name}/ are not read: {_few(others)}"] if others else []
-    return _Folders(found, notes)
 
 
 def _folders_in(root: Path, data: str) -> Iterator[Path]:

@@ -129,7 +129,7 @@ class Folder(Dataset):
             which = f"{len(changed):,} of the {len(index):,} images in {self._root}"
             first = one_line(index.names[changed[0]])
             reason = f"{which} are gone or changed since the run began, the first {first}"
-            raise DataError(self.config.name, reason, "restore them, or begin anew")
+            raise DataError(self.config.name, reason, "restore them, or begin with another --out")
         if not num_newer:
             return index
         note = f"{num_newer:,} images were written anew since the run began, in the same sizes"

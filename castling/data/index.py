@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +120,9 @@ class ImageIndex:
         }
         arrays = {name: getattr(self, name) for name in _COLUMNS}
         arrays |= {"characters": self.names.characters, "ends": self.names.ends}
-        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)  # ASCII, surrogates too
+        arrays["facts"] = np.frombuffer(
+            json.dumps(facts).encode(), np.uint8
+        )  # ASCII, surrogates too
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         write_tensors(path, tensors, {"castling_images": str(VERSION)})
 
@@ -134,10 +137,14 @@ class ImageIndex:
 
         tensors, metadata = read_tensors(path)
         if metadata.get("castling_images") != str(VERSION):
-            raise CheckpointError(str(path), "it is no index of images of this version of castling")
+            raise CheckpointError(
+                str(path), "it is no index of images of this version of castling"
+            )
         try:
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            columns = {name: _column(arrays, name, dtype) for name, dtype in _COLUMNS.items()}
+            columns: dict[str, Any] = {
+                name: _column(arrays, name, dtype) for name, dtype in _COLUMNS.items()
+            }
             names = PackedNames(
                 characters=_column(arrays, "characters", np.uint8),
                 ends=_column(arrays, "ends", np.int64),
@@ -157,15 +164,6 @@ class ImageIndex:
         shard_lengths = {len(self.offsets), len(self.shards)}
         if lengths != {length} or shard_lengths not in ({0}, {length}):
             raise ValueError("its columns differ in length")
-        ends = np.concatenate([[0], self.names.ends])
-        if (np.diff(ends) < 1).any() or ends[-1] != len(self.names.characters):
-            raise ValueError("names of no characters")
-        if b".." in self.names.characters.tobytes():
-            above = [name for name in self.names if ".." in name.split("/")]
-            if above:
-                raise ValueError(f"a name that leads out of the data, {above[0]}")
-        if any(Path(name).is_absolute() or ".." in name.split("/") for name, _, _ in self.shard_files):
-            raise ValueError("a shard elsewhere")
         for column, number in (
             (self.labels, len(self.classes)),
             (self.splits, len(SPLITS)),
@@ -175,6 +173,20 @@ class ImageIndex:
                 raise ValueError("numbers beyond the classes, splits or shards")
         if (np.diff(self.splits) < 0).any() or (self.sizes < 0).any() or (self.offsets < 0).any():
             raise ValueError("splits that mix, or negative sizes")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise ValueError when a name is empty or leads out of the folder of the data."""
+        ends = np.concatenate([[0], self.names.ends])
+        if (np.diff(ends) < 1).any() or ends[-1] != len(self.names.characters):
+            raise ValueError("names of no characters")
+        paths = [name for name, _, _ in self.shard_files]
+        if not self.shard_files:
+            starts = self.names.characters[ends[:-1]]
+            suspicious = b".." in self.names.characters.tobytes() or (starts == ord("/")).any()
+            paths += self.names if suspicious else []
+        if any(name.startswith("/") or ".." in name.split("/") for name in paths):
+            raise ValueError("a name that leads out of the folder")
 
 
 _PLAIN: dict[str, Any] = {
@@ -218,6 +230,10 @@ class IndexFile:
     """
 
     path: Path
+    is_new: bool = False
+    """Whether the run begins: what is there is not read."""
+    relists: bool = False
+    """Whether images are listed anew where they are not those of the file; else it is an error."""
     index: ImageIndex | None = None
     """What was read or built last."""
 
@@ -241,15 +257,16 @@ class IndexFile:
         """
         if self.index is not None and self.index.source == source:
             return self.index
-        if self.path.is_file():
+        if not self.is_new and self.path.is_file():
             try:
                 found = ImageIndex.read(self.path)
             except CheckpointError as error:
                 fix = "remove it, and the images are listed anew"
                 raise DataError(data, f"{self.path} is unreadable, {error.reason}", fix) from None
-            if found.source == source:
-                self.index = check(found)
-                return self.index
+            with suppress(*([DataError] if self.relists else [])):
+                if found.source == source:
+                    self.index = check(found)
+                    return self.index
         self.index = build()
         return self.index
 

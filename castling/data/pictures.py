@@ -100,9 +100,7 @@ def picture_shape(model: Architecture, source: str) -> tuple[int, int, int]:
     return (model.channels, *model.image_size)
 
 
-def unreadable(
-    number: int, decode: Callable[[int], object], data: str
-) -> list[tuple[int, str]]:
+def unreadable(number: int, decode: Callable[[int], object], data: str) -> list[tuple[int, str]]:
     """Return which of some images cannot be decoded, rising, and why; by several threads.
 
     Args:

@@ -1,4 +1,4 @@
-"""Kernels in C for float32 on the CPU, compiled for the machine at hand at their first use."""
+"""Kernels: in C for float32 on the CPU, in Triton for CUDA; paths.py chooses among them."""
 
 from castling.kernels import compiled
 

@@ -7,6 +7,7 @@ from castling.config import Architecture
 from castling.errors import ConfigError
 from castling.model.architecture import architecture_of
 from castling.model.check import check
+from castling.model.wrapped import unwrapped
 from castling.untrusted.bounds import bounded
 
 
@@ -30,12 +31,12 @@ def build(config: Architecture, *, seed: int | None = None) -> nn.Module:
 
 
 def config_of(model: nn.Module) -> Architecture:
-    """Return the config that a model was built from.
+    """Return the config that a model was built from, also inside a wrapper of torch.
 
     Raises:
         ConfigError: when it has none: it was not built by castling, nor by timm's defaults.
     """
-    config = getattr(model, "config", None)
+    config = getattr(unwrapped(model), "config", None)
     if not isinstance(config, Architecture):
         rule = "must be built from a config or from the name of one of timm's models"
         raise ConfigError("model", rule, type(model).__name__)

@@ -120,7 +120,7 @@ def digest(run: RunConfig) -> str:
     no digest.
     """
     model = canonical(run.model)
-    data = _changed(run, "model")
+    data = _changed(run, "model", "preprocessing")  # which follows from the data
     for name in UNSEEN:
         data.get("data", {}).pop(name, None)
     if not data.get("data", True):

@@ -63,4 +63,9 @@ def convert_layers(
     if held:  # sides that the layers cannot check
         hold_image_size(model, image_size)
     model.config = config
+    if config is not None and isinstance(getattr(model, "pretrained_cfg", None), dict):
+        shape = (config.channels, *config.image_size)
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": shape}
+        model.pretrained_cfg["num_classes"] = config.num_classes
+        model.default_cfg = model.pretrained_cfg
     return model

@@ -41,6 +41,12 @@ def digest_v1(run: RunConfig) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def is_of_v1(run: RunConfig) -> bool:
+    """Return whether version 0.1.0 could train a run: its later fields are at their defaults."""
+    known = {*FIELDS["TrainConfig"].split()}
+    return run.train.model_dump(exclude_defaults=True).keys() <= known
+
+
 def _as_it_was(value: Any) -> Any:
     """Return a config as plain data of the old fields."""
     if not isinstance(value, Config):

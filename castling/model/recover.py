@@ -1,15 +1,15 @@
 """Recovers the config of a model of timm that was built without one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath
 from torch import nn
 
 from castling.config import BackboneConfig, LayerChoice
 from castling.errors import ConfigError
 from castling.model.check import check
+from castling.model.structure import structure
 from castling.model.timm_models import create
 
 
@@ -33,18 +33,41 @@ def recovered_config(
 ) -> BackboneConfig | None:
     """Return the config that builds a model anew, or None where it would build another.
 
-    It is the one that the model was built from, or else timm's defaults for its architecture.
+    It is the one that the model was built from, or else timm's defaults for its architecture,
+    with another pooling where `reset_classifier` has changed that.
     """
-    pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
     built_from = getattr(model, "config", None)
     options = built_from.options if isinstance(built_from, BackboneConfig) else {}
+    for pooling in _poolings(model):
+        config = _config(model, shape, choices, {**options, **pooling})
+        if config is not None:
+            return config
+    return None
+
+
+def _poolings(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the options of timm's constructors that may give a model its pooling."""
+    pooling = getattr(model, "global_pool", None)
+    if not isinstance(pooling, str):
+        return [{}]
+    return [{}, {"global_pool": pooling}, {"global_pool": pooling, "fc_norm": False}]
+
+
+def _config(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    choices: Sequence[LayerChoice],
+    options: Mapping[str, Any],
+) -> BackboneConfig | None:
+    """Return the config of a model with some options, or None where it builds another."""
+    pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
     try:
         config = BackboneConfig(
             backbone=pretrained.get("architecture", ""),
             image_size=shape[1:],
             channels=shape[0],
             num_classes=getattr(model, "num_classes", 0),
-            options=options,
+            options=dict(options),
             blocks=tuple(choices),
         )
         check(config)
@@ -55,14 +78,4 @@ def recovered_config(
             )  # fmt: skip
     except (ConfigError, KeyError):
         return None
-    return config if _structure(anew) == _structure(model) else None
-
-
-def _structure(model: nn.Module) -> dict[str, object]:
-    """Return a signature that is equal for models that compute the same at inference."""
-    parts = {
-        path: (type(part).__name__, part.extra_repr())
-        for path, part in model.named_modules()
-        if not isinstance(part, nn.Dropout | nn.Identity | DropPath)
-    }
-    return parts | {path: tensor.shape for path, tensor in model.state_dict().items()}
+    return config if structure(anew) == structure(model) else None

@@ -30,8 +30,17 @@ def check_bias(bias: Tensor, queries: int, keys: int) -> None:
 
 
 def hold_image_size(model: nn.Module, size: tuple[int, int]) -> None:
-    """Make a model refuse images of another size than (height, width)."""
-    model.register_forward_pre_hook(partial(_check_images, size), with_kwargs=True)
+    """Make a model refuse images of another size than (height, width).
+
+    The stem is checked too, as timm's `forward_features` and `forward_intermediates` call it
+    without the model's own forward pass.
+    """
+    check = partial(_check_images, size)
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    stem = getattr(model, first.partition(".")[0], None) if isinstance(first, str) else None
+    if isinstance(stem, nn.Module):
+        stem.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def _check_images(

@@ -16,6 +16,9 @@ from castling.model.build import build, config_of
 from castling.model.castle import castle, is_castled
 from castling.model.check import read_run_config
 from castling.model.keep import is_progress, keep_weights, strange_progress
+from castling.model.pretrained import check_preprocessing, describe, described
+from castling.model.structure import plain_attributes
+from castling.model.wrapped import unwrapped
 from castling.untrusted.tensor_file import (
     TensorHeader,
     bytes_of,
@@ -43,15 +46,18 @@ def save(model: nn.Module, folder: str | Path, run: RunConfig | None = None) -> 
     Args:
         model: training or castled model.
         folder: made if missing.
-        run: the training config to store with the weights; by default one with only the model.
+        run: the training config to store with the weights; by default one with only the model,
+            and with the preprocessing that the model was loaded with, or has as one of timm.
 
     Raises:
         ConfigError: when the model has no config, so that timm cannot build it anew; or when
             `load` would refuse its weights, such as those of several precisions.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), unwrapped(model)
     if run is None:
-        run = RunConfig(model=config_of(model))
+        config = config_of(model)
+        preprocessing, task = described(model, config)
+        run = RunConfig(model=config, preprocessing=preprocessing, task=task)
     _check_loadable(model, run.model)
     save_weights(model, folder / WEIGHTS_FILE)
     write_yaml(folder / CONFIG_FILE, run.to_data())
@@ -62,6 +68,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
     Equal weights are equal bytes: the note is one entry, as safetensors shuffles several.
     """
+    model = unwrapped(model)
     castled = "true" if is_castled(model) else "false"
     write_tensors(path, model.state_dict(), {"castled": castled})
 
@@ -79,11 +86,25 @@ def _check_loadable(model: nn.Module, config: Architecture) -> None:
         got = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in precisions))
         raise ConfigError("model", rule, got, "cast the whole of it, as model.float() does")
     with torch.device("meta"):
-        anew = build(config.castled() if is_castled(model) else config).state_dict()
+        rebuilt = build(config.castled() if is_castled(model) else config)
+    anew = rebuilt.state_dict()
     for name in [*(anew.keys() ^ state.keys()), *(anew.keys() & state.keys())]:
         if name not in anew or name not in state or _kind(anew[name]) != _kind(state[name]):
             rule = f"must have the weights that its config asks for to be saved ({name} differs)"
             raise ConfigError("model", rule, fix="build it anew from a config that fits")
+    _check_attributes(model, rebuilt)
+
+
+def _check_attributes(model: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise ConfigError when a plain attribute, such as the pooling, is not that of the config."""
+    here, there = plain_attributes(model), plain_attributes(rebuilt)
+    for place in sorted(here.keys() & there.keys()):
+        if here[place] != there[place]:
+            path, _, name = place.rpartition(":")
+            where = ".".join(part for part in (path, name) if part)
+            rule = f"must have the {where} that its config gives, {there[place]!r}, to be saved"
+            fix = f"build it with {name} among its options, or set it back"
+            raise ConfigError("model", rule, here[place], fix)
 
 
 def _is_weight(name: str, tensor: Tensor) -> bool:
@@ -99,6 +120,9 @@ def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype | None]:
 def load(folder: str | Path) -> nn.Module:
     """Return the castled model of a folder, in eval mode, on the CPU.
 
+    `model.predict(picture)` gives the classes of a picture with their probabilities, and
+    `model.pretrained_cfg` is what timm's functions for transforms ask for.
+
     Its weights have the precision in which they were saved: float32, unless the model was cast.
 
     Raises:
@@ -106,7 +130,10 @@ def load(folder: str | Path) -> nn.Module:
         CheckpointError: when the weights are missing, truncated or of another model.
     """
     folder = Path(folder)
-    return load_weights(read_run_config(folder).model, folder / WEIGHTS_FILE)
+    run = read_run_config(folder)
+    check_preprocessing(run.preprocessing, run.model)
+    model = load_weights(run.model, folder / WEIGHTS_FILE)
+    return describe(model, run.model, run.preprocessing, run.task)
 
 
 def load_weights(config: Architecture, path: Path) -> nn.Module:

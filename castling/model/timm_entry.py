@@ -9,6 +9,7 @@ from torch import nn
 from castling.errors import ConfigError
 from castling.model.build import build
 from castling.model.check import read_run_config
+from castling.model.pretrained import describe
 from castling.model.storage import load
 
 
@@ -39,4 +40,5 @@ def castling_vit(
     path = Path(config)
     if pretrained:
         return load(path if path.is_dir() else path.parent)
-    return build(read_run_config(path).model)
+    run = read_run_config(path)
+    return describe(build(run.model), run.model, run.preprocessing, run.task)

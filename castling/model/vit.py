@@ -1,6 +1,7 @@
 """CastlingViT: a vision transformer with a separate BlockConfig for every layer."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -95,6 +96,13 @@ class CastlingViT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         trunc_normal_(self.head.weight, std=0.02)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - timm's signature
+        """Return which parameters are of which layer, as timm's models do for layer decay."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
 
     def forward(
         self, images: Float[Tensor, "batch channel height width"]

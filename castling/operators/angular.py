@@ -49,6 +49,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="exact angular kernel, quadratic: what linear_angular approximates",
         source="You et al., Castling-ViT, CVPR 2023",
+        family="quadratic",
         build=Imported("castling.operators.modules.angular:AngularAttention"),
         uses=frozenset({"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters"}),
         free=frozenset({"aten::asin"}),

@@ -37,6 +37,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="softmax attention with a learned gain on its high-pass part, one per head",
         source="Wang et al., Anti-Oversmoothing in Deep Vision Transformers, ICLR 2022",
+        family="quadratic",
         build=Imported("castling.operators.modules.attn_scale:AttnScale"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=attention_macs,

@@ -86,6 +86,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="FCViT: global context by similarity, then large depthwise convolutions, twice",
         source="Ma et al., A Close Look at Spatial Modeling: From Attention to Convolution, 2022",
+        family="local",
         build=Imported("castling.operators.modules.fcvit:FCViTMixer"),
         uses=frozenset({"conv_kernel"}),
         macs=_macs,

@@ -37,6 +37,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="softmax attention with learned gains on its output's mean and on the rest",
         source="Wang et al., Anti-Oversmoothing in Deep Vision Transformers, ICLR 2022",
+        family="quadratic",
         build=Imported("castling.operators.modules.feat_scale:FeatScale"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=attention_macs,

@@ -87,6 +87,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="GvT: queries and keys from a graph convolution over the grid, talking heads",
         source="Shan and Chen, GvT: A Graph-based Vision Transformer, 2024",
+        family="quadratic",
         build=Imported("castling.operators.modules.gvt:GraphAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=_macs,

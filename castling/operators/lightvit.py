@@ -91,6 +91,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="LightViT: softmax in windows, plus global tokens that gather and broadcast",
         source="Huang et al., LightViT: Towards Light-Weight Convolution-Free ViTs, 2022",
+        family="local",
         build=Imported("castling.operators.modules.lightvit:LightViTAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=_macs,

@@ -76,6 +76,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="Castling: linear angular kernel, depthwise convolution, masked branch to train",
         source="You et al., Castling-ViT, CVPR 2023",
+        family="linear",
         build=Imported("castling.operators.modules.linear_angular:LinearAngularAttention"),
         uses=frozenset(
             {"num_heads", "head_size", "conv_kernel", "conv_form", "conv_filters", "mask"}

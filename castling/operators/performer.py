@@ -69,6 +69,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="Performer (FAVOR+): softmax estimated by positive orthogonal random features",
         source="Choromanski et al., Rethinking Attention with Performers, ICLR 2021",
+        family="linear",
         build=Imported("castling.operators.modules.performer:PerformerAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=_macs,

@@ -17,6 +17,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="no token mixing: the residual connection alone",
         source="He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021",
+        family="none",
         build=Imported("castling.operators.modules.skip:Skip"),
         uses=frozenset(),
         macs=_nothing,

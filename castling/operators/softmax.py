@@ -22,6 +22,8 @@ OPERATORS.add(
     OperatorSpec(
         summary="softmax attention, fused; the quadratic baseline",
         source="Vaswani et al., Attention Is All You Need, 2017",
+        family="quadratic",
+        code="SM",
         build=Imported("castling.operators.modules.softmax:SoftmaxAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=attention_macs,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from castling.config import BlockConfig, Config, LayerChoice, ModelConfig
 from castling.costs.cost import Cost
@@ -123,6 +123,9 @@ class NoOptions(Config):
     """The options of an operator that has none."""
 
 
+Family = Literal["linear", "quadratic", "local", "none", "other"]
+"""linear: every token sees all others at linear cost; quadratic: at quadratic cost; local: windows
+and convolutions; none: tokens are not mixed; other: an operator that does not say."""
 Formula = Callable[[LayerShape], int]
 """From a layer to a count, in closed form."""
 Rule = Callable[[LayerShape], str]
@@ -205,6 +208,10 @@ class OperatorSpec:
     """The core for attentions whose projections stay; None supports whole layers only."""
     searchable: bool = True
     """Whether spaces may offer it as a choice."""
+    family: Family = "other"
+    """How its cost grows and what a token sees: the colour of a layer in reports."""
+    code: str = ""
+    """Two letters that stand for it in reports; by default the first ones of its name."""
     mixes_tokens: bool = True
     """Whether what a token receives depends on others; the contract tests hold it to that."""
     free: frozenset[str] = frozenset()
@@ -212,6 +219,12 @@ class OperatorSpec:
     handles: Mapping[str, Handle] = field(default_factory=dict, hash=False)
     """By name, counts of operations that castling cannot count: from traced inputs and outputs to
     MACs, as in `castling.costs.handles`."""
+
+    def letters(self, name: str) -> str:
+        """Return the two letters that stand for the operator of this name: LA, SM."""
+        words = [word for word in name.split("_") if word]
+        initials = "".join(word[0] for word in words) if len(words) > 1 else name
+        return self.code or initials[:2].upper()
 
     def cost(self, shape: LayerShape) -> Cost:
         """Return the cost of the whole layer, projections included."""

@@ -79,6 +79,8 @@ def _spec(kernel: int) -> OperatorSpec:
     return OperatorSpec(
         summary=f"SPViT: {kernel}x{kernel} bottleneck convolution, its weights mixed over heads",
         source="He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021",
+        family="local" if kernel > 1 else "none",
+        code=f"C{kernel}",
         build=Imported(f"castling.operators.modules.spvit:conv{kernel}"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=bottleneck_macs(kernel),

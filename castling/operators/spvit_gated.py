@@ -45,6 +45,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="SPViT: gates that shrink attention to a convolution or nothing while it trains",
         source="He et al., Pruning Self-attentions into Convolutional Layers in Single Path, 2021",
+        family="quadratic",
         build=Imported("castling.operators.modules.spvit_gated:GatedSinglePath"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=attention_macs,

@@ -99,6 +99,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="Swin: softmax in windows, shifted in layers of odd index; no class token",
         source="Liu et al., Swin Transformer, ICCV 2021",
+        family="local",
         build=Imported("castling.operators.modules.swin:SwinAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=_macs,

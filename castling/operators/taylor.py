@@ -54,6 +54,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="ViTALiTy: softmax to first order around centred keys, masked branch to train",
         source="Dass et al., ViTALiTy, HPCA 2023",
+        family="linear",
         build=Imported("castling.operators.modules.taylor:TaylorAttention"),
         uses=frozenset({"num_heads", "head_size", "mask"}),
         macs=_macs,

@@ -70,6 +70,7 @@ OPERATORS.add(
     OperatorSpec(
         summary="VVT: linear attention that favours near tokens of the grid, and a feature gate",
         source="Sun et al., Vicinity Vision Transformer, TPAMI 2023",
+        family="linear",
         build=Imported("castling.operators.modules.vicinity:VicinityAttention"),
         uses=frozenset({"num_heads", "head_size"}),
         macs=_macs,

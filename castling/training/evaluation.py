@@ -3,20 +3,36 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from castling.config import RunConfig
 from castling.data.batches import Batch
 from castling.tasks import TASKS, Task
 from castling.training.data import Images, TrainingData, evaluation_batches
+from castling.training.precision import arithmetic, autocast
 
 
 @torch.inference_mode()
-def evaluate_batches(task: Task, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-    """Return the task's metrics of a model of any precision, which is left in evaluation mode."""
+def evaluate_batches(
+    task: Task, model: nn.Module, batches: Iterable[Batch], precision: str = "float32"
+) -> dict[str, float]:
+    """Return the task's metrics of a model with weights of any type, left in evaluation mode.
+
+    Args:
+        task: measures.
+        model: castled, or with its auxiliary branches.
+        batches: the images to evaluate on.
+        precision: of the forward passes, as `train.precision`; that of the weights otherwise.
+    """
     model.eval()
-    precision = next(model.parameters()).dtype
-    return task.evaluate(lambda images: model(images.to(precision)), batches)
+    weight = next(model.parameters())
+
+    def outputs(images: Tensor) -> Tensor:
+        with autocast(precision, weight.device):
+            return model(images.to(weight.dtype))
+
+    with arithmetic(precision, weight.device):
+        return task.evaluate(outputs, batches)
 
 
 def evaluate(
@@ -25,7 +41,7 @@ def evaluate(
     """Return the metrics of a run's task on a split.
 
     Args:
-        run: names the task.
+        run: names the task, and the precision of the training, in which it is evaluated too.
         model: castled, or with its auxiliary branches.
         split: the images to evaluate on.
         data: the data of the training, whose transform the images get.
@@ -33,6 +49,7 @@ def evaluate(
     device = next(model.parameters()).device
     batches = evaluation_batches(split, data.preprocessing, device, run)
     try:
-        return evaluate_batches(TASKS[run.task].build(run), model, batches.in_order())
+        task, precision = TASKS[run.task].build(run), run.train.precision
+        return evaluate_batches(task, model, batches.in_order(), precision)
     finally:
         batches.close()

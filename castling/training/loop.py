@@ -1,4 +1,4 @@
-"""Training with the full Castling scheme: deterministic from one seed, resumable at any epoch."""
+"""Training with the full Castling scheme: deterministic from one seed, resumable at any step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Trained:
     """A training that ended, or was stopped by its caller."""
 
     model: nn.Module
-    """The model, branches still in place."""
+    """The model that `train.keep` names, branches still in place."""
     metrics: EpochMetrics
-    """Of the last epoch."""
+    """Of the model: those of the last epoch, unless `train.keep` names other weights."""
 
 
 def train(  # noqa: PLR0913 - what a training may begin from and report to
@@ -68,5 +68,5 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
             trainer.fit(together)
         finally:
             trainer.close()
-    assert trainer.metrics is not None  # a config has at least one epoch
-    return Trained(model=trainer.model, metrics=trainer.metrics)
+        model, metrics = trainer.kept()
+    return Trained(model=model, metrics=metrics)

@@ -56,7 +56,7 @@ class MaskDensities:
 
     def __init__(self, layers: Sequence[AuxiliaryBranch], batches: Iterable[Batch]) -> None:
         self._layers, self._batches = layers, batches
-        self._surviving = [0.0] * len(layers)
+        self._surviving: list[float | Tensor] = [0.0] * len(layers)
         self._num_images = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -71,7 +71,7 @@ class MaskDensities:
     @property
     def means(self) -> tuple[float, ...]:
         """Return, per layer with a branch, the fraction of mask entries that survived."""
-        return tuple(mass / self._num_images for mass in self._surviving)
+        return tuple(float(mass / self._num_images) for mass in self._surviving)
 
 
 class GateCost:

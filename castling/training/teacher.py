@@ -29,7 +29,7 @@ INITIAL = "initial"
 """The value of `train.distill.teacher` for the model of `train.initial`."""
 Shape = tuple[int, int, int]
 """(channel, height, width) of images."""
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".tar")
 """Suffixes of timm's checkpoints."""
 
 
@@ -51,7 +51,7 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     if path.is_dir():
         _check_images("train.initial", path, _shape(model), model.num_classes)
         return load(path).float()
-    if initial != PRETRAINED and path.suffix not in CHECKPOINTS:
+    if initial != PRETRAINED and not path.name.endswith(CHECKPOINTS):
         rule = "must be a folder of castling's, a checkpoint of timm's (.safetensors, .pth) or "
         raise ConfigError("train.initial", f"{rule}`{PRETRAINED}`", initial)
     if stock is None:

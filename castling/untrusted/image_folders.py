@@ -26,9 +26,6 @@ SYSTEM_NAMES = frozenset(
 DIGITS = re.compile(r"(\d+)")
 SortKey = tuple[list[str | int], str]
 
-Images = list[tuple[Path, int]]
-"""Files, and the number of the class of each."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
@@ -123,23 +120,26 @@ class _Files:
         return self.joined.split(b"\0") if self.sizes else []
 
 
-def find_images(folder: Path, data: str) -> tuple[Images, tuple[str, ...]]:
-    """Return all images in a folder and below, with the numbers of their classes, and the classes.
+def image_paths(folder: Path, data: str) -> list[Path]:
+    """Return all files in a folder and below that are called images, sorted.
 
-    The class of an image is the name of the folder directly in this one that it is in, at any
-    depth; of images that are in none it is the empty name.
+    Those that can be none, such as empty files, are among them: reading them says what is wrong.
 
     Raises:
-        DataError: when a folder cannot be listed, an image is no regular file or empty, or
-            something is reached twice through links.
+        DataError: when a folder cannot be listed, or something is reached twice through links.
     """
     reached = Reached(data)
     listing = list_images(folder, reached, with_strays=True)
     reached.check_links()
-    check_problems(folder, listing, data)
-    names = listing.names
-    files = [folder / names[number] for number in range(len(names))]
-    return list(zip(files, listing.labels.tolist(), strict=True)), listing.classes
+    unlisted = [problem for problem in listing.problems if "cannot be listed" in problem[1]]
+    for name, reason in unlisted:
+        fix = "make it readable or remove it"
+        raise DataError(data, f"{one_line(str(folder / name))} {reason}", fix)
+    names = [*listing.names]
+    if listing.problems:
+        names += [name for name, _ in listing.problems]
+        names.sort(key=lambda name: sort_key(_text(name)))
+    return [folder / name for name in names]
 
 
 def check_problems(folder: Path, listing: Listing, data: str) -> None:
@@ -206,7 +206,8 @@ class _Walk:
                         key = sort_key(_text(entry.name))
                         found.append((key, entry.name, status.st_size, status.st_mtime_ns))
         except OSError as error:
-            self._problems.append((place.rstrip("/") or ".", f"cannot be listed ({error.strerror})"))
+            reason = f"cannot be listed ({error.strerror})"
+            self._problems.append((place.rstrip("/") or ".", reason))
         self._waiting += reversed(folders)
         self._tops += [] if place else folders
         found.sort()
@@ -225,7 +226,7 @@ class _Walk:
         if suffix not in self._suffixes:
             self._others[suffix or "no suffix"] += 1
             return None
-        reason = ""
+        status, reason = None, ""
         try:
             status = entry.stat()
             if not stat.S_ISREG(status.st_mode):
@@ -236,11 +237,10 @@ class _Walk:
                 self._reached.add_link(entry.path)
         except OSError as error:
             reason = f"is no readable image ({error.strerror})"
-            return self._problem(place, entry.name, reason)
-        return self._problem(place, entry.name, reason) if reason else status
-
-    def _problem(self, place: str, name: str, reason: str) -> None:
-        self._problems.append((f"{place}{name}", reason))
+        if reason:
+            self._problems.append((f"{place}{entry.name}", reason))
+            return None
+        return status
 
     def listing(self, found: dict[str, _Files]) -> Listing:
         """Return all folders' images in one order."""
@@ -261,9 +261,7 @@ class _Walk:
             mtimes=np.array(mtimes, np.int64),
             problems=tuple(sorted(self._problems)),
             strays=self._strays,
-            empty=tuple(
-                name for top in self._tops if (name := top.rstrip("/")) not in numbers
-            ),
+            empty=tuple(name for top in self._tops if (name := top.rstrip("/")) not in numbers),
             num_hidden=self._num_hidden,
             others=tuple(sorted(self._others.items(), key=lambda item: (-item[1], item[0]))),
         )

@@ -9,6 +9,7 @@ import typer
 from search.commands.console import INTERRUPTED, console, errors, print_result, print_table
 from search.commands.options import (
     ConfigArgument,
+    DeviceOption,
     MaxMacs,
     MaxOption,
     MaxParams,
@@ -34,6 +35,15 @@ def export(
     lower: MinOption = None,
     trial: Annotated[int | None, typer.Option(help="A trial of the front.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
+    in_graph: Annotated[
+        str | None,
+        typer.Option(
+            "--preprocess-in-graph",
+            metavar="nchw|nhwc",
+            help="Let model.onnx take uint8 pixels of these axes, and normalise them itself.",
+        ),
+    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Write a run's best model within a budget: config, weights, metrics."""
     from reports.export import export as export_model
@@ -45,6 +55,8 @@ def export(
         max_params=max_params,
         trial=trial,
         onnx=onnx,
+        preprocess_in_graph=in_graph,  # type: ignore[arg-type]  # which is checked
+        device=device,
         **parse_bounds(upper, lower),
     )
     print_result(
@@ -75,6 +87,7 @@ def train(
             initial=initial,
             settings=parse_settings(settings or []),
             on_epoch=_print_epoch,
+            on_note=errors.print,
         )
     except KeyboardInterrupt:
         given = ["--from", initial] if initial else []
@@ -107,20 +120,43 @@ def _print_epoch(metrics: "EpochMetrics") -> None:
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Exported or trained folder.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Other images, in folders named as the model's classes."),
+    ] = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Measure an exported model's accuracy again and compare it with the recorded one."""
+    """Measure an exported model's accuracy again, or measure it on other images."""
     from reports.export import evaluate_folder
 
-    result = evaluate_folder(folder)
+    if images is not None:
+        _evaluate_images(folder, images, device)
+        return
+    result = evaluate_folder(folder, device=device)
     for split, now, recorded in (
         ("validation", result.top1_validation, result.recorded.top1_validation),
         ("test", result.top1_test, result.recorded.top1_test),
     ):
         verdict = "as recorded" if now == recorded else f"but {recorded:.4%} was recorded"
         console.print(f"{split}: top1 {now:.4%}, {verdict}", highlight=False)
+    print_result(result.changed)
     print_result(result.masks)
     if not result.is_reproduced:
         raise typer.Exit(1)
+
+
+def _evaluate_images(folder: Path, images: Path, device: str | None) -> None:
+    """Print the metrics of a model on a folder of images."""
+    from castling.metrics import METRICS
+    from reports.evaluate_images import evaluate_images
+
+    found = evaluate_images(folder, images, device=device)
+    words = ", ".join(
+        f"{name} {METRICS[name].text(value) if name in METRICS else format(value, '.4g')}"
+        for name, value in found.metrics.items()
+    )
+    print_result(f"{images}, {found.num_images:,} images: {words}")
+    print_result(found.note)
 
 
 def measure(config: ConfigArgument) -> None:

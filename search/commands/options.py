@@ -15,6 +15,10 @@ ConfigArgument = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write; new or empty.")]
 MaxMacs = Annotated[str | None, typer.Option(help="Budget of MACs per image: 900k, 1.2M, 1.3G.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Of torch: cpu, cuda, cuda:1; by default a GPU where there is one."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),

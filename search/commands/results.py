@@ -1,18 +1,23 @@
 """The results of a run: `castling status`, `front` and `report`."""
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from castling.errors import one_line
+from castling.errors import ConfigError, one_line
 from search.commands.console import console
-from search.commands.options import MaxOption, MinOption, RunArgument, parse_bounds
+from search.commands.options import Bounds, MaxOption, MinOption, RunArgument, parse_bounds
 
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+WATCH_SECONDS = 15
+"""Between two pages of `report --watch`."""
 
 
 def status(run: RunArgument) -> None:
@@ -62,13 +67,59 @@ def _print_front(trials: "pd.DataFrame") -> None:
 
 
 def report(
-    run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/report.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folder; several are compared.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default RUN/report, needed to compare.")
+    ] = None,
     upper: MaxOption = None,
     lower: MinOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write the page again every 15 s until the run ends.")
+    ] = False,
 ) -> None:
-    """Write a run's report: an HTML page, the front as PNG and CSV, all trials as CSV."""
-    from reports.page import write_report
+    """Write a run's report: an HTML page, the front as PNG and CSV, all trials as CSV.
 
-    for path in write_report(run, out, **parse_bounds(upper, lower)):
+    With several runs, write a page that compares them to --out.
+    """
+    if len(runs) > 1:
+        _compare(runs, out, upper, lower, watch=watch)
+        return
+    from reports.page import write_report
+    from search.samplers.pareto.calibration import calibration
+
+    bounds = parse_bounds(upper, lower)
+    if watch:
+        _watch(runs[0], out, bounds)
+    for path in write_report(runs[0], out, **bounds, calibration=calibration(runs[0])):
         console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _compare(
+    runs: list[Path],
+    out: Path | None,
+    upper: list[str] | None,
+    lower: list[str] | None,
+    *,
+    watch: bool,
+) -> None:
+    from reports.page import compare_runs
+
+    if out is None:
+        raise ConfigError("--out", "is required to compare runs", fix="add --out FOLDER")
+    if upper or lower or watch:
+        rule = "must be left out where runs are compared"
+        raise ConfigError("--max, --min and --watch", rule)
+    for path in compare_runs(runs, out):
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _watch(run: Path, out: Path | None, bounds: Bounds) -> None:
+    """Write the report again and again while the run is live; the open page reloads itself."""
+    from reports.page import is_live, write_report
+
+    while is_live(run):
+        page = write_report(run, out, **bounds, refresh=WATCH_SECONDS)[0]
+        console.print(f"{page}, again in {WATCH_SECONDS} s", soft_wrap=True, highlight=False)
+        time.sleep(WATCH_SECONDS)

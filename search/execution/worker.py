@@ -20,6 +20,7 @@ from castling.training.callbacks import Curve
 from castling.training.data import TrainingData
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
+from castling.training.out_of_memory import is_out_of_memory
 from reports.curves import read_curve
 from reports.records import TrialState, curve_path, training_path, weights_path
 from search.study.storage import STORAGE_ERRORS
@@ -31,9 +32,6 @@ OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 
 STDERR = 2
 """The descriptor that Ray writes to a worker's log."""
-
-NO_MEMORY = ("DefaultCPUAllocator: can't allocate", "DefaultCPUAllocator: not enough memory")
-"""Messages of torch on a CPU without free memory."""
 
 SCORE = "score"
 """Key of a report's JSON of the task's primary metric and its value, for the display."""
@@ -64,7 +62,7 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
             tune.report({STORAGE_PROBLEM: f"{error.strerror}", "trial": trial})
             return
         reason = f"{type(error).__name__}: {error}"
-        starved = _is_out_of_memory(error)
+        starved = is_out_of_memory(error)
         outcome = Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
     tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
 
@@ -78,13 +76,6 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that a GPU or the machine ran out of memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:

@@ -18,7 +18,7 @@ from space.target import Target
 
 FREE_TO_CHANGE = (
     *("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals"),
-    *("retries", "halve_batch", "trial_minutes"),
+    *("retries", "double_accumulation", "trial_minutes"),
 )
 """Fields of a search that may differ on resume: they change how much is searched, not what."""
 OF_THE_SPACE = ("space", "set", "dimensions")

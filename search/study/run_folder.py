@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
 from castling.errors import RunFolderError
+from castling.training.data import TrainingData
+from castling.training.fingerprint import changed, fingerprints
 from reports.database import public_url
 from reports.manifest import Manifest
 from reports.records import CURVES_FOLDER, LOCK_FILE, STUDY_NAME
@@ -66,8 +68,10 @@ def make_run_folder(run: Path) -> None:
         )
 
 
-def new_manifest(context: SearchContext, storage: str | None) -> Manifest:
-    """Return the manifest of a new run."""
+def new_manifest(
+    context: SearchContext, storage: str | None, data: TrainingData | None = None
+) -> Manifest:
+    """Return the manifest of a new run; data are the images that all its trials share."""
     return Manifest(
         recipe=context.config.to_data(),
         space=context.space.to_data(),
@@ -79,7 +83,17 @@ def new_manifest(context: SearchContext, storage: str | None) -> Manifest:
         | {name: version(name) for name in PACKAGES},
         git_commit=_git_commit(),
         created_at=datetime.now(UTC),
+        preprocessing=None if data is None else data.preprocessing,
+        images={} if data is None else fingerprints(data),
     )
+
+
+def check_images(run: Path, manifest: Manifest, data: TrainingData) -> None:
+    """Raise RunFolderError when the images are not those that the run began with."""
+    difference = changed(manifest.images, fingerprints(data))
+    if difference:
+        fix = "restore the images, or choose another --out for a new search"
+        raise RunFolderError(str(run), difference, fix)
 
 
 def check_not_lost(run: Path, manifest: Manifest, storage: BaseStorage) -> None:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState as OptunaState
 from castling.config import RunConfig
 from castling.errors import ConfigError, InvalidPointError
 from castling.model.check import digest, run_config
+from castling.training.out_of_memory import with_less_memory
 from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
 from search.context import SearchContext
 from search.samplers import BUDGET_CONSTRAINT
@@ -48,7 +49,7 @@ class SearchStudy:
         self._running: dict[int, Record] = {}
         self._runs: dict[int, RunConfig] = {}
         self._deaths: Counter[int] = Counter()
-        self._halved: set[int] = set()
+        self._divided: set[int] = set()
         self._finished: dict[str, Record] = {}
         self._duplicates: dict[str, list[Record]] = {}
         self._interrupted: deque[Proposal] = deque()
@@ -106,27 +107,27 @@ class SearchStudy:
         """Train a trial again whose worker failed; return whether it may be trained again.
 
         A trial whose worker died goes on from its checkpoint, at most `retries` times. One that
-        ran out of memory starts again with half the batch, once, if `halve_batch` is set; a dead
-        worker may have run out of memory too, so its batch is halved as well.
+        ran out of memory goes on with its batches in twice as many parts, once, if
+        `double_accumulation` is set; a dead worker may have run out of memory too, so its batches
+        are divided as well.
         """
-        halved = self._config.halve_batch and self._halve(trial)
-        if not halved and (out_of_memory or self._deaths[trial] >= self._config.retries):
+        divided = self._config.double_accumulation and self._divide(trial)
+        if not divided and (out_of_memory or self._deaths[trial] >= self._config.retries):
             return False
         self._deaths[trial] += not out_of_memory
         self._interrupted.append(Proposal(trial=trial, run=self._runs[trial]))
         return True
 
-    def _halve(self, trial: int) -> bool:
-        """Halve a trial's batch unless that was done before; return whether it is halved now."""
-        train = self._runs[trial].train
-        if trial in self._halved or train.batch_size == 1:
+    def _divide(self, trial: int) -> bool:
+        """Divide a trial's batches unless that was done before; return whether it is done now."""
+        run = with_less_memory(self._runs[trial])
+        if trial in self._divided or run is None:
             return False
-        self._halved.add(trial)
-        size = train.batch_size // 2
-        run = self._runs[trial].replace(train=train.replace(batch_size=size))
+        self._divided.add(trial)
         self._runs[trial] = run
         self._store.set_config(trial, run)
-        reason = f"trained with batches of {size}, for want of memory"
+        parts = run.train.accumulation
+        reason = f"trained with each batch in {parts} parts, for want of memory"
         self._running[trial] = self._running[trial].replace(reason=reason)
         self._write(self._running[trial])
         return True

@@ -267,7 +267,7 @@ PROBLEMS = [
     ({"train": {"epochs": True}}, "train.epochs: must be a number, got True"),
     ({"train": {"learning_rate": math.nan}}, "train.learning_rate: must be a finite number"),
     ({"train": {"learning_rate": math.inf}}, "train.learning_rate: must be a finite number"),
-    ({"train": {"precision": "float16"}}, "train.precision: must be 'float32' or 'bfloat16'"),
+    ({"train": {"precision": "float8"}}, "train.precision: must be 'float32', 'auto', 'tf32'"),
     ({"train": 3}, "train: must be"),
     ({"train": {"augment": {"flip": "perhaps"}}}, "train.augment.flip: must be a valid boolean"),
     ({"model": {"blocks": []}}, "model.blocks:"),

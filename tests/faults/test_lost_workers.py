@@ -143,9 +143,11 @@ def test_a_trial_that_runs_out_of_memory_fails_and_no_other(tmp_path: Path) -> N
     assert (others.state == "trained").all()
 
 
-def test_half_the_batch_saves_a_trial_that_ran_out_of_memory(tmp_path: Path) -> None:
-    trials = search_with(TAKES_ALL_MEMORY, tmp_path, workers=2, settings="halve_batch: true")
+def test_divided_batches_save_a_trial_that_ran_out_of_memory(tmp_path: Path) -> None:
+    trials = search_with(
+        TAKES_ALL_MEMORY, tmp_path, workers=2, settings="double_accumulation: true"
+    )
     assert (trials.state == "trained").all()
     saved, others = trials.loc[["average"]], trials.drop("average")
-    assert (saved.reason == "trained with batches of 32, for want of memory").all()
+    assert (saved.reason == "trained with each batch in 2 parts, for want of memory").all()
     assert (others.reason == "").all()

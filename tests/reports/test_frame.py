@@ -159,6 +159,7 @@ def test_attrs_are_the_runs_question_as_plain_data(run: Path, manifest: Manifest
     trials = reports.load(str(run))
     assert json.loads(json.dumps(trials.attrs)) == trials.attrs
     assert trials.attrs == {
+        "run": str(run),
         "budget": {
             "max_macs": 1_000_000,
             "max_params": None,

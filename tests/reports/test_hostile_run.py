@@ -203,7 +203,7 @@ def test_hostile_records_are_read_or_one_sentence(
             one_sentence(error)
         else:
             page = (run / "report" / "index.html").read_text(encoding="utf-8")
-            assert "<script" not in page
+            assert page.count("<script") == 2  # its data and its own code
     finally:
         shutil.rmtree(run)
 

@@ -12,7 +12,11 @@ import pytest
 import reports
 from castling.errors import RunFolderError
 from reports.manifest import Manifest
-from reports.page import PROGRESS, Image, export_commands, render_page, run_facts, write_report
+from reports.page import write_report
+from reports.page.html import Image
+from reports.page.run import Run
+from reports.page.words import castling_words
+from reports.page.write import PROGRESS, export_commands, render_page, run_facts
 from reports.records import Objective, Record
 
 
@@ -29,7 +33,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.tags: set[str] = set()
+        self.scripts: list[str] = []
         self.sources: list[str] = []
         self.text = ""
         self.feed(text)
@@ -37,7 +41,7 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.scripts += [dict(attrs).get("type") or ""] if tag == "script" else []
         assert not [name for name, _ in attrs if name.startswith("on")]
         self.sources += [value or "" for name, value in attrs if name in {"src", "href"}]
         if tag not in self.void:
@@ -114,7 +118,7 @@ def test_hostile_text_stays_text(make_run: MakeRun, record: MakeRecord) -> None:
     )
     hostile_run = run.rename(run.with_name("<script>alert(1)<&"))
     page = Page(write_report(hostile_run)[0].read_text())
-    assert "script" not in page.tags
+    assert page.scripts == ["application/json", ""]
     assert all(source.startswith("data:") for source in page.sources)
     assert page.text.count("alert('x')") >= 6
 
@@ -150,9 +154,9 @@ def test_replayed_training_time_is_counted_once(
 
 
 def test_two_pages_of_the_same_run_are_equal(run: Path) -> None:
-    trials = reports.load(run)
     images = {"front.png": Image(b"a", "front"), PROGRESS: Image(b"b", "progress")}
-    assert render_page(run, trials, images) == render_page(run, trials, images)
+    first, second = (render_page(Run.read(run), images) for _ in range(2))
+    assert first == second
 
 
 def test_a_figure_for_each_cost_and_none_of_a_hypervolume_that_is_not_defined(
@@ -165,7 +169,7 @@ def test_a_figure_for_each_cost_and_none_of_a_hypervolume_that_is_not_defined(
     names = ["index.html", "front.png", "front-train_seconds.png", "front.csv", "trials.csv"]
     assert [path.name for path in files] == names
     page = files[0].read_text()
-    assert "<th>training (s)</th>" in page
+    assert '<th scope="col">training (s)</th>' in page
     assert "no hypervolume: params has no reference; add --max params=VALUE" in page
 
 
@@ -178,3 +182,33 @@ def test_a_place_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> N
 def test_no_temporary_file_is_left(run: Path) -> None:
     write_report(run)
     assert not [path for path in run.rglob("*") if re.match(r"\.", path.name)]
+
+
+def test_a_run_of_a_newer_version_says_which_to_install(run: Path) -> None:
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("castling_run: 2", "castling_run: 3"))
+    with pytest.raises(RunFolderError, match=r"newer version .*install castling-nas 0.1.0 or"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "full", "words"),
+    [
+        (
+            [0.1, 0.04, 0.0],
+            [True, True, False],
+            "epoch 1 would have cost 10.0 points; from epoch 3",
+        ),
+        ([0.0, 0.0, 0.0], [True, True, False], "would have cost nothing after any epoch; from"),
+        (
+            [0.0, 0.0, 0.02],
+            [True, True, True],
+            "alive at the end, and dropping the branch cost +2",
+        ),
+        ([0.0, 0.0, 0.0], [False, False, False], "it castled at once"),
+    ],
+)
+def test_a_sentence_says_what_castling_earlier_costs(
+    gaps: list[float], full: list[bool], words: str
+) -> None:
+    assert words in castling_words(7, [1, 2, 3], gaps, full)

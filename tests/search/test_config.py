@@ -37,6 +37,13 @@ def test_shipped_recipe_says_how_to_run_it(name: str) -> None:
     assert "result" in head
 
 
+def test_the_old_name_of_divided_batches_is_read() -> None:
+    data = {"name": "x", "space": "digits", "halve_batch": True}
+    config = SearchConfig.from_data(data)
+    assert config.double_accumulation
+    assert "halve_batch" not in config.to_data()
+
+
 def test_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(
         UnknownNameError, match=r"digits, fashion-mnist, .*operators, smoke.*got 'nope'"

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -166,3 +168,18 @@ def test_bounds_put_over_others_replace_those_of_the_same_metric() -> None:
 def test_bounds_that_are_not_written_as_one_are_refused(given: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^--max: must be METRIC=VALUE"):
         parse_bounds(given, "--max")
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max": {"train_seconds": 0.001}}, "train_seconds at most 0.001 s"),
+        ({"max": {"train_seconds": 60}}, "train_seconds at most 60.0 s"),
+        ({"min": {"top1": "99.999%"}}, "top1 at least 99.999%"),
+        ({"min": {"top1": "90%"}}, "top1 at least 90.00%"),
+        ({"max_latency_ms": 1234.5678}, "1234.5678 ms"),
+    ],
+)
+def test_a_bound_is_written_as_it_was_asked_for(limits: dict[str, Any], words: str) -> None:
+    """A table's digits would say 0.0 s, or 100.00%."""
+    assert Budget.of(**limits).words() == words

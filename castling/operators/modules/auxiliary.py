@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from castling.config import MaskSchedule
-from castling.kernels import masked_attention as native
+from castling.kernels import flex, masked_attention as native, paths
 from castling.kernels.arguments import is_transformed
 from castling.operators.modules.training_only import TrainingOnly
 
@@ -38,8 +37,9 @@ class AuxiliaryBranch(TrainingOnly):
         self.threshold = schedule.threshold(0.0, num_tokens)
         self.surviving_mass: Tensor | None = None
         """Mean attention mass that survives, of the last forward pass, where the loss needs it."""
-        self.density = 0.0
-        """Fraction of the mask's entries that survived in the last forward pass in eval mode."""
+        self.density: float | Tensor = 0.0
+        """Fraction of the mask's entries that survived in the last forward pass in eval mode, on
+        its device: a forward pass waits for nothing."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
         """Move the branch with its model, but cast nothing: `progress` is a time, no weight."""
@@ -77,8 +77,8 @@ class AuxiliaryBranch(TrainingOnly):
 
     def note(self, survivors: Float[Tensor, "batch head query"], num_keys: int) -> None:
         """Note the density of a forward pass in eval mode, of the survivors of each query."""
-        if not self.training:
-            self.density = survivors.mean().item() / num_keys
+        if not self.training and _has_values(survivors):
+            self.density = _exact(survivors.mean()) / num_keys
 
     def forward(
         self,
@@ -88,20 +88,41 @@ class AuxiliaryBranch(TrainingOnly):
         bias: Float[Tensor, "... query key"] | None = None,
     ) -> Float[Tensor, "batch head query value"]:
         """Return S v for un-normalised q, k, v, per head; `bias` is added before the softmax."""
-        if bias is None and not self.needs_map and native.serves(q, k, v):
+        path = paths.branch_choice(q, k, v, bias, needs_mass=self.needs_map).path
+        if path == "c":
             mixed, survivors = native.masked_attention(q, k, v, self.threshold)
             self.note(survivors, k.shape[2])
             return mixed
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        attention = (logits if bias is None else logits + bias).softmax(dim=-1)
-        if torch.compiler.is_compiling():
-            surviving = torch.where(attention > self.limit, attention, 0.0)
-        else:
-            surviving = F.threshold(attention, self.threshold, 0.0)
+        if path in {"flex", "chunks"}:
+            return self._without_maps(q, k, v, bias, path)
+        surviving = flex.surviving_attention(q, k, bias, self.limit)
         self.surviving_mass = surviving.sum(-1).mean() if self.needs_map else None
-        if not (self.training or surviving.is_meta or is_transformed()):  # there it has no value
-            self.density = (surviving > 0.0).float().mean().item()
+        if not self.training and _has_values(surviving):
+            self.density = _exact((surviving > 0.0).float().mean())
         return surviving @ v
+
+    def _without_maps(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, path: str
+    ) -> Tensor:
+        if path == "flex":
+            made = flex.attend(q, k, v, self.limit, count=not self.training)
+        else:
+            made = flex.chunked(q, k, v, bias, self.limit)
+        self.surviving_mass = made.mass.mean() if self.needs_map else None
+        if made.survivors is not None:
+            self.note(made.survivors, k.shape[2])
+        return made.mixed
+
+
+def _exact(density: Tensor) -> Tensor:
+    """Return a density in float64, where the device has that type."""
+    return density.detach().to(torch.float32 if density.device.type == "mps" else torch.float64)
+
+
+def _has_values(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()  # a graph of another process keeps no density
+    return not (x.is_meta or is_transformed())
 
 
 def _read_threshold(branch: nn.Module, _: object) -> None:

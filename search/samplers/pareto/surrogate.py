@@ -147,6 +147,19 @@ class Surrogate:
         spread = np.sqrt(np.maximum(std**2 - noise, 1e-12))
         return mean * self._scale + self._offset, spread * self._scale
 
+    def leave_one_out(self) -> tuple[Points, Points]:
+        """Return mean and standard deviation, with the noise, of each trial from all others.
+
+        With the covariance K of the trials and their values y, the mean of trial i is
+        y_i - (K^-1 y)_i / (K^-1)_ii and its variance 1 / (K^-1)_ii (Rasmussen and Williams,
+        Gaussian Processes for Machine Learning, 2006, section 5.4.2).
+        """
+        covariance = self._kernel(self._features) + np.diag(self._variances)
+        inverse = np.linalg.inv(covariance)
+        spread = 1.0 / np.diag(inverse)
+        mean = self._targets - (inverse @ self._targets) * spread
+        return mean * self._scale + self._offset, np.sqrt(spread) * self._scale
+
     def _conditioned(self) -> GaussianProcessRegressor:
         process = GaussianProcessRegressor(self._kernel, alpha=self._variances, optimizer=None)
         return process.fit(self._features, self._targets)

@@ -24,6 +24,7 @@ from castling.model.backbone import backbone_config
 from castling.model.check import digest, read_run_config
 from castling.operators import OPERATORS
 from castling.operators.modules.auxiliary import branches
+from castling.training.teacher import load_initial
 from castling.untrusted.timm_checkpoint import read_timm_checkpoint
 from space.cost import cost
 from space.measure import measure_macs, measure_params
@@ -198,6 +199,22 @@ def test_a_checkpoint_that_timm_wrote_loads_unchanged(checkpoint: Path) -> None:
     assert all(torch.equal(model.state_dict()[key], value) for key, value in written.items())
 
 
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "m.tar", "m.pth", "m.pt", "m.bin"])
+def test_a_training_begins_with_a_checkpoint_of_timms_of_any_suffix(
+    name: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = checkpoint.rename(tmp_path / name)
+    options = {key: value for key, value in DEIT.items() if key != "image_size"}
+    model = backbone_config(
+        "deit_tiny_patch16_224", "linear_angular", image_size=32, num_classes=5, **options
+    )
+    run = RunConfig.from_data({"model": model.to_data(), "train": {"initial": str(path)}})
+    initial = load_initial(run)
+    assert initial is not None
+    written = read_timm_checkpoint(path)
+    assert all(torch.equal(value, written[key]) for key, value in initial.state_dict().items())
+
+
 def test_a_checkpoint_of_other_classes_leaves_the_classifier_at_random(checkpoint: Path) -> None:
     written = read_timm_checkpoint(checkpoint)
     model = castling.convert_backbone(
@@ -365,3 +382,38 @@ def test_a_model_of_another_structure_but_equal_sizes_has_no_config() -> None:
     assert castling.convert_backbone(model, "softmax").config is None
     model = timm.create_model("deit_tiny_patch16_224", drop_path_rate=0.1, num_classes=5)
     assert castling.convert_backbone(model, "softmax").config is not None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_changed_pooling_is_saved_or_refused(when: str, tmp_path: Path) -> None:
+    """It is a plain attribute, which neither parts nor weights show."""
+    model = timm.create_model("deit_tiny_patch16_224", img_size=32, num_classes=4)
+    if when == "before":
+        model.reset_classifier(4, global_pool="avg")
+    model = castling.castle(castling.convert_backbone(model, "linear_angular"))
+    if when == "after":
+        model.reset_classifier(4, global_pool="avg")
+        with pytest.raises(ConfigError, match="global_pool that its config gives, 'token', to be"):
+            castling.save(model, tmp_path)
+        return
+    castling.save(model, tmp_path)
+    inputs = torch.randn(2, 3, 32, 32)
+    assert torch.equal(castling.load(tmp_path)(inputs), model(inputs))
+
+
+def test_features_of_images_of_another_size_are_refused_as_logits_are() -> None:
+    model = castled("levit_128", {"operator": "linear_angular", "conv_form": "grid"}).eval()
+    for call in (model, model.forward_features, model.forward_intermediates):
+        call(torch.randn(1, 3, 64, 64))
+        with pytest.raises(ConfigError, match="image size: must be that of the model, 64 x 64"):
+            call(torch.randn(1, 3, 128, 32))
+
+
+def test_a_converted_model_says_its_own_size_and_classes() -> None:
+    stock = timm.get_pretrained_cfg("levit_128")
+    model = castled("levit_128", "linear_angular")
+    assert model.pretrained_cfg is model.default_cfg
+    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert model.pretrained_cfg["num_classes"] == 5
+    assert model.pretrained_cfg["mean"] == stock.mean
+    assert timm.get_pretrained_cfg("levit_128") == stock

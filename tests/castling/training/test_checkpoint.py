@@ -17,12 +17,42 @@ from castling.model.castle import set_progress
 from castling.model.storage import read_tensors, write_tensors
 from castling.model.vit import CastlingViT
 from castling.operators.modules.auxiliary import branches
-from castling.training.checkpoint import load_checkpoint, save_checkpoint
+from castling.training.checkpoint import (
+    Snapshot,
+    State as TrainingState,
+    load_checkpoint as load_state,
+)
 from castling.training.metrics import EpochMetrics
 
 
 METRICS = epoch_metrics(2, mask_density=(0.125,), loss=1.5, top1=0.25, learning_rate=3e-4)
 State = tuple[CastlingViT, torch.optim.Optimizer]
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metrics: EpochMetrics,
+    config_id: str,
+    extra: nn.Module | None = None,
+) -> None:
+    state = TrainingState(model=model, optimizer=optimizer, extra=extra, metrics=metrics)
+    Snapshot.of(state, config_id).write(path)
+
+
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config_id: str,
+    extra: nn.Module | None = None,
+    newest_epoch: int | None = None,
+) -> EpochMetrics:
+    state = TrainingState(model=model, optimizer=optimizer, extra=extra)
+    load_state(path, state, config_id, newest_epoch)
+    assert state.metrics is not None
+    return state.metrics
 
 
 def started(seed: int, steps: int, config: ModelConfig | None = None) -> State:

@@ -13,7 +13,8 @@ from castling.training.data import TrainingData
 from castling.training.execution import SingleProcess
 from castling.training.metrics import EpochMetrics
 from castling.training.regularisers import GateCost, Masks
-from castling.training.trainer import Callback, LossModule, Trainer
+from castling.training.step import LossModule
+from castling.training.trainer import Callback, Trainer
 
 
 class Noting(Callback):

@@ -10,7 +10,7 @@ from PIL import Image
 from castling.config import DataConfig, ModelConfig
 from castling.data.folder import Folder, folder_settings
 from castling.errors import DataError
-from castling.untrusted.image_folders import find_images
+from castling.untrusted.image_folders import Reached, image_paths, list_images
 
 
 @pytest.fixture
@@ -24,9 +24,12 @@ def pets(tmp_path: Path) -> Path:
 
 
 def places(folder: Path) -> list[tuple[str, int]]:
-    found, classes = find_images(folder, "pets")
-    assert set(classes) == {path.relative_to(folder).parts[0] for path, _ in found}
-    return [(str(path.relative_to(folder)), label) for path, label in found]
+    reached = Reached("pets")
+    found = list_images(folder, reached)
+    reached.check_links()
+    assert {*found.classes} == {name.partition("/")[0] for name in found.names}
+    assert [str(path.relative_to(folder)) for path in image_paths(folder, "")] == [*found.names]
+    return list(zip(found.names, found.labels.tolist(), strict=True))
 
 
 def test_images_are_sorted_by_class_and_number(pets: Path) -> None:
@@ -65,7 +68,7 @@ def test_what_is_reached_twice_is_refused(link: str, target: str, pets: Path) ->
     (pets / link).symlink_to(target)
     if target.startswith(".") and link == "cat/up":
         (pets / "dog" / "up").symlink_to(target)  # two of them would be walked without end
-    for reader in (lambda: find_images(pets, "pets"), lambda: folder_settings(pets)):
+    for reader in (lambda: image_paths(pets, "pets"), lambda: folder_settings(pets)):
         with pytest.raises(DataError, match="are the same, through a link; remove") as caught:
             reader()
         assert str(pets) in str(caught.value)
@@ -77,7 +80,7 @@ def test_two_links_to_one_folder_outside_are_refused(pets: Path, tmp_path: Path)
     (pets / "bird").symlink_to("../outside")
     (pets / "fish").symlink_to("../outside")
     with pytest.raises(DataError, match=r"(bird|fish) and .*(bird|fish) are the same"):
-        find_images(pets, "pets")
+        image_paths(pets, "pets")
 
 
 @pytest.mark.parametrize("link", ["test", "test/dog", "test/cat/1.png"])

@@ -45,12 +45,14 @@ OPTIONS = {
     },
     "status": set(),
     "front": {"--format", "--max", "--min"},
-    "report": {"--out", "--max", "--min"},
+    "report": {"--out", "--max", "--min", "--watch"},
     "export": {
         *("--out", "--max-macs", "--max-params", "--max", "--min", "--trial", "--onnx"),
+        *("--preprocess-in-graph", "--device"),
     },
     "train": {"--out", "--from", "--set", "--resume"},
-    "evaluate": set(),
+    "evaluate": {"--images", "--device"},
+    "predict": {"--from", "--top", "--format", "--device"},
     "measure": set(),
     "metrics": set(),
     "operators": {"--tokens", "--width", "--heads"},
@@ -60,6 +62,7 @@ OPTIONS = {
     "strategies": set(),
     "samplers": set(),
     "stoppers": set(),
+    "data": set(),
 }  # fmt: skip
 
 
@@ -464,6 +467,18 @@ def test_training_folder_belongs_to_one_training(castling: Command, tmp_path: Pa
     assert_refused(*castling("train", config, "--out", tmp_path / "b", "--resume")[::2])
 
 
+def test_a_report_of_two_runs_compares_them(
+    castling: Command, small_run: Path, tmp_path: Path
+) -> None:
+    code, out, _ = castling("report", small_run, small_run, "--out", tmp_path / "both")
+    assert code == 0
+    assert out.splitlines()[0] == str(tmp_path / "both" / "index.html")
+    code, _, error = castling("report", small_run, small_run)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--out" in error
+    assert "left out" in castling("report", small_run, small_run, "--out", "x", "--watch")[2]
+
+
 def test_bounds_leave_models_out_of_front_report_and_export(
     castling: Command, small_run: Path, tmp_path: Path
 ) -> None:
@@ -544,8 +559,9 @@ def test_interrupted_training_goes_on_to_the_same_weights(
     config = tmp_path / "config.yaml"
     write_yaml(config, RunConfig.from_data({"train": {"epochs": 8}}).to_data())
     command = [sys.executable, "-m", "search", "train", str(config), "--out", str(tmp_path / "a")]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as this process: sums depend on it
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
         assert training.stdout is not None
         assert training.stdout.readline().startswith("epoch 1:")

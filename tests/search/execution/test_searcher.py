@@ -68,14 +68,14 @@ def test_a_worker_that_dies_after_the_time_limit_has_failed_for_it(
     assert record.reason == "took longer than trial_minutes, 0.5"
 
 
-def test_half_the_batch_is_suggested_after_too_little_memory(tmp_path: Path) -> None:
-    searcher, study = opened(tmp_path, halve_batch=True)
+def test_divided_batches_are_suggested_after_too_little_memory(tmp_path: Path) -> None:
+    searcher, study = opened(tmp_path, double_accumulation=True)
     first = searcher.suggest("a")
     starved = ended(state=TrialState.FAILED, out_of_memory=True)
     searcher.on_trial_complete("a", starved)
     second = searcher.suggest("b")
     assert second["trial"] == first["trial"]
-    sizes = [json.loads(each["run"])["train"]["batch_size"] for each in (first, second)]
-    assert sizes[1] == sizes[0] // 2
+    parts = [json.loads(each["run"])["train"]["accumulation"] for each in (first, second)]
+    assert parts == [1, 2]
     searcher.on_trial_complete("b", starved)
     assert [record.state for record in study.records] == ["failed"]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from castling.config import DataConfig, ModelConfig
 from castling.errors import ConfigError, RunFolderError, SpaceMismatchError, StorageError
+from castling.training.data import load_data
 from reports.manifest import Manifest
 from search.config import SearchConfig
 from search.study.resume import resumed_space
-from search.study.run_folder import locked, make_run_folder, new_manifest
+from search.study.run_folder import check_images, locked, make_run_folder, new_manifest
 from search.study.storage import check_unused, open_storage, open_study, storage_checked
 
 
@@ -126,3 +128,17 @@ def test_a_bad_storage_url_is_one_sentence(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="storage") as caught:
         open_storage(tmp_path, url)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_sees_that_its_images_changed(tmp_path: Path) -> None:
+    model = ModelConfig()
+    data = load_data(DataConfig(num_train=200), model)
+    context = SearchConfig().context(SearchConfig().build_space(), None)
+    new_manifest(context, None, data).write(tmp_path)
+    manifest = Manifest.read(tmp_path)
+    assert manifest.preprocessing == data.preprocessing
+    check_images(tmp_path, manifest, data)
+    check_images(tmp_path, manifest.replace(images={}), load_data(DataConfig(), model))
+    for other in (DataConfig(num_train=190), DataConfig(num_train=200, split_seed=1)):
+        with pytest.raises(RunFolderError, match="images are not those of before: train had 200"):
+            check_images(tmp_path, manifest, load_data(other, model))

@@ -395,26 +395,23 @@ def test_a_trial_whose_worker_died_is_proposed_again_as_often_as_asked(tmp_path:
     assert study.again(second.trial)  # every trial has its own
 
 
-def test_a_trial_that_ran_out_of_memory_is_trained_once_more_with_half_the_batch(
+def test_a_trial_that_ran_out_of_memory_goes_on_once_with_divided_batches(
     tmp_path: Path,
 ) -> None:
-    halving = config(trials=1).replace(halve_batch=True, retries=0)
-    study = open_search(tmp_path, halving)
+    dividing = config(trials=1).replace(double_accumulation=True, retries=0)
+    study = open_search(tmp_path, dividing)
     first = study.propose()
     assert first is not None
     assert study.again(first.trial, out_of_memory=True)
-    again = open_search(tmp_path, halving).propose()  # another driver goes on with it
+    again = open_search(tmp_path, dividing).propose()  # another driver goes on with it
     assert again == study.propose()
     assert again is not None
     assert again.trial == first.trial
-    assert again.run.train.batch_size == first.run.train.batch_size // 2
+    assert again.run.train == first.run.train.replace(accumulation=2)
     assert not study.again(first.trial, out_of_memory=True)
     study.finish(first.trial, trained(0.5))
     [record] = study.records
-    assert (
-        record.reason
-        == f"trained with batches of {again.run.train.batch_size}, for want of memory"
-    )
+    assert record.reason == "trained with each batch in 2 parts, for want of memory"
 
 
 def test_first_points_that_a_crash_cut_short_are_all_tried(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from castling.errors import RunFolderError
 from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
+from castling.tasks import TASKS
 from castling.training.callbacks import Curve
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import training_data
@@ -77,7 +78,7 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
         if divided is not None:  # outside of the handler, whose error holds tensors of the step
             run, parts = divided, divided.train.accumulation
             on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
-    end = TrainingEnd.of(trained.metrics)
+    end = TrainingEnd.of(trained.metrics, TASKS[run.task].primary)
     metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
     remove_checkpoint(checkpoint)
     return metrics

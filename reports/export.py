@@ -2,13 +2,14 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self, Unpack
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 
 from castling.config import Config, RunConfig
@@ -20,6 +21,7 @@ from castling.model.castle import castle
 from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
+from castling.tasks import TASKS
 from castling.training.data import (
     TrainingData,
     evaluation_batches,
@@ -52,10 +54,12 @@ class ModelMetrics(Config):
 
     model_config = ConfigDict(strict=True)
 
-    top1_validation: float
-    """Accuracy on the validation images, 0 to 1."""
-    top1_test: float
-    """Accuracy on the test images, 0 to 1: computed once, when the model was exported."""
+    primary: str = "top1"
+    """The metric of the task that displays show."""
+    validation: dict[str, float]
+    """The task's metrics on the validation images, by name."""
+    test: dict[str, float]
+    """The same on the test images, computed once, when the model was exported."""
     macs: int
     """Multiply-accumulates per image, counted by fvcore on the exported model."""
     params: int
@@ -72,8 +76,8 @@ class ModelMetrics(Config):
     """ISO 8601, UTC."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Metrics of other packages, on the validation images, by name."""
-    top1_validation_branch: float | None = None
-    """Accuracy on the validation images with the auxiliary branch, 0 to 1; null without one."""
+    validation_branch: float | None = None
+    """The primary metric on the validation images with the auxiliary branch; null without one."""
     mask_density: float | None = None
     """Mean fraction of the masks' entries that survived at the end; null without masks."""
     mask_threshold: float | None = None
@@ -84,6 +88,25 @@ class ModelMetrics(Config):
     """Number and hash of the images of every split, by which a later evaluation sees changes."""
     device: str = "cpu"
     """Where the accuracies were measured: cpu or cuda; the two may round differently."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_version_1(cls, data: object) -> object:
+        """Take the fields of version 0.1, which had the one metric top1, as those of today."""
+        if not isinstance(data, dict) or "validation" in data:
+            return data
+        taken = {name: value for name, value in data.items() if not name.startswith("top1_")}
+        for name in ("validation", "test"):
+            if f"top1_{name}" in data:
+                taken[name] = {"top1": data[f"top1_{name}"]}
+        return taken | {"validation_branch": data.get("top1_validation_branch")}
+
+    @model_validator(mode="after")
+    def _has_its_primary_metric(self) -> Self:
+        for name, values in (("validation", self.validation), ("test", self.test)):
+            if self.primary not in values:
+                raise ConfigError(f"{name}.{self.primary}", "is required")
+        return self
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -116,10 +139,10 @@ def _problem(error: ConfigError) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Accuracies measured now, and those recorded at export."""
+    """The task's metrics measured now, and those recorded at export."""
 
-    top1_validation: float
-    top1_test: float
+    validation: Mapping[str, float]
+    test: Mapping[str, float]
     recorded: ModelMetrics
     masks: str
     """One sentence where masks were alive at the end of the training; else nothing."""
@@ -128,10 +151,14 @@ class Evaluation:
 
     @property
     def is_reproduced(self) -> bool:
-        """Whether both accuracies are exactly the recorded ones."""
-        return (self.top1_validation, self.top1_test) == (
-            self.recorded.top1_validation,
-            self.recorded.top1_test,
+        """Whether every metric that was recorded has exactly its value."""
+        return all(
+            now.get(name) == value
+            for now, then in (
+                (self.validation, self.recorded.validation),
+                (self.test, self.recorded.test),
+            )
+            for name, value in then.items()
         )
 
 
@@ -177,7 +204,11 @@ def export(
     _check_empty(out)
     model = load_weights(config.model, weights).to(place)
     row = trials.loc[trials.trial == number].iloc[0]
-    end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
+    end = TrainingEnd.of_record(
+        int(row.epochs),
+        row.get(f"{TASKS[config.task].primary}_branch", math.nan),
+        row.mask_density,
+    )
     if onnx := onnx or preprocess_in_graph is not None:
         check_onnx(preprocess_in_graph)
     manifest = Manifest.read(run)
@@ -230,17 +261,19 @@ def write_model(  # noqa: PLR0913 - all that the files of a model tell
     threshold = last_threshold(config, end.epochs)
     config = config.replace(model=settled_config(config.model, model))
     castled = castle(settle(model))
-    top1 = evaluate(config, castled, data.validation, data)["top1"]
+    primary = TASKS[config.task].primary
+    on_validation = evaluate(config, castled, data.validation, data)
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
     test = images_for_tests(config, data.preprocessing, index)
     device = next(castled.parameters()).device.type
-    top1_test = evaluate(config, castled, test, data)["top1"]
+    on_test = evaluate(config, castled, test, data)
     other_metrics = _other_metrics(config, castled, data)
     castled = castled.cpu()
     metrics = ModelMetrics(
-        top1_validation=top1,
-        top1_test=top1_test,
+        primary=primary,
+        validation=on_validation,
+        test=on_test,
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
@@ -249,10 +282,10 @@ def write_model(  # noqa: PLR0913 - all that the files of a model tell
         castling_version=version("castling-nas"),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics=other_metrics,
-        top1_validation_branch=end.top1_branch,
+        validation_branch=end.branch,
         mask_density=end.mask_density,
         mask_threshold=threshold,
-        masks=alive_masks(threshold, end, top1),
+        masks=alive_masks(threshold, end, primary, on_validation[primary]),
         images=fingerprints(data) | {"test": fingerprint(test)},
         device=device,
     )
@@ -303,19 +336,19 @@ def evaluate_folder(folder: str | Path, *, device: str | None = None) -> Evaluat
     index = IndexFile(folder / INDEX_FILE, relists=True)
     data = training_data(config, index=index)
     test = images_for_tests(config, data.preprocessing, index)
-    top1 = evaluate(config, model, data.validation, data)["top1"]
+    on_validation = evaluate(config, model, data.validation, data)
     end = TrainingEnd(
         epochs=recorded.epochs,
-        top1_branch=recorded.top1_validation_branch,
+        branch=recorded.validation_branch,
         mask_density=recorded.mask_density,
     )
     threshold = recorded.mask_threshold
     if threshold is None:  # castling 0.1.0 did not record it
         threshold = last_threshold(config, recorded.epochs)
     return Evaluation(
-        top1_validation=top1,
-        top1_test=evaluate(config, model, test, data)["top1"],
+        validation=on_validation,
+        test=evaluate(config, model, test, data),
         recorded=recorded,
-        masks=alive_masks(threshold, end, top1),
+        masks=alive_masks(threshold, end, recorded.primary, on_validation[recorded.primary]),
         changed=changed(recorded.images, fingerprints(data) | {"test": fingerprint(test)}),
     )

@@ -10,6 +10,7 @@ from castling.errors import RunFolderError
 from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
+from castling.tasks import TASKS
 from castling.training.callbacks import Curve
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import TrainingData, training_data
@@ -77,7 +78,7 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
         data,
         out,
         trained_by=str(config),
-        end=TrainingEnd.of(trained.metrics),
+        end=TrainingEnd.of(trained.metrics, TASKS[run.task].primary),
         index=index,
     )
     remove_checkpoint(out / CHECKPOINT_FILE)

@@ -19,8 +19,9 @@ from castling.training.metrics import EpochMetrics
 from castling.training.out_of_memory import is_out_of_memory, with_less_memory
 from castling.training.start import check_start
 from castling.training.summary import describe
-from reports.export import METRICS_FILE, ModelMetrics, write_model
+from reports.export import write_model
 from reports.masks import TrainingEnd
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from search.config import with_settings
 from space.contract import check_model
 

@@ -90,7 +90,7 @@ def find_splits(root: Path, data: str) -> _Folders:
     for path in inside:
         if (split := SPELLINGS.get(path.name.lower())) is not None:
             named.setdefault(split, []).append(path)
-    nested = [path for paths in named.values() for path in paths if _has_folders(path)]
+    nested = sorted(path for paths in named.values() for path in paths if _has_folders(path))
     if "train" not in named or not nested:
         if nested and nested == inside:
             there = ", ".join(f"{path.name}/" for path in inside)

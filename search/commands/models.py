@@ -24,7 +24,7 @@ from search.commands.options import (
 
 if TYPE_CHECKING:
     from castling.training.metrics import EpochMetrics
-    from reports.export import ModelMetrics
+    from reports.model_metrics import ModelMetrics
 
 
 def export(

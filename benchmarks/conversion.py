@@ -30,7 +30,7 @@ from castling.config import (
 )
 from castling.files import write_yaml
 from castling.model.storage import CONFIG_FILE
-from reports.export import METRICS_FILE, ModelMetrics
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from search.train import train_config
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Unpack
 
-from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 
-from castling.config import Config, RunConfig
-from castling.errors import ConfigError, CostMismatchError, RunFolderError
+from castling.config import RunConfig
+from castling.data.index import INDEX_FILE, SKIPPED_FILE, IndexFile
+from castling.errors import CostMismatchError, RunFolderError
 from castling.files import write_text, write_yaml
 from castling.metrics import plugin_metrics
 from castling.model.castle import castle
@@ -34,6 +34,7 @@ from castling.training.hooks import hooked_metrics
 from reports.frame import load as load_trials, load_config
 from reports.manifest import Manifest
 from reports.masks import TrainingEnd, alive_masks, last_threshold
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from reports.onnx_file import ONNX_FILE, Layout, check_onnx, write_onnx
 from reports.records import weights_path
 from space.budget import Limits
@@ -42,97 +43,7 @@ from space.cost_model import Costs
 from space.measure import measure_macs, measure_params
 
 
-METRICS_FILE = "metrics.json"
-LARGEST_METRICS = 2**16
-"""Largest size of metrics.json in bytes; a usual one has 700."""
-
-
-class ModelMetrics(Config):
-    """The metrics of an exported model, in metrics.json of its folder."""
-
-    model_config = ConfigDict(strict=True)
-
-    primary: str = "top1"
-    """The metric of the task that displays show."""
-    validation: dict[str, float]
-    """The task's metrics on the validation images, by name."""
-    test: dict[str, float]
-    """The same on the test images, computed once, when the model was exported."""
-    macs: int
-    """Multiply-accumulates per image, counted by fvcore on the exported model."""
-    params: int
-    """Parameters."""
-    data: str
-    """Name of the dataset."""
-    trained_by: str
-    """The run and trial, or the config, that the model comes from."""
-    epochs: int
-    """Epochs trained."""
-    castling_version: str
-    """Version of castling-nas that wrote the folder."""
-    exported_at: str
-    """ISO 8601, UTC."""
-    metrics: dict[str, float] = Field(default_factory=dict)
-    """Metrics of other packages, on the validation images, by name."""
-    validation_branch: float | None = None
-    """The primary metric on the validation images with the auxiliary branch; null without one."""
-    mask_density: float | None = None
-    """Mean fraction of the masks' entries that survived at the end; null without masks."""
-    mask_threshold: float | None = None
-    """Lowest threshold of the masks at the end, empty at 1; null without masks."""
-    masks: str = ""
-    """One sentence where masks were alive at the end, so that castling changed the model."""
-    images: dict[str, str] = Field(default_factory=dict)
-    """Number and hash of the images of every split, by which a later evaluation sees changes."""
-    device: str = "cpu"
-    """Where the accuracies were measured: cpu or cuda; the two may round differently."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_version_1(cls, data: object) -> object:
-        """Take the fields of version 0.1, which had the one metric top1, as those of today."""
-        if not isinstance(data, dict) or "validation" in data:
-            return data
-        taken = {name: value for name, value in data.items() if not name.startswith("top1_")}
-        for name in ("validation", "test"):
-            if f"top1_{name}" in data:
-                taken[name] = {"top1": data[f"top1_{name}"]}
-        return taken | {"validation_branch": data.get("top1_validation_branch")}
-
-    @model_validator(mode="after")
-    def _has_its_primary_metric(self) -> Self:
-        for name, values in (("validation", self.validation), ("test", self.test)):
-            if self.primary not in values:
-                raise ConfigError(f"{name}.{self.primary}", "is required")
-        return self
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Return the metrics of an exported folder.
-
-        Raises:
-            RunFolderError: when there are none, or they are unreadable.
-        """
-        path = folder / METRICS_FILE
-        try:
-            with path.open("rb") as file:
-                return cls.from_data(json.loads(file.read(LARGEST_METRICS)))
-        except OSError as error:
-            reason = f"has no readable {METRICS_FILE} ({error.strerror})"
-        except ConfigError as error:
-            reason = f"has a damaged {METRICS_FILE} ({_problem(error)})"
-        except (ValueError, RecursionError) as error:
-            reason = f"has a damaged {METRICS_FILE} ({error})"
-        raise RunFolderError(str(folder), reason, "export the model again") from None
-
-
-def _problem(error: ConfigError) -> str:
-    """Return what is wrong with metrics.json, such as the type that a field must have."""
-    field = ModelMetrics.model_fields.get(error.field)
-    if field is None or error.rule == "is required":
-        return str(error)
-    kind = getattr(field.annotation, "__name__", field.annotation)
-    return f"{error.field} must be of type {kind}, got {error.value!r:.80}"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, INDEX_FILE, SKIPPED_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,20 +121,27 @@ def export(
     if onnx := onnx or preprocess_in_graph is not None:
         check_onnx(preprocess_in_graph)
     manifest = Manifest.read(run)
-    data = training_data(config.replace(preprocessing=manifest.preprocessing))
+    index = IndexFile(run / INDEX_FILE)
+    data = training_data(config.replace(preprocessing=manifest.preprocessing), index=index)
     difference = changed(manifest.images, fingerprints(data))
     if difference:
         raise RunFolderError(str(run), difference, "restore the images that it was trained on")
     try:
         metrics = write_model(
-            model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
+            model,
+            config,
+            data,
+            out,
+            trained_by=f"{run.name}, trial {number}",
+            end=end,
+            index=index,
         )
         if onnx:
             write_onnx(
                 load(out), out, data.preprocessing, task=config.task, layout=preprocess_in_graph
             )
     except BaseException:
-        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, ONNX_FILE):
+        for name in (*FILES, ONNX_FILE):
             (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
         raise
     return metrics
@@ -234,7 +152,7 @@ def _check_empty(out: Path) -> None:
         raise RunFolderError(str(out), "must be a new or empty folder", "choose another --out")
 
 
-def write_model(
+def write_model(  # noqa: PLR0913 - all that the files of a model tell
     model: nn.Module,
     config: RunConfig,
     data: TrainingData,
@@ -242,8 +160,9 @@ def write_model(
     *,
     trained_by: str,
     end: TrainingEnd,
+    index: IndexFile | None = None,
 ) -> ModelMetrics:
-    """Settle and castle a model, test it, and write it with its config and metrics.
+    """Settle and castle a model, test it, and write it with its config, metrics and images' index.
 
     Raises:
         CostMismatchError: when fvcore's count of the model is not the closed form's.
@@ -255,7 +174,7 @@ def write_model(
     on_validation = evaluate(config, castled, data.validation, data)
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
-    test = images_for_tests(config, data.preprocessing)
+    test = images_for_tests(config, data.preprocessing, index)
     device = next(castled.parameters()).device.type
     on_test = evaluate(config, castled, test, data)
     other_metrics = _other_metrics(config, castled, data)
@@ -292,6 +211,8 @@ def write_model(
         f"From {trained_by}. castling.load gives the model beside this file;\n"
         "castling train trains this config anew.",
     )
+    if index is not None:
+        index.write(out / INDEX_FILE)
     write_text(out / METRICS_FILE, json.dumps(metrics.to_data(), indent=2) + "\n")
     return metrics
 
@@ -321,8 +242,9 @@ def evaluate_folder(folder: str | Path, *, device: str | None = None) -> Evaluat
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
     model = load(folder).to(place)
-    data = training_data(config)
-    test = images_for_tests(config, data.preprocessing)
+    index = IndexFile(folder / INDEX_FILE, relists=True)
+    data = training_data(config, index=index)
+    test = images_for_tests(config, data.preprocessing, index)
     on_validation = evaluate(config, model, data.validation, data)
     end = TrainingEnd(
         epochs=recorded.epochs,

@@ -13,6 +13,7 @@ from rich.text import Text
 from castling.metrics import metric_named
 from reports.front import front_of, front_text
 from reports.records import Objective, Record, TrialState
+from search.commands.console import errors
 from search.display import Display
 from space.budget import Budget
 
@@ -56,6 +57,11 @@ class TerminalDisplay(Display):
             self._live.start()
         else:
             self._console.print(title)
+
+    def images(self, sentences: Sequence[str]) -> None:
+        """Show what images were found, beside the results."""
+        for sentence in sentences:
+            errors.print(sentence)
 
     def record(self, record: Record) -> None:
         """Show a trial's new state."""

@@ -24,7 +24,7 @@ from search.commands.options import (
 
 if TYPE_CHECKING:
     from castling.training.metrics import EpochMetrics
-    from reports.export import ModelMetrics
+    from reports.model_metrics import ModelMetrics
 
 
 def export(
@@ -88,7 +88,7 @@ def train(
             initial=initial,
             settings=parse_settings(settings or []),
             on_epoch=_print_epoch,
-            on_note=print_result,
+            on_note=errors.print,
         )
     except KeyboardInterrupt:
         given = ["--from", initial] if initial else []

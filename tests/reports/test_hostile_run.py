@@ -16,7 +16,7 @@ import reports
 from castling.errors import CastlingError, RecordError, RunFolderError
 from castling.untrusted.plain_yaml import read_yaml
 from reports.curves import load_curves
-from reports.export import METRICS_FILE, ModelMetrics
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from reports.page import write_report
 from reports.records import MANIFEST_FILE, STUDY_FILE
 from search.cli import main

@@ -6,8 +6,9 @@ import pytest
 
 from castling.config import MaskSchedule, RunConfig
 from castling.files import write_yaml
-from reports.export import METRICS_FILE, evaluate_folder
+from reports.export import evaluate_folder
 from reports.masks import TrainingEnd, alive_masks, last_threshold
+from reports.model_metrics import METRICS_FILE
 from search.train import CURVE_FILE, train_config
 
 

@@ -30,7 +30,7 @@ from castling.config import (
 )
 from castling.files import write_yaml
 from castling.model.storage import CONFIG_FILE
-from reports.export import METRICS_FILE, ModelMetrics
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from search.train import train_config
 
 
@@ -128,8 +128,8 @@ def trained(run: RunConfig, folder: Path) -> float:
         write_yaml(config, run.to_data())
         resume = (folder / CONFIG_FILE).exists()
         metrics = train_config(config, folder, resume=resume)
-        print(f"{folder.name}: {metrics.top1_test:.2%}", flush=True)
-    return ModelMetrics.read(folder).top1_test
+        print(f"{folder.name}: {metrics.test['top1']:.2%}", flush=True)
+    return ModelMetrics.read(folder).test["top1"]
 
 
 def main() -> None:

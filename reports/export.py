@@ -2,23 +2,25 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Unpack
 
-from pydantic import ConfigDict, Field
 from torch import nn
 
-from castling.config import Config, RunConfig
-from castling.errors import ConfigError, CostMismatchError, RunFolderError
+from castling.config import RunConfig
+from castling.data.index import INDEX_FILE, SKIPPED_FILE, IndexFile
+from castling.errors import CostMismatchError, RunFolderError
 from castling.files import write_text, write_yaml
 from castling.metrics import plugin_metrics
 from castling.model.castle import castle
 from castling.model.check import read_run_config, run_config
 from castling.model.settle import settle, settled_config
 from castling.model.storage import CONFIG_FILE, WEIGHTS_FILE, load, load_weights, save_weights
+from castling.tasks import TASKS
 from castling.training.data import (
     TrainingData,
     evaluation_batches,
@@ -32,6 +34,7 @@ from castling.training.hooks import hooked_metrics
 from reports.frame import load as load_trials, load_config
 from reports.manifest import Manifest
 from reports.masks import TrainingEnd, alive_masks, last_threshold
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from reports.onnx_file import ONNX_FILE, Layout, check_onnx, write_onnx
 from reports.records import weights_path
 from space.budget import Limits
@@ -40,84 +43,15 @@ from space.cost_model import Costs
 from space.measure import measure_macs, measure_params
 
 
-METRICS_FILE = "metrics.json"
-LARGEST_METRICS = 2**16
-"""Largest size of metrics.json in bytes; a usual one has 700."""
-
-
-class ModelMetrics(Config):
-    """The metrics of an exported model, in metrics.json of its folder."""
-
-    model_config = ConfigDict(strict=True)
-
-    top1_validation: float
-    """Accuracy on the validation images, 0 to 1."""
-    top1_test: float
-    """Accuracy on the test images, 0 to 1: computed once, when the model was exported."""
-    macs: int
-    """Multiply-accumulates per image, counted by fvcore on the exported model."""
-    params: int
-    """Parameters."""
-    data: str
-    """Name of the dataset."""
-    trained_by: str
-    """The run and trial, or the config, that the model comes from."""
-    epochs: int
-    """Epochs trained."""
-    castling_version: str
-    """Version of castling-nas that wrote the folder."""
-    exported_at: str
-    """ISO 8601, UTC."""
-    metrics: dict[str, float] = Field(default_factory=dict)
-    """Metrics of other packages, on the validation images, by name."""
-    top1_validation_branch: float | None = None
-    """Accuracy on the validation images with the auxiliary branch, 0 to 1; null without one."""
-    mask_density: float | None = None
-    """Mean fraction of the masks' entries that survived at the end; null without masks."""
-    mask_threshold: float | None = None
-    """Lowest threshold of the masks at the end, empty at 1; null without masks."""
-    masks: str = ""
-    """One sentence where masks were alive at the end, so that castling changed the model."""
-    images: dict[str, str] = Field(default_factory=dict)
-    """Number and hash of the images of every split, by which a later evaluation sees changes."""
-    device: str = "cpu"
-    """Where the accuracies were measured: cpu or cuda; the two may round differently."""
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Return the metrics of an exported folder.
-
-        Raises:
-            RunFolderError: when there are none, or they are unreadable.
-        """
-        path = folder / METRICS_FILE
-        try:
-            with path.open("rb") as file:
-                return cls.from_data(json.loads(file.read(LARGEST_METRICS)))
-        except OSError as error:
-            reason = f"has no readable {METRICS_FILE} ({error.strerror})"
-        except ConfigError as error:
-            reason = f"has a damaged {METRICS_FILE} ({_problem(error)})"
-        except (ValueError, RecursionError) as error:
-            reason = f"has a damaged {METRICS_FILE} ({error})"
-        raise RunFolderError(str(folder), reason, "export the model again") from None
-
-
-def _problem(error: ConfigError) -> str:
-    """Return what is wrong with metrics.json, such as the type that a field must have."""
-    field = ModelMetrics.model_fields.get(error.field)
-    if field is None or error.rule == "is required":
-        return str(error)
-    kind = getattr(field.annotation, "__name__", field.annotation)
-    return f"{error.field} must be of type {kind}, got {error.value!r:.80}"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, INDEX_FILE, SKIPPED_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Accuracies measured now, and those recorded at export."""
+    """The task's metrics measured now, and those recorded at export."""
 
-    top1_validation: float
-    top1_test: float
+    validation: Mapping[str, float]
+    test: Mapping[str, float]
     recorded: ModelMetrics
     masks: str
     """One sentence where masks were alive at the end of the training; else nothing."""
@@ -126,10 +60,14 @@ class Evaluation:
 
     @property
     def is_reproduced(self) -> bool:
-        """Whether both accuracies are exactly the recorded ones."""
-        return (self.top1_validation, self.top1_test) == (
-            self.recorded.top1_validation,
-            self.recorded.top1_test,
+        """Whether every metric that was recorded has exactly its value."""
+        return all(
+            now.get(name) == value
+            for now, then in (
+                (self.validation, self.recorded.validation),
+                (self.test, self.recorded.test),
+            )
+            for name, value in then.items()
         )
 
 
@@ -175,24 +113,35 @@ def export(
     _check_empty(out)
     model = load_weights(config.model, weights).to(place)
     row = trials.loc[trials.trial == number].iloc[0]
-    end = TrainingEnd.of_record(int(row.epochs), row.top1_branch, row.mask_density)
+    end = TrainingEnd.of_record(
+        int(row.epochs),
+        row.get(f"{TASKS[config.task].primary}_branch", math.nan),
+        row.mask_density,
+    )
     if onnx := onnx or preprocess_in_graph is not None:
         check_onnx(preprocess_in_graph)
     manifest = Manifest.read(run)
-    data = training_data(config.replace(preprocessing=manifest.preprocessing))
+    index = IndexFile(run / INDEX_FILE)
+    data = training_data(config.replace(preprocessing=manifest.preprocessing), index=index)
     difference = changed(manifest.images, fingerprints(data))
     if difference:
         raise RunFolderError(str(run), difference, "restore the images that it was trained on")
     try:
         metrics = write_model(
-            model, config, data, out, trained_by=f"{run.name}, trial {number}", end=end
+            model,
+            config,
+            data,
+            out,
+            trained_by=f"{run.name}, trial {number}",
+            end=end,
+            index=index,
         )
         if onnx:
             write_onnx(
                 load(out), out, data.preprocessing, task=config.task, layout=preprocess_in_graph
             )
     except BaseException:
-        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, ONNX_FILE):
+        for name in (*FILES, ONNX_FILE):
             (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
         raise
     return metrics
@@ -203,7 +152,7 @@ def _check_empty(out: Path) -> None:
         raise RunFolderError(str(out), "must be a new or empty folder", "choose another --out")
 
 
-def write_model(
+def write_model(  # noqa: PLR0913 - all that the files of a model tell
     model: nn.Module,
     config: RunConfig,
     data: TrainingData,
@@ -211,8 +160,9 @@ def write_model(
     *,
     trained_by: str,
     end: TrainingEnd,
+    index: IndexFile | None = None,
 ) -> ModelMetrics:
-    """Settle and castle a model, test it, and write it with its config and metrics.
+    """Settle and castle a model, test it, and write it with its config, metrics and images' index.
 
     Raises:
         CostMismatchError: when fvcore's count of the model is not the closed form's.
@@ -220,17 +170,19 @@ def write_model(
     threshold = last_threshold(config, end.epochs)
     config = config.replace(model=settled_config(config.model, model))
     castled = castle(settle(model))
-    top1 = evaluate(config, castled, data.validation, data)["top1"]
+    primary = TASKS[config.task].primary
+    on_validation = evaluate(config, castled, data.validation, data)
     shape = (config.model.channels, *config.model.image_size)
     spent = cost(config.model)
-    test = images_for_tests(config, data.preprocessing)
+    test = images_for_tests(config, data.preprocessing, index)
     device = next(castled.parameters()).device.type
-    top1_test = evaluate(config, castled, test, data)["top1"]
+    on_test = evaluate(config, castled, test, data)
     other_metrics = _other_metrics(config, castled, data)
     castled = castled.cpu()
     metrics = ModelMetrics(
-        top1_validation=top1,
-        top1_test=top1_test,
+        primary=primary,
+        validation=on_validation,
+        test=on_test,
         macs=measure_macs(castled, shape),
         params=measure_params(castled),
         data=config.data.name,
@@ -239,10 +191,10 @@ def write_model(
         castling_version=version("castling-nas"),
         exported_at=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics=other_metrics,
-        top1_validation_branch=end.top1_branch,
+        validation_branch=end.branch,
         mask_density=end.mask_density,
         mask_threshold=threshold,
-        masks=alive_masks(threshold, end, top1),
+        masks=alive_masks(threshold, end, primary, on_validation[primary]),
         images=fingerprints(data) | {"test": fingerprint(test)},
         device=device,
     )
@@ -259,6 +211,8 @@ def write_model(
         f"From {trained_by}. castling.load gives the model beside this file;\n"
         "castling train trains this config anew.",
     )
+    if index is not None:
+        index.write(out / INDEX_FILE)
     write_text(out / METRICS_FILE, json.dumps(metrics.to_data(), indent=2) + "\n")
     return metrics
 
@@ -288,21 +242,22 @@ def evaluate_folder(folder: str | Path, *, device: str | None = None) -> Evaluat
     config = read_run_config(folder)
     recorded = ModelMetrics.read(folder)
     model = load(folder).to(place)
-    data = training_data(config)
-    test = images_for_tests(config, data.preprocessing)
-    top1 = evaluate(config, model, data.validation, data)["top1"]
+    index = IndexFile(folder / INDEX_FILE, relists=True)
+    data = training_data(config, index=index)
+    test = images_for_tests(config, data.preprocessing, index)
+    on_validation = evaluate(config, model, data.validation, data)
     end = TrainingEnd(
         epochs=recorded.epochs,
-        top1_branch=recorded.top1_validation_branch,
+        branch=recorded.validation_branch,
         mask_density=recorded.mask_density,
     )
     threshold = recorded.mask_threshold
     if threshold is None:  # castling 0.1.0 did not record it
         threshold = last_threshold(config, recorded.epochs)
     return Evaluation(
-        top1_validation=top1,
-        top1_test=evaluate(config, model, test, data)["top1"],
+        validation=on_validation,
+        test=evaluate(config, model, test, data),
         recorded=recorded,
-        masks=alive_masks(threshold, end, top1),
+        masks=alive_masks(threshold, end, recorded.primary, on_validation[recorded.primary]),
         changed=changed(recorded.images, fingerprints(data) | {"test": fingerprint(test)}),
     )

@@ -20,28 +20,28 @@ class TrainingEnd:
 
     epochs: int
     """Epochs trained."""
-    top1_branch: float | None = None
-    """Validation accuracy with the auxiliary branch, 0 to 1."""
+    branch: float | None = None
+    """The task's primary metric on the validation images with the auxiliary branch."""
     mask_density: float | None = None
     """Mean fraction of the masks' entries that survived on the validation images."""
 
     @classmethod
-    def of(cls, metrics: EpochMetrics) -> Self:
+    def of(cls, metrics: EpochMetrics, primary: str) -> Self:
         """Return how a training ended, by the metrics of its last epoch."""
         densities = metrics.mask_density
         return cls(
             epochs=metrics.epoch,
-            top1_branch=metrics.metrics.get("top1_branch") if densities else None,
+            branch=metrics.metrics.get(f"{primary}_branch") if densities else None,
             mask_density=fmean(densities) if densities else None,
         )
 
     @classmethod
-    def of_record(cls, epochs: int, top1_branch: float, mask_density: float) -> Self:
+    def of_record(cls, epochs: int, branch: float, mask_density: float) -> Self:
         """Return the end of a trial's training; values that its record lacks are None."""
         if math.isnan(mask_density):  # no layer had a mask
             return cls(epochs=epochs)
-        accuracy = None if math.isnan(top1_branch) else top1_branch
-        return cls(epochs=epochs, top1_branch=accuracy, mask_density=mask_density)
+        measured = None if math.isnan(branch) else branch
+        return cls(epochs=epochs, branch=measured, mask_density=mask_density)
 
 
 def last_threshold(config: RunConfig, epochs: int) -> float | None:
@@ -55,20 +55,21 @@ def last_threshold(config: RunConfig, epochs: int) -> float | None:
     return min((branch.threshold for branch in branches(model)), default=None)
 
 
-def alive_masks(threshold: float | None, end: TrainingEnd, top1: float) -> str:
+def alive_masks(threshold: float | None, end: TrainingEnd, primary: str, value: float) -> str:
     """Return one sentence on what castling changed; nothing where the masks were empty.
 
     Args:
         threshold: as of `last_threshold`.
         end: how the training ended.
-        top1: validation accuracy of the castled model, 0 to 1.
+        primary: name of the task's primary metric.
+        value: its value for the castled model on the validation images, 0 to 1.
     """
     if threshold is None or threshold >= 1.0:
         return ""
     survived = "" if end.mask_density is None else f", {end.mask_density:.2%} of entries survived"
-    both = f"top1 on the validation images is {top1:.2%} castled"
-    if end.top1_branch is not None:
-        both += f", was {end.top1_branch:.2%} with the branch"
+    both = f"{primary} on the validation images is {value:.2%} castled"
+    if end.branch is not None:
+        both += f", was {end.branch:.2%} with the branch"
     return (
         f"the masks were alive when the training ended (threshold {threshold:.3g}{survived}), "
         f"so that dropping the branch changed the logits: {both}"

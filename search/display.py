@@ -19,6 +19,9 @@ class Display:
     ) -> None:
         """Begin a display: number of trials, records of earlier drivers, objectives."""
 
+    def images(self, sentences: Sequence[str]) -> None:
+        """Show what images were found, before the first trial begins."""
+
     def record(self, record: Record) -> None:
         """Show a trial that began or ended, or a rejected proposal."""
 

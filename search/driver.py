@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
+from castling.data.index import INDEX_FILE, IndexFile
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import TrainingData, training_data
+from castling.training.summary import describe
 from castling.training.teacher import check_weights
 from reports.database import complete_url
 from reports.front import front_of
@@ -94,7 +96,8 @@ def run(
     base = context.space.base
     if manifest is not None:
         base = base.replace(preprocessing=manifest.preprocessing)
-    data = training_data(base, trainings=expected_trainings(config))
+    index = IndexFile(folder / INDEX_FILE, is_new=manifest is None)
+    data = training_data(base, trainings=expected_trainings(config), index=index)
     if manifest is not None:
         check_images(folder, manifest, data)
     check_weights(base)
@@ -108,9 +111,12 @@ def run(
         else:
             check_not_lost(folder, manifest, open_storage(folder, url))
         with tune_executor(config, address) as executor:
+            index.write()  # before the manifest, which makes the folder a run
             if manifest is None:
                 new_manifest(context, url, data).write(folder)
-            search = _Search(folder, context, display or Display())
+            display = display or Display()
+            display.images(describe(base, data, index))
+            search = _Search(folder, context, display)
             return search.run(search.open(url), executor, data)
 
 

@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from castling.config import RunConfig
+from castling.data.index import INDEX_FILE, IndexFile
 from castling.errors import RunFolderError
 from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
+from castling.tasks import TASKS
 from castling.training.callbacks import Curve
 from castling.training.checkpoint import remove_checkpoint
-from castling.training.data import training_data
-from castling.training.loop import train
+from castling.training.data import TrainingData, training_data
+from castling.training.loop import Trained, train
 from castling.training.metrics import EpochMetrics
 from castling.training.out_of_memory import is_out_of_memory, with_less_memory
 from castling.training.start import check_start
-from reports.export import METRICS_FILE, ModelMetrics, write_model
+from castling.training.summary import describe
+from reports.export import write_model
 from reports.masks import TrainingEnd
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from search.config import with_settings
 from space.contract import check_model
 
@@ -45,7 +49,8 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
             that differs at most in the choices of its attention layers.
         settings: dotted config paths and values, such as {"train.epochs": 10}.
         on_epoch: called after every epoch.
-        on_note: called with a sentence when the batches must be divided, as memory ran out.
+        on_note: called with a sentence: what images were found; and that batches are divided,
+            when memory runs out.
 
     Raises:
         CastlingError: one of its kinds when config, data or folder are unusable.
@@ -55,32 +60,52 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
     run = with_settings(read_run_config(config), {**(settings or {}), **begun})
     check_model(run.model)
     run = run.replace(preprocessing=None)  # it follows from these data, not from others
-    data = training_data(run)
+    index = IndexFile(out / INDEX_FILE, is_new=not resume)
+    data = training_data(run, index=index)
     check_start(run)
     _claim(out, run, resume=resume)
-    checkpoint = out / CHECKPOINT_FILE
+    index.write()
+    for sentence in describe(run, data, index):
+        on_note(sentence)
 
     def report(metrics: EpochMetrics) -> bool:
         on_epoch(metrics)
         return True
 
+    run, trained = _trained(run, data, out, report, on_note)
+    metrics = write_model(
+        trained.model,
+        run,
+        data,
+        out,
+        trained_by=str(config),
+        end=TrainingEnd.of(trained.metrics, TASKS[run.task].primary),
+        index=index,
+    )
+    remove_checkpoint(out / CHECKPOINT_FILE)
+    return metrics
+
+
+def _trained(
+    run: RunConfig,
+    data: TrainingData,
+    out: Path,
+    report: Callable[[EpochMetrics], bool],
+    on_note: Callable[[str], None],
+) -> tuple[RunConfig, Trained]:
+    """Train, with divided batches where memory runs out; return the config with the division."""
     curve = Curve(out / CURVE_FILE)
-    trained = None
-    while trained is None:
-        divided = None
+    while True:
         try:
-            trained = train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
+            checkpoint = out / CHECKPOINT_FILE
+            return run, train(run, data, callbacks=[curve], on_epoch=report, checkpoint=checkpoint)
         except (RuntimeError, MemoryError) as error:
             divided = with_less_memory(run) if is_out_of_memory(error) else None
             if divided is None:
                 raise
-        if divided is not None:  # outside of the handler, whose error holds tensors of the step
-            run, parts = divided, divided.train.accumulation
-            on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
-    end = TrainingEnd.of(trained.metrics)
-    metrics = write_model(trained.model, run, data, out, trained_by=str(config), end=end)
-    remove_checkpoint(checkpoint)
-    return metrics
+        # outside of the handler, whose error holds tensors of the step
+        run, parts = divided, divided.train.accumulation
+        on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
 
 
 def _claim(out: Path, run: RunConfig, *, resume: bool) -> None:

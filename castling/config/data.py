@@ -30,9 +30,13 @@ class DataConfig(Config):
 
     name: str = "digits"
     """digits, fashion-mnist, pack:PATH of `castling data pack`, or folder:PATH of class folders,
-    or of train/ and test/ with them."""
+    or of train/, val/ and test/ with them."""
     path: Path | None = None
     """Folder of the files, where a dataset needs files and they are not in the usual place."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What becomes of files that are no readable images, and of class folders without images.
+    stop: the training ends with the name of the first; skip: every image is decoded once before
+    the training begins, and those that fail are counted, named in the run folder and not used."""
     num_train: Positive | None = None
     """Train on a class-balanced subset of this size; null takes all."""
     num_validation: Positive | None = None

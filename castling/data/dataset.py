@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castling.config import Architecture, DataConfig
+from castling.data.findings import Findings
 from castling.registry import Registry
 
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from castling.data.index import IndexFile
 
 
 Images = NDArray[np.uint8]
@@ -24,6 +27,7 @@ labels per image (image, class), bool: whether the image shows the class."""
 Rows = NDArray[np.int64]
 """Indices of images within a split."""
 SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,20 @@ class Dataset(ABC):
 
     def __init__(self, config: DataConfig, model: Architecture) -> None:
         self.config, self.model = config, model
+
+    def use_index(self, file: "IndexFile") -> None:  # noqa: B027 - most datasets have none
+        """Take the images of an index in place of listing files; called before all else, or not.
+
+        By default nothing: a dataset of arrays lists no files.
+        """
+
+    def findings(self) -> Findings:
+        """Return what was found beside images, and the range of their sizes; decode no image.
+
+        Raises:
+            DataError: when files are missing or unreadable.
+        """
+        return Findings()
 
     @abstractmethod
     def info(self) -> DatasetInfo:

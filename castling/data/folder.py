@@ -1,136 +1,139 @@
 """The dataset `folder:PATH`: images in class folders, resized to the model's image size."""
 
-from dataclasses import dataclass
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from castling.config import Architecture, DataConfig
-from castling.data.dataset import (
-    DATASETS,
-    Dataset,
-    DatasetInfo,
-    Images,
-    Labels,
-    Rows,
-    SplitName,
-)
-from castling.errors import ConfigError, DataError
-from castling.untrusted.image_files import find_images, read_image, read_picture
+from castling.data.class_folders import build_index
+from castling.data.dataset import DATASETS, Dataset, DatasetInfo, SplitName
+from castling.data.findings import Findings
+from castling.data.index import ImageIndex, IndexFile
+from castling.data.pictures import ImageFiles, picture_shape, unreadable
+from castling.errors import DataError, one_line
+from castling.untrusted.image_files import read_size
 
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFiles:
-    """Files of one split; each is decoded when it is read."""
-
-    paths: tuple[Path, ...]
-    labels: Labels
-    image_shape: tuple[int, int, int]
-    data: str
-    """Name of the data, for errors."""
-
-    def picture(self, row: int) -> "Image":
-        """Return an image at its own size, in the mode of the model's channels."""
-        mode = "L" if self.image_shape[0] == 1 else "RGB"
-        return read_picture(self.paths[row], mode, self.data)
-
-    def name(self, row: int) -> str:
-        """Return the path of an image."""
-        return str(self.paths[row])
-
-    def read(self, rows: Rows) -> Images:
-        """Return the images at these rows, decoded and resized."""
-        channels, height, width = self.image_shape
-        images = np.empty((len(rows), *self.image_shape), np.uint8)
-        mode = "L" if channels == 1 else "RGB"
-        for image, row in zip(images, rows, strict=True):
-            pixels = read_image(self.paths[row], mode, (height, width), self.data)
-            image[...] = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return images
+MOST_MEASURED = 2_000
+"""Headers that are read to say how large the images are; of more images, evenly chosen ones."""
+MOST_NAMED = 3
+"""Skipped images that are named on the terminal; all of them are in the run folder."""
 
 
 @DATASETS.register("folder")
 class Folder(Dataset):
-    """Class folders; or train/ and test/, and perhaps validation/, with class folders in them."""
+    """Class folders; or train/, and perhaps val/ and test/, with class folders in them.
+
+    The class of an image is the folder that it is in, directly below the root or the split's
+    folder, at any depth: as torchvision has it.
+    """
 
     argument = "PATH"
 
     def __init__(self, config: DataConfig, model: Architecture) -> None:
-        """List the files.
+        """Say where the images are; they are listed when they are needed.
 
         Raises:
             ConfigError: when the model's channels are neither grey nor colour.
-            DataError: when there are no images of two classes, or the splits differ in classes.
         """
         super().__init__(config, model)
-        if model.channels not in (1, 3):
-            rule = "must be 1 or 3 for images from a folder"
-            raise ConfigError("model.channels", rule, model.channels)
-        root = Path(config.name.partition(":")[2]).expanduser()
-        self._splits, self._classes = self._listed(_folders(root, config.name))
+        self._shape = picture_shape(model, "a folder")
+        self._root = Path(config.name.partition(":")[2]).expanduser()
+        self._file: IndexFile | None = None
+        self._found: ImageIndex | None = None
+
+    def use_index(self, file: IndexFile) -> None:
+        """Take the images of an index in place of listing the files."""
+        self._file, self._found = file, None
 
     def info(self) -> DatasetInfo:
-        """Return shape, classes and sizes."""
-        return DatasetInfo(
-            image_shape=(self.model.channels, *self.model.image_size),
-            classes=self._classes,
-            sizes={name: len(files.paths) for name, files in self._splits.items()},
-        )
+        """Return shape, classes and sizes.
+
+        Raises:
+            DataError: when there are no images of two classes, the splits differ in classes, or
+                images of an index are gone or changed.
+        """
+        index = self._index()
+        return DatasetInfo(image_shape=self._shape, classes=index.classes, sizes=index.counts)
 
     def open(self, split: SplitName) -> ImageFiles:
         """Return the files of a split."""
-        return self._splits[split]
+        return self._files(self._index(), split)
 
-    def _listed(
-        self, folders: dict[SplitName, Path]
-    ) -> tuple[dict[SplitName, ImageFiles], tuple[str, ...]]:
-        splits: dict[SplitName, ImageFiles] = {}
-        classes: tuple[str, ...] = ()
-        reached: dict[str, Path] = {}  # no image is in two splits through a link
-        for name, folder in folders.items():
-            files, names = find_images(folder, self.config.name, reached)
-            _check_classes(folder, names, self.config.name)
-            classes = classes or names
-            if names != classes:
-                raise DataError(
-                    self.config.name,
-                    f"{name}/ has the classes {names}, train/ has {classes}",
-                    "use the same class folders",
+    def findings(self) -> Findings:
+        """Return what was skipped, what else lies in the folder, and how large images are."""
+        index = self._index()
+        step = -(-len(index) // MOST_MEASURED)
+        sizes = [
+            read_size(self._root / index.names[number], self.config.name)
+            for number in range(0, len(index), step)
+        ]
+        widths, heights = zip(*sizes, strict=True)
+        return Findings(
+            num_skipped=len(index.skipped),
+            skipped=tuple(f"{one.name}: {one.reason}" for one in index.skipped[:MOST_NAMED]),
+            notes=index.notes,
+            widths=(min(widths), max(widths)),
+            heights=(min(heights), max(heights)),
+            num_measured=len(sizes),
+        )
+
+    def _files(self, index: ImageIndex, split: SplitName | None) -> ImageFiles:
+        return ImageFiles(
+            root=self._root,
+            index=index,
+            rows=np.arange(len(index)) if split is None else index.rows(split),
+            image_shape=self._shape,
+            data=self.config.name,
+        )
+
+    def _index(self) -> ImageIndex:
+        """Return the index: of the run, if it has one, else of what is in the folder now."""
+        if self._found is None:
+            source = f"folder, on_error {self.config.on_error}"
+            if self._file is None:
+                self._found = self._built(source)
+            else:
+                self._found = self._file.get(
+                    source, self.config.name, lambda: self._built(source), self._unchanged
                 )
-            splits[name] = ImageFiles(
-                paths=tuple(path for path, _ in files),
-                labels=np.array([label for _, label in files], np.int64),
-                image_shape=(self.model.channels, *self.model.image_size),
-                data=self.config.name,
-            )
-        return splits, classes
+        return self._found
 
+    def _built(self, source: str) -> ImageIndex:
+        skip, data = self.config.on_error == "skip", self.config.name
+        index = build_index(self._root, data, source, skip=skip)
+        if skip:
+            files = self._files(index, None)
+            index = index.without(unreadable(len(index), files.picture, data))
+        return index
 
-def _folders(root: Path, data: str) -> dict[SplitName, Path]:
-    """Return where each split of a folder of images is, `train` first."""
-    if not root.is_dir():
-        raise DataError(data, f"{root} is not a folder", "give folder:PATH of class folders")
-    folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    if "train" not in folders:
-        return {"train": root}
-    if "test" not in folders:
-        reason = f"{root} has train/ but no test/"
-        raise DataError(data, reason, "add test/ with the same class folders")
-    return folders
-
-
-def _check_classes(folder: Path, classes: tuple[str, ...], data: str) -> None:
-    if len(classes) < 2:
-        reason = f"{folder} has no two folders of images"
-        raise DataError(data, reason, "make one folder per class")
+    def _unchanged(self, index: ImageIndex) -> ImageIndex:
+        """Return an index of earlier; DataError when its images are gone or of other sizes."""
+        changed, num_newer = [], 0
+        root = os.fsencode(self._root)
+        for number, (size, mtime) in enumerate(
+            zip(index.sizes.tolist(), index.mtimes.tolist(), strict=True)
+        ):
+            try:
+                status = os.stat(root + b"/" + index.names.raw(number))  # noqa: PTH116
+            except OSError:
+                changed.append(number)
+                continue
+            if status.st_size != size:
+                changed.append(number)
+            elif status.st_mtime_ns != mtime:
+                num_newer += 1
+        if changed:
+            which = f"{len(changed):,} of the {len(index):,} images in {self._root}"
+            first = one_line(index.names[changed[0]])
+            reason = f"{which} are gone or changed since the run began, the first {first}"
+            raise DataError(self.config.name, reason, "restore them, or begin with another --out")
+        if not num_newer:
+            return index
+        note = f"{num_newer:,} images were written anew since the run began, in the same sizes"
+        return index.noted(note)
 
 
 def folder_settings(folder: str | Path) -> dict[str, Any]:
@@ -141,9 +144,5 @@ def folder_settings(folder: str | Path) -> dict[str, Any]:
     """
     root = Path(folder).expanduser().absolute()
     name = f"folder:{root}"
-    if not root.is_dir():
-        raise DataError(name, f"{root} is not a folder", "give a folder of class folders")
-    train = root / "train"
-    classes = find_images(train if train.is_dir() else root, name)[1]
-    _check_classes(root, classes, name)
-    return {"data.name": name, "model.num_classes": len(classes)}
+    index = build_index(root, name, "", skip=True)  # what is wrong is said when images are loaded
+    return {"data.name": name, "model.num_classes": len(index.classes)}

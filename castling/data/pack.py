@@ -14,6 +14,7 @@ import numpy as np
 from castling.config import Architecture, DataConfig
 from castling.data.dataset import (
     DATASETS,
+    SPLITS,
     Dataset,
     DatasetInfo,
     Images,
@@ -40,7 +41,6 @@ RECORD = np.dtype(
     ]
 )
 """One image: where its pixels begin, their shape, its class and split, their checksum."""
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 REMEDY = "remove it and run castling data pack again"
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from castling.kernels import arguments, flex, fused, masked_attention
 from castling.kernels.compiler import SWITCH
+from castling.kernels.flex_passes import NARROW
 
 
 LayerPath = Literal["triton", "torch"]
@@ -138,7 +139,7 @@ def _flex_objection(q: Tensor, v: Tensor, bias: Tensor | None) -> str:
         return "a bias of the logits is a map itself"
     if q.dtype not in fused.TYPES:
         return "FlexAttention takes float32, bfloat16 and float16"
-    if not all(flex.NARROW <= size <= 256 for size in (q.shape[-1], v.shape[-1])):
+    if not all(NARROW <= size <= 256 for size in (q.shape[-1], v.shape[-1])):
         return "FlexAttention takes 16 to 256 channels per head"
     if not fused.has_triton():
         return "Triton is not installed"

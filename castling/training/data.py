@@ -20,6 +20,7 @@ from castling.data import DATASETS, Dataset
 from castling.data.arrays import Split
 from castling.data.batches import Batches
 from castling.data.dataset import DatasetInfo
+from castling.data.index import IndexFile
 from castling.data.labels import check_labels
 from castling.data.memory import InMemoryBatches
 from castling.data.pack import packed
@@ -38,6 +39,8 @@ SHARE_OF_MEMORY = 0.1
 """Largest part of the free memory that they may be, for all trainings of this machine together."""
 MOST_HELD_OUT = 10_000
 """Validation images that are drawn from the training images at most."""
+MOST_FOR_TESTS = 50_000
+"""Test images that are drawn from the training images at most; as many as ImageNet's."""
 PACKED_SIDE = 256
 """Pixels of the shorter side of pictures that `data.cache: disk` stores."""
 Images = Split | Selection
@@ -66,7 +69,9 @@ def load_data(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK)
     return training_data(RunConfig(model=model, data=config, task=task))
 
 
-def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
+def training_data(
+    run: RunConfig, *, trainings: int = 1, index: IndexFile | None = None
+) -> TrainingData:
     """Return the training and validation images of a run, checked against model and task.
 
     Small data is decoded into memory, once; of other data no more is decoded than its mean and
@@ -76,6 +81,7 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
         run: data, model, task, and what decides about the transform; if it has a `preprocessing`,
             as an exported model's has, that is the transform.
         trainings: that share this machine's memory.
+        index: of the images, in the folder of the run or model; None lists them.
 
     Raises:
         DataError: when files are missing or unreadable, or the images do not fit in memory.
@@ -83,7 +89,7 @@ def training_data(run: RunConfig, *, trainings: int = 1) -> TrainingData:
             do not fit it, or normalisation and crop do not.
     """
     config = run.data
-    dataset, info = _opened(config, run.model, run.task)
+    dataset, info = opened(run, index)
     train, validation = _selected(dataset, info, config)
     TASKS[run.task].build(run).begin(train.labels)  # raises where settings do not fit the labels
     pictures = train.has_pictures
@@ -121,12 +127,15 @@ def load_test(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK)
     return images_for_tests(RunConfig(model=model, data=config, task=task))
 
 
-def images_for_tests(run: RunConfig, preprocessing: Preprocessing | None = None) -> Images:
+def images_for_tests(
+    run: RunConfig, preprocessing: Preprocessing | None = None, index: IndexFile | None = None
+) -> Images:
     """Return the test images: only for a model that is exported, never during a search.
 
     Args:
         run: data, model and task.
         preprocessing: the transform, of the training's data; None squashes pictures.
+        index: of the images, as of the training.
 
     Raises:
         DataError: when files are missing or unreadable, or the images do not fit in memory.
@@ -134,12 +143,12 @@ def images_for_tests(run: RunConfig, preprocessing: Preprocessing | None = None)
             do not fit it.
     """
     config = run.data
-    dataset, info = _opened(config, run.model, run.task)
+    dataset, info = opened(run, index)
     if "test" in info.sizes:
         test = Selection.whole(dataset.open("test"))
     else:
         everything = Selection.whole(dataset.open("train"))
-        _, test = everything.hold_out(_num_test(everything), config)
+        _, test = everything.hold_out(num_test(len(everything)), config)
     check_labels(test.labels, info, config)
     return test.read(preprocessing) if _is_held([test], info, run, 1) else test
 
@@ -188,7 +197,7 @@ def _selected(
     """Return the training and the validation images, none decoded."""
     train = Selection.whole(dataset.open("train"))
     if "test" not in info.sizes:
-        train, _ = train.hold_out(_num_test(train), config)
+        train, _ = train.hold_out(num_test(len(train)), config)
     if "validation" in info.sizes:
         validation = Selection.whole(dataset.open("validation"))
     else:
@@ -200,13 +209,19 @@ def _selected(
     return train, validation
 
 
-def _num_test(train: Selection) -> int:
+def num_test(num_images: int) -> int:
     """Return how many images become the test split of a dataset that has none."""
-    return max(1, len(train) // 5)
+    return max(1, min(MOST_FOR_TESTS, num_images // 5))
 
 
-def _opened(config: DataConfig, model: Architecture, task: str) -> tuple[Dataset, DatasetInfo]:
-    """Return the dataset that a config names, checked against model and task."""
+def opened(run: RunConfig, index: IndexFile | None = None) -> tuple[Dataset, DatasetInfo]:
+    """Return the dataset that a run names, checked against model and task.
+
+    Raises:
+        DataError: when files are missing, or an index names other files.
+        ConfigError: when there is no such dataset, or the model does not fit it.
+    """
+    config, model, task = run.data, run.model, run.task
     name, colon, argument = config.name.partition(":")
     kind = DATASETS.get(name)
     if kind is None or bool(kind.argument) != bool(argument) or bool(colon) != bool(argument):
@@ -217,6 +232,8 @@ def _opened(config: DataConfig, model: Architecture, task: str) -> tuple[Dataset
         rule = f"must be {', '.join(others)} or {last}"
         raise ConfigError("data.name", rule, config.name)
     dataset = kind(config, model)
+    if index is not None:
+        dataset.use_index(index)
     info = dataset.info()
     channels, *size = info.image_shape
     for field, needed, got in (

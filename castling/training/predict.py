@@ -12,7 +12,7 @@ from castling.model.prediction import BATCH, EXPORT_AGAIN, Prediction, Predictor
 from castling.model.storage import load
 from castling.training.data import training_data
 from castling.training.device import device_of
-from castling.untrusted.image_files import find_images
+from castling.untrusted.image_folders import image_paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def list_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
         if not place.exists():
             raise DataError(str(place), "there is no such file or folder", "check the path")
         return [place]
-    files = [path for path, _ in find_images(place, str(place))[0]]
+    files = image_paths(place, str(place))
     if not files:
         raise DataError(str(place), "has no images", "name a folder with some, or a file")
     return files

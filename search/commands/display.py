@@ -10,9 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from castling.metrics import METRICS, metric_named
+from castling.metrics import metric_named
 from reports.front import front_of, front_text
 from reports.records import Objective, Record, TrialState
+from search.commands.console import errors
 from search.display import Display
 from space.budget import Budget
 
@@ -57,6 +58,11 @@ class TerminalDisplay(Display):
         else:
             self._console.print(title)
 
+    def images(self, sentences: Sequence[str]) -> None:
+        """Show what images were found, beside the results."""
+        for sentence in sentences:
+            errors.print(sentence)
+
     def record(self, record: Record) -> None:
         """Show a trial's new state."""
         self._records[record.trial] = record
@@ -65,7 +71,8 @@ class TerminalDisplay(Display):
             self._epochs.pop(record.trial, None)
         if self._live is None and record.state in ENDED and record.replay_of is None:
             self._console.print(
-                f"{self._num_done()}/{self._trials} {_line(record)}", highlight=False
+                f"{self._num_done()}/{self._trials} {_line(record, self._objectives)}",
+                highlight=False,
             )
 
     def progress(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -131,16 +138,19 @@ def front_table(front: pd.DataFrame, title: str = "front", others: Sequence[str]
     return table
 
 
-def _line(record: Record) -> str:
+def _line(record: Record, objectives: Sequence[Objective]) -> str:
+    """Return a trial in words, with the first objective that training measures."""
     if record.state == TrialState.FAILED:
         return f"trial {record.trial} failed: {record.reason}"
-    top1, macs, params, seconds = (
-        METRICS[name].amount(record.value(name), short=True)
-        for name in ("top1", "macs", "params", "train_seconds")
+    names = [goal.metric for goal in objectives if not metric_named(goal.metric).is_cost]
+    name = names[0] if names else "top1"
+    measured, macs, params, seconds = (
+        metric_named(name).amount(record.value(name), short=True)
+        for name in (name, "macs", "params", "train_seconds")
     )
     if record.state == TrialState.STOPPED:
         return (
             f"trial {record.trial} stopped after {record.epochs} of {record.epochs_planned} "
-            f"epochs: top1 {top1}, {macs}"
+            f"epochs: {name} {measured}, {macs}"
         )
-    return f"trial {record.trial}: top1 {top1}, {macs}, {params}, {seconds}"
+    return f"trial {record.trial}: {name} {measured}, {macs}, {params}, {seconds}"

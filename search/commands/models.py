@@ -24,6 +24,7 @@ from search.commands.options import (
 
 if TYPE_CHECKING:
     from castling.training.metrics import EpochMetrics
+    from reports.model_metrics import ModelMetrics
 
 
 def export(
@@ -60,8 +61,8 @@ def export(
         **parse_bounds(upper, lower),
     )
     print_result(
-        f"{metrics.trained_by}: {metrics.macs:,} MACs, {metrics.params:,} parameters, top1 "
-        f"{metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
+        f"{metrics.trained_by}: {metrics.macs:,} MACs, {metrics.params:,} parameters, "
+        f"{_accuracy(metrics)}; "
         f"written to {out}"
     )
     print_result(metrics.masks)
@@ -87,7 +88,7 @@ def train(
             initial=initial,
             settings=parse_settings(settings or []),
             on_epoch=_print_epoch,
-            on_note=print_result,
+            on_note=errors.print,
         )
     except KeyboardInterrupt:
         given = ["--from", initial] if initial else []
@@ -96,11 +97,14 @@ def train(
         command = shlex.join(["castling", "train", str(config), "--out", str(out), *given])
         errors.print(f"interrupted; go on with: {command} --resume")
         raise typer.Exit(INTERRUPTED) from None
-    print_result(
-        f"top1 {metrics.top1_validation:.2%} validation, {metrics.top1_test:.2%} test; "
-        f"written to {out}"
-    )
+    print_result(f"{_accuracy(metrics)}; written to {out}")
     print_result(metrics.masks)
+
+
+def _accuracy(metrics: "ModelMetrics") -> str:
+    """Return the primary metric of a written model in words."""
+    name = metrics.primary
+    return f"{name} {metrics.validation[name]:.2%} validation, {metrics.test[name]:.2%} test"
 
 
 def _print_epoch(metrics: "EpochMetrics") -> None:
@@ -134,11 +138,16 @@ def evaluate(
         return
     result = evaluate_folder(folder, device=device)
     for split, now, recorded in (
-        ("validation", result.top1_validation, result.recorded.top1_validation),
-        ("test", result.top1_test, result.recorded.top1_test),
+        ("validation", result.validation, result.recorded.validation),
+        ("test", result.test, result.recorded.test),
     ):
-        verdict = "as recorded" if now == recorded else f"but {recorded:.4%} was recorded"
-        console.print(f"{split}: top1 {now:.4%}, {verdict}", highlight=False)
+        for name, value in now.items():
+            verdict = "as recorded"
+            if name not in recorded:
+                verdict = "which was not recorded"
+            elif value != recorded[name]:
+                verdict = f"but {recorded[name]:.4%} was recorded"
+            console.print(f"{split}: {name} {value:.4%}, {verdict}", highlight=False)
     print_result(result.changed)
     print_result(result.masks)
     if not result.is_reproduced:

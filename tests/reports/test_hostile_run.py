@@ -16,7 +16,7 @@ import reports
 from castling.errors import CastlingError, RecordError, RunFolderError
 from castling.untrusted.plain_yaml import read_yaml
 from reports.curves import load_curves
-from reports.export import METRICS_FILE, ModelMetrics
+from reports.model_metrics import METRICS_FILE, ModelMetrics
 from reports.page import write_report
 from reports.records import MANIFEST_FILE, STUDY_FILE
 from search.cli import main
@@ -150,16 +150,21 @@ def test_hostile_metrics_are_one_sentence(content: bytes, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("top1_test", "x"), ("macs", 1.5), ("params", True), ("data", None), ("epochs", [1])],
+    [("test", "x"), ("macs", 1.5), ("params", True), ("data", None), ("epochs", [1])],
 )
 def test_metrics_of_another_type_are_one_sentence(
     field: str, value: object, tmp_path: Path
 ) -> None:
     texts = ("data", "trained_by", "castling_version", "exported_at")
     counts = dict.fromkeys(("macs", "params", "epochs"), 1)
-    metrics = {"top1_validation": 0.5, "top1_test": 1, **counts, **dict.fromkeys(texts, "x")}
+    metrics = {
+        "validation": {"top1": 0.5},
+        "test": {"top1": 1},
+        **counts,
+        **dict.fromkeys(texts, "x"),
+    }
     (tmp_path / METRICS_FILE).write_text(json.dumps(metrics))
-    assert ModelMetrics.read(tmp_path).top1_test == 1
+    assert ModelMetrics.read(tmp_path).test["top1"] == 1
     (tmp_path / METRICS_FILE).write_text(json.dumps(metrics | {field: value}))
     with pytest.raises(RunFolderError, match=f"{field} must be of type"):
         ModelMetrics.read(tmp_path)

@@ -6,8 +6,9 @@ import pytest
 
 from castling.config import MaskSchedule, RunConfig
 from castling.files import write_yaml
-from reports.export import METRICS_FILE, evaluate_folder
+from reports.export import evaluate_folder
 from reports.masks import TrainingEnd, alive_masks, last_threshold
+from reports.model_metrics import METRICS_FILE
 from search.train import CURVE_FILE, train_config
 
 
@@ -30,8 +31,8 @@ def test_masks_that_never_empty_are_on_record_and_said(tmp_path: Path) -> None:
     metrics = trained(MaskSchedule(shape="constant", start_multiple=0.5), tmp_path)
     last = json.loads((tmp_path / "out" / CURVE_FILE).read_text().splitlines()[-1])
     top1, branch = (last["metrics"][name] for name in ("top1", "top1_branch"))
-    assert metrics["top1_validation"] == top1
-    assert metrics["top1_validation_branch"] == branch
+    assert metrics["validation"]["top1"] == top1
+    assert metrics["validation_branch"] == branch
     assert 0.0 < metrics["mask_density"] < 1.0
     assert metrics["mask_threshold"] < 1.0
     sentence = str(metrics["masks"])
@@ -46,7 +47,7 @@ def test_masks_that_never_empty_are_on_record_and_said(tmp_path: Path) -> None:
     older = {
         name: value
         for name, value in metrics.items()
-        if name not in {"top1_validation_branch", "mask_density", "mask_threshold", "masks"}
+        if name not in {"validation_branch", "mask_density", "mask_threshold", "masks"}
     }
     (tmp_path / "out" / METRICS_FILE).write_text(json.dumps(older))
     result = evaluate_folder(tmp_path / "out")
@@ -57,13 +58,13 @@ def test_masks_that_never_empty_are_on_record_and_said(tmp_path: Path) -> None:
 def test_nothing_is_said_of_masks_that_were_empty(tmp_path: Path) -> None:
     metrics = trained(MaskSchedule(end=1.0), tmp_path)
     assert (metrics["mask_threshold"], metrics["mask_density"], metrics["masks"]) == (1.0, 0.0, "")
-    assert metrics["top1_validation_branch"] == metrics["top1_validation"]
+    assert metrics["validation_branch"] == metrics["validation"]["top1"]
 
 
 def test_nothing_is_said_of_a_model_without_masks(tmp_path: Path) -> None:
     metrics = trained(None, tmp_path)
     assert metrics["masks"] == ""
-    for name in ("mask_threshold", "mask_density", "top1_validation_branch"):
+    for name in ("mask_threshold", "mask_density", "validation_branch"):
         assert metrics[name] is None
 
 
@@ -89,7 +90,7 @@ def test_the_layer_whose_masks_are_most_alive_counts() -> None:
 
 def test_what_a_record_lacks_is_left_out() -> None:
     end = TrainingEnd.of_record(3, math.nan, 0.25)
-    assert alive_masks(0.5, end, 0.75) == (
+    assert alive_masks(0.5, end, "top1", 0.75) == (
         "the masks were alive when the training ended (threshold 0.5, 25.00% of entries survived),"
         " so that dropping the branch changed the logits: top1 on the validation images is 75.00% "
         "castled"

@@ -355,6 +355,6 @@ def test_pictures_of_digits_are_predicted_as_in_the_evaluation(tmp_path: Path) -
     assert isinstance(validation, Split)
     pictures = [Image.fromarray(image[0]) for image in validation.images]
     found = [int(next(iter(one))) for one in castling.load(tmp_path / "best").predict(pictures)]
-    assert np.mean(np.array(found) == validation.labels) == metrics.top1_validation > 0.15
+    assert np.mean(np.array(found) == validation.labels) == metrics.validation["top1"] > 0.15
     pictures[0].save(tmp_path / "digit.png")
     assert castling.predict(tmp_path / "best", tmp_path / "digit.png")[0]["class"] == str(found[0])

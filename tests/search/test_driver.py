@@ -65,7 +65,7 @@ def test_exported_model_has_the_recorded_accuracy_and_cost(
 ) -> None:
     best = reports.load(small_run).pareto.best(max_macs="400k")
     metrics = export(small_run, tmp_path / "best", max_macs="400k")
-    assert metrics.top1_validation == best.top1
+    assert metrics.validation["top1"] == best.top1
     assert metrics.macs == best.macs <= 400_000
     assert metrics.params == best.params
     assert metrics.masks == ""
@@ -74,7 +74,9 @@ def test_exported_model_has_the_recorded_accuracy_and_cost(
     assert not model.training
     assert not any("auxiliary" in name for name in model.state_dict())
     castling.save(model.half(), tmp_path / "best", read_run_config(tmp_path / "best"))
-    assert evaluate_folder(tmp_path / "best").top1_validation == pytest.approx(best.top1, abs=0.02)
+    assert evaluate_folder(tmp_path / "best").validation["top1"] == pytest.approx(
+        best.top1, abs=0.02
+    )
 
 
 def test_an_export_says_that_its_masks_were_alive(ray_session: None, tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_an_export_says_that_its_masks_were_alive(ray_session: None, tmp_path: P
     search.run("smoke", out=tmp_path / "run", trials=1, workers=1, settings=settings)
     [row] = reports.load(tmp_path / "run").itertuples()
     metrics = export(tmp_path / "run", tmp_path / "best")
-    assert metrics.top1_validation_branch == row.top1_branch
+    assert metrics.validation_branch == row.top1_branch
     assert metrics.mask_density == row.mask_density
     assert metrics.mask_threshold is not None
     assert metrics.mask_threshold < 1.0

@@ -38,5 +38,7 @@ def test_a_dataset_and_a_task_of_one_file_each_are_searched_trained_and_gone(
         ConfigError, match="must be digits, fashion-mnist, folder:PATH or pack:PATH, got"
     ):
         load_data(DataConfig(name="stripes"), ModelConfig())
-    with pytest.raises(UnknownNameError, match="task must be one of classification; got"):
+    with pytest.raises(
+        UnknownNameError, match="task must be one of classification, multilabel; got"
+    ):
         load_data(DataConfig(), ModelConfig(), "rotation")

@@ -55,9 +55,10 @@ def test_metrics_in_one_file_are_listed_searched_bounded_reported_and_gone(tmp_p
     assert exported["peak_bytes"] <= 3_000
     assert {*exported} == {"peak_bytes", "worst_class"}
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
-    assert "<th>peak_bytes</th>" in page
-    assert "<th>worst_class</th>" in page
-    assert "worst_class (%) against peak_bytes (bytes)" in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert (data["x"], data["y"]) == ("peak_bytes", "worst_class")
+    assert {"peak_bytes", "worst_class"} <= {*data["metrics"]}
+    assert len(data["columns"]["worst_class"]) == len(trials)
     curves = [
         json.loads(line) for line in (run / "curves" / "00000.jsonl").read_text().split("\n")[:1]
     ]

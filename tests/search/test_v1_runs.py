@@ -47,7 +47,7 @@ def test_a_finished_run_is_reported_on_and_exported(finished: Path, tmp_path: Pa
     assert any(path.suffix == ".html" for path in write_report(finished))
     metrics = export(finished, tmp_path / "best")
     assert (metrics.macs, metrics.params) == (38_816, 2_864)
-    assert metrics.top1_validation == pytest.approx(0.25)
+    assert metrics.validation["top1"] == pytest.approx(0.25)
 
 
 @pytest.mark.usefixtures("ray_session")

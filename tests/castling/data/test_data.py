@@ -409,11 +409,6 @@ def test_folders_too_small_to_split_are_refused_and_small_ones_are_split(
     assert len(data.train) + len(data.validation) + len(test) == 2 * count
 
 
-def test_train_without_test_is_refused(tmp_path: Path) -> None:
-    paint(tmp_path / "train", 6)
-    refused(folder_config(tmp_path), FOLDER, "no test/")
-
-
 def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
     paint(tmp_path / "train", 6)
     paint(tmp_path / "test", 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from castling.config import DataConfig, ModelConfig, RunConfig
 from castling.data.folder import Folder
@@ -35,13 +36,13 @@ def pets(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was decoded."""
     counts: Counter[str] = Counter()
-    really_open = Image.open
+    really_begin = PngImageFile.load_prepare
 
-    def counted(path: Path, *args: object, **options: object) -> Image.Image:
-        counts[str(path)] += 1
-        return really_open(path, *args, **options)
+    def counted(image: PngImageFile) -> None:
+        counts[str(image.filename)] += 1
+        really_begin(image)
 
-    monkeypatch.setattr(Image, "open", counted)
+    monkeypatch.setattr(PngImageFile, "load_prepare", counted)
     return counts
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
+import castling
 from castling.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from castling.data import DATASETS
 from castling.data.arrays import Split
@@ -13,9 +15,11 @@ from castling.data.batches import Batch
 from castling.data.dataset import Dataset, DatasetInfo, Images, SplitName
 from castling.data.digits import Digits
 from castling.errors import ConfigError, DataError
+from castling.files import write_yaml
 from castling.tasks import TASKS
 from castling.training.data import load_data
-from castling.training.loop import train
+from reports.export import evaluate_folder
+from search.train import train_config
 
 
 CLASSES = ("even", "above four", "round")
@@ -45,14 +49,19 @@ RUN = RunConfig(
 )
 
 
-def test_several_labels_are_learnt() -> None:
+def test_several_labels_are_learnt_written_evaluated_and_predicted(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "config.yaml", RUN.to_data())
     with DATASETS.temporarily("traits", Traits):
-        data = load_data(RUN.data, RUN.model, RUN.task)
-        metrics = train(RUN, data, device="cpu").metrics.metrics
-    chance = data.validation.labels.mean()
-    assert metrics["map"] > chance + 0.2
-    assert {"map", "micro_f1", "macro_f1", "map_branch"} <= metrics.keys()
-    assert "top1" not in metrics
+        written = train_config(tmp_path / "config.yaml", tmp_path / "out")
+        test = Traits(RUN.data, RUN.model).open("test")
+        assert evaluate_folder(tmp_path / "out").is_reproduced
+    assert written.primary == "map"
+    assert {"map", "micro_f1", "macro_f1"} == written.validation.keys() == written.test.keys()
+    assert written.test["map"] > test.labels.mean() + 0.2
+    assert 0.0 < (written.validation_branch or 0.0) <= 1.0
+    found = castling.load(tmp_path / "out").predict(Image.fromarray(test.images[0, 0]))
+    assert {*found} == {*CLASSES}
+    assert abs(sum(found.values()) - 1.0) > 1e-3  # each label has a probability of its own
 
 
 def test_the_metrics_are_those_of_scikit_learn() -> None:

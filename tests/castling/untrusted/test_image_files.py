@@ -1,6 +1,5 @@
 import io
 import os
-import shutil
 import socket
 from pathlib import Path
 
@@ -8,25 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from castling.config import DataConfig, ModelConfig
-from castling.data.folder import Folder, folder_settings
 from castling.errors import DataError
 from castling.untrusted.image_files import (
     FORMATS,
     REFUSED_FORMATS,
-    find_images,
     read_image,
 )
-
-
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
-    """Two class folders of two images each."""
-    for name in ("cat", "dog"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        for number in (1, 2):
-            Image.new("L", (4, 4), 10 * number).save(tmp_path / "pets" / name / f"{number}.png")
-    return tmp_path / "pets"
 
 
 def refused(path: Path, *expected: str) -> None:
@@ -140,78 +126,3 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -
         refused(tmp_path / f"{name}.png", "no readable image")
     (tmp_path / "endless.png").symlink_to("/proc/kmsg")  # a regular file, says Linux
     refused(tmp_path / "endless.png", "no readable image")
-
-
-def places(folder: Path) -> list[tuple[str, int]]:
-    found, classes = find_images(folder, "pets")
-    assert set(classes) == {path.parent.name for path, _ in found}
-    return [(str(path.relative_to(folder)), label) for path, label in found]
-
-
-def test_images_are_sorted_by_class_and_number(pets: Path) -> None:
-    (pets / "cat" / "10.PNG").write_bytes((pets / "cat" / "1.png").read_bytes())
-    (pets / "cat" / "notes.txt").write_text("no image")
-    assert places(pets) == [
-        ("cat/1.png", 0), ("cat/2.png", 0), ("cat/10.PNG", 0), ("dog/1.png", 1), ("dog/2.png", 1),
-    ]  # fmt: skip
-
-
-def test_links_out_of_the_folder_are_followed(pets: Path, tmp_path: Path) -> None:
-    elsewhere = pets.rename(tmp_path / "elsewhere")
-    pets.mkdir()
-    (pets / "dog").symlink_to(elsewhere / "dog")
-    (pets / "cat").mkdir()
-    (pets / "cat" / "1.png").symlink_to(elsewhere / "cat" / "1.png")
-    assert places(pets) == [("cat/1.png", 0), ("dog/1.png", 1), ("dog/2.png", 1)]
-    assert folder_settings(pets)["model.num_classes"] == 2
-
-
-@pytest.mark.parametrize(
-    ("link", "target"),
-    [
-        ("cat/up", ".."),
-        ("cat/up", "../.."),
-        ("cat/up", "/"),
-        ("cat/up", "."),
-        ("all", "."),
-        ("cat/more", "../dog"),
-        ("bird", "dog"),
-        ("cat/3.png", "1.png"),
-        ("cat/3.png", "../dog/1.png"),
-    ],
-)
-def test_what_is_reached_twice_is_refused(link: str, target: str, pets: Path) -> None:
-    (pets / link).symlink_to(target)
-    if target.startswith(".") and link == "cat/up":
-        (pets / "dog" / "up").symlink_to(target)  # two of them would be walked without end
-    for reader in (lambda: find_images(pets, "pets"), lambda: folder_settings(pets)):
-        with pytest.raises(DataError, match="are the same, through a link; remove") as caught:
-            reader()
-        assert str(pets) in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
-def test_two_links_to_one_folder_outside_are_refused(pets: Path, tmp_path: Path) -> None:
-    (tmp_path / "outside").mkdir()
-    (pets / "bird").symlink_to("../outside")
-    (pets / "fish").symlink_to("../outside")
-    with pytest.raises(DataError, match=r"(bird|fish) and .*(bird|fish) are the same"):
-        find_images(pets, "pets")
-
-
-@pytest.mark.parametrize("link", ["test", "test/dog", "test/cat/1.png"])
-def test_no_image_is_in_two_splits_through_a_link(link: str, pets: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    shutil.copytree(pets, root / "train")
-    if link != "test":
-        shutil.copytree(pets, root / "test")
-        (shutil.rmtree if link == "test/dog" else os.unlink)(root / link)
-    (root / link).symlink_to(root / link.replace("test", "train"))
-    model = ModelConfig(image_size=(4, 4), patch_size=2, channels=1, num_classes=2)
-    with pytest.raises(DataError, match="are the same, through a link; remove"):
-        Folder(DataConfig(name=f"folder:{root}"), model)
-
-
-def test_a_link_to_itself_is_no_folder(pets: Path) -> None:
-    (pets / "loop").symlink_to("loop")
-    assert len(places(pets)) == 4

@@ -1,0 +1,125 @@
+"""Pictures of any size as splits of a dataset: decoded when asked for, squashed when read."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from castling.config import Architecture
+from castling.data.dataset import Images, Labels, Rows
+from castling.data.index import ImageIndex
+from castling.data.progress import tracked
+from castling.errors import ConfigError, DataError
+from castling.untrusted.image_files import read_picture
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+AT_A_TIME = 4_096
+"""Images of a check that wait for a thread."""
+
+
+class PictureSplit(ABC):
+    """One split of pictures; a subclass decodes one of them."""
+
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of what `read` returns."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Labels:
+        """Return the classes of every image."""
+
+    @abstractmethod
+    def picture(self, row: int) -> "Image":
+        """Return an image at its own size, upright, in the mode of the model's channels."""
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """Return what users call an image."""
+
+    @property
+    def mode(self) -> str:
+        """Return Pillow's name of the model's channels."""
+        return "L" if self.image_shape[0] == 1 else "RGB"
+
+    def read(self, rows: Rows) -> Images:
+        """Return the images at these rows, decoded and squashed to the model's size."""
+        from PIL import Image
+
+        _, height, width = self.image_shape
+        images = np.empty((len(rows), *self.image_shape), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            picture = self.picture(int(row))
+            pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+            image[...] = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles(PictureSplit):
+    """Files of one split; each is decoded when it is read."""
+
+    root: Path
+    index: ImageIndex
+    rows: Rows
+    """Of the split, in the index."""
+    image_shape: tuple[int, int, int]
+    data: str
+    """Name of the data, for errors."""
+
+    @property
+    def labels(self) -> Labels:
+        """Return the class of every image."""
+        return self.index.labels[self.rows].astype(np.int64)
+
+    def picture(self, row: int) -> "Image":
+        """Return an image at its own size, upright, in the mode of the model's channels."""
+        return read_picture(self.root / self._relative(row), self.mode, self.data)
+
+    def name(self, row: int) -> str:
+        """Return the path of an image."""
+        return str(self.root / self._relative(row))
+
+    def _relative(self, row: int) -> str:
+        return self.index.names[int(self.rows[row])]
+
+
+def picture_shape(model: Architecture, source: str) -> tuple[int, int, int]:
+    """Return the shape of pictures for a model; ConfigError unless they are grey or of colour."""
+    if model.channels not in (1, 3):
+        rule = f"must be 1 or 3 for images from {source}"
+        raise ConfigError("model.channels", rule, model.channels)
+    return (model.channels, *model.image_size)
+
+
+def unreadable(number: int, decode: Callable[[int], object], data: str) -> list[tuple[int, str]]:
+    """Return which of some images cannot be decoded, rising, and why; by several threads.
+
+    Args:
+        number: of images.
+        decode: reads one of them, and raises DataError.
+        data: name of the data, for the line of progress.
+    """
+
+    def problem(row: int) -> str:
+        try:
+            decode(row)
+        except DataError as error:
+            return error.reason
+        return ""
+
+    def problems() -> Iterator[str]:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            for start in range(0, number, AT_A_TIME):
+                yield from threads.map(problem, range(start, min(number, start + AT_A_TIME)))
+
+    found = enumerate(tracked(problems(), number, f"checking the images of {data}"))
+    return [(row, reason) for row, reason in found if reason]

@@ -147,6 +147,26 @@ class ClusterError(CastlingError, RuntimeError):
         )
 
 
+class UnreachableError(CastlingError, ConnectionError):
+    """The processes of a training do not reach one another."""
+
+    def __init__(
+        self, address: str, rank: int, num_processes: int, seconds: float, reason: str
+    ) -> None:
+        super().__init__(address, rank, num_processes, seconds, reason)
+        self.address, self.rank, self.num_processes = address, rank, num_processes
+        self.seconds, self.reason = seconds, reason
+
+    def __str__(self) -> str:
+        """One sentence: the address, the time limit, what to check."""
+        return (
+            f"the {self.num_processes} processes of a training must all reach {self.address} "
+            f"within {self.seconds:g} s, process {self.rank} did not ({one_line(self.reason, 300)}"
+            "); check that all were started, that no firewall is between the machines, and that "
+            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the network that joins them"
+        )
+
+
 class CheckpointError(CastlingError, ValueError):
     """A weights file is truncated, foreign or does not fit its config."""
 

@@ -9,12 +9,17 @@ from castling.config import RunConfig
 from castling.data.batches import Batch
 from castling.tasks import TASKS, Task
 from castling.training.data import Images, TrainingData, evaluation_batches
+from castling.training.execution import Execution
 from castling.training.precision import arithmetic, autocast
 
 
 @torch.inference_mode()
 def evaluate_batches(
-    task: Task, model: nn.Module, batches: Iterable[Batch], precision: str = "float32"
+    task: Task,
+    model: nn.Module,
+    batches: Iterable[Batch],
+    precision: str = "float32",
+    execution: Execution | None = None,
 ) -> dict[str, float]:
     """Return the task's metrics of a model with weights of any type, left in evaluation mode.
 
@@ -23,6 +28,7 @@ def evaluate_batches(
         model: castled, or with its auxiliary branches.
         batches: the images to evaluate on.
         precision: of the forward passes, as `train.precision`; that of the weights otherwise.
+        execution: of the processes that share the forward passes; None is this process alone.
     """
     model.eval()
     weight = next(model.parameters())
@@ -32,7 +38,7 @@ def evaluate_batches(
             return model(images.to(weight.dtype))
 
     with arithmetic(precision, weight.device):
-        return task.evaluate(outputs, batches)
+        return task.evaluate(outputs if execution is None else execution.shared(outputs), batches)
 
 
 def evaluate(

@@ -1,16 +1,19 @@
 """Training with the full Castling scheme: deterministic from one seed, resumable at any step."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from castling.config import RunConfig
 from castling.training.callbacks import Checkpoints, Report
+from castling.training.checkpoint import previous_checkpoint
 from castling.training.data import TrainingData
-from castling.training.execution import SingleProcess
+from castling.training.execution import Execution, SingleProcess
 from castling.training.metrics import EpochMetrics
 from castling.training.trainer import Callback, Trainer
 
@@ -36,6 +39,7 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
     checkpoint_share: float = 0.02,
     newest_epoch: int | None = None,
     device: str | None = None,
+    execution: Execution | None = None,
 ) -> Trained:
     """Train a model; the same config and data give the same weights, bit for bit, on a CPU.
 
@@ -52,6 +56,8 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
         newest_epoch: ignore a checkpoint newer than this epoch: the caller's curve ends there and
             would have a gap. None accepts any.
         device: torch device to train on; None takes a GPU where there is one.
+        execution: of this process, where several train together: all of them call this function
+            with the same arguments, and read the first one's checkpoint.
 
     Raises:
         ConfigError: when initial model or teacher do not fit the model.
@@ -59,14 +65,18 @@ def train(  # noqa: PLR0913 - what a training may begin from and report to
             unreadable.
         DivergedError: when loss or gradient norm is not finite.
     """
+    execution = execution or SingleProcess(device)
     together = [*callbacks, Report(on_epoch)]
-    if checkpoint is not None:
-        together.append(Checkpoints(checkpoint, checkpoint_share, newest_epoch))
-    with torch.random.fork_rng():
-        trainer = Trainer(run, data, SingleProcess(device), initial)
-        try:
-            trainer.fit(together)
-        finally:
-            trainer.close()
+    with ExitStack() as stack:
+        if checkpoint is not None:
+            if not execution.is_writer:
+                folder = stack.enter_context(TemporaryDirectory(prefix="castling-"))
+                checkpoint = Path(folder) / checkpoint.name
+            execution.send([checkpoint, previous_checkpoint(checkpoint)])
+            together.append(Checkpoints(checkpoint, checkpoint_share, newest_epoch))
+        stack.enter_context(torch.random.fork_rng())
+        trainer = Trainer(run, data, execution, initial)
+        stack.callback(trainer.close)
+        trainer.fit(together)
         model, metrics = trainer.kept()
     return Trained(model=model, metrics=metrics)

@@ -88,22 +88,26 @@ def _decayed(model: nn.Module, config: TrainConfig, spared: list[str]) -> Iterab
     )
 
 
-def batch_sizes(model: nn.Module, num_images: int, batch_size: int) -> list[int]:
+def batch_sizes(
+    model: nn.Module, num_images: int, batch_size: int, num_processes: int = 1
+) -> list[int]:
     """Return the number of images of every step of an epoch; the last step has the remainder.
 
-    If the model has batch norms, which need at least two images, a single remaining image joins
-    the step before.
+    If the model has batch norms, which need at least two images in each process, a remainder of
+    fewer joins the step before.
 
     Raises:
-        ConfigError: when such a model is to train on one image at a time.
+        ConfigError: when a process is to train such a model on one image at a time.
     """
     *whole, last = [len(rows) for rows in torch.arange(num_images).split(batch_size)]
-    if last > 1 or not has_batch_norms(model):
+    fewest = 2 * num_processes
+    if last >= fewest or not has_batch_norms(model):
         return [*whole, last]
-    if batch_size == 1 or not whole:
+    if batch_size < fewest or not whole:
         raise ConfigError(
             "train.batch_size",
-            "must be at least 2, of at least 2 images, for a model with batch norms",
+            f"must be at least {fewest}, of at least {fewest} images, for a model with batch norms"
+            + (f" in {num_processes} processes" if num_processes > 1 else ""),
             min(batch_size, num_images),
         )
     return [*whole[:-1], whole[-1] + last]

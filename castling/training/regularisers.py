@@ -9,6 +9,7 @@ from castling.config import TrainConfig
 from castling.data.batches import Batch
 from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
 from castling.operators.modules.gates import cost_penalty, gated
+from castling.training.execution import Execution
 
 
 class Regulariser(Protocol):
@@ -46,16 +47,23 @@ class Masks:
                 penalty = mass if penalty is None else penalty + mass
         return penalty
 
-    def observe(self, batches: Iterable[Batch]) -> "MaskDensities":
-        """Return batches that record the densities of a model's masks while it evaluates them."""
-        return MaskDensities(self._branches, batches)
+    def observe(self, batches: Iterable[Batch], execution: Execution) -> "MaskDensities":
+        """Return batches that record the densities of a model's masks while it evaluates them.
+
+        Args:
+            batches: of an evaluation.
+            execution: of the processes that share it.
+        """
+        return MaskDensities(self._branches, batches, execution)
 
 
 class MaskDensities:
     """Batches of an evaluation, and the masks' mean densities over those that were evaluated."""
 
-    def __init__(self, layers: Sequence[AuxiliaryBranch], batches: Iterable[Batch]) -> None:
-        self._layers, self._batches = layers, batches
+    def __init__(
+        self, layers: Sequence[AuxiliaryBranch], batches: Iterable[Batch], execution: Execution
+    ) -> None:
+        self._layers, self._batches, self._execution = layers, batches, execution
         self._surviving: list[float | Tensor] = [0.0] * len(layers)
         self._num_images = 0
 
@@ -63,15 +71,19 @@ class MaskDensities:
         for batch in self._batches:
             yield batch
             # The consumer asks for the next batch once the model has seen this one.
-            self._num_images += len(batch.labels)
+            num_images = len(self._execution.shard(batch.labels))
+            self._num_images += num_images
             for layer, branch in enumerate(self._layers):
                 if not branch.is_empty:
-                    self._surviving[layer] += branch.density * len(batch.labels)
+                    self._surviving[layer] += branch.density * num_images
 
-    @property
     def means(self) -> tuple[float, ...]:
         """Return, per layer with a branch, the fraction of mask entries that survived."""
-        return tuple(float(mass / self._num_images) for mass in self._surviving)
+        means = {
+            str(layer): float(mass / max(1, self._num_images))
+            for layer, mass in enumerate(self._surviving)
+        }
+        return tuple(self._execution.mean(means, self._num_images).values())
 
 
 class GateCost:

@@ -68,8 +68,16 @@ class Stepper:
         self.scaler = loss_scaler(config.precision, execution.device)
         self._wrapped = execution.wrap(loss_module)
 
-    def step(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor | None, int]:
+    def step(
+        self, batch: Batch, progress: float, num_all: int | None = None
+    ) -> tuple[Tensor, Tensor | None, int]:
         """Train on the batch that all processes share.
+
+        Args:
+            batch: of all processes, or of this one.
+            progress: fraction of the training, 0 to 1.
+            num_all: images of all processes where the batch is only this one's part; None where
+                it is the batch of all, of which this process takes its part here.
 
         Returns:
             the mean loss of this process's images, a scalar on the device; the norm of all
@@ -77,7 +85,7 @@ class Stepper:
             many images this process had.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        loss, num_images = self._backward(batch, progress)
+        loss, num_images = self._backward(batch, progress, num_all)
         if self.scaler is None:
             norm = self._clip()
             self._optimizer.step()
@@ -88,11 +96,14 @@ class Stepper:
         self.scaler.update()
         return loss, None, num_images
 
-    def _backward(self, batch: Batch, progress: float) -> tuple[Tensor, int]:
+    def _backward(self, batch: Batch, progress: float, num_all: int | None) -> tuple[Tensor, int]:
         """Leave the gradients of the whole batch's mean loss; return this process's loss."""
-        num_all, processes = len(batch.labels), self._execution.num_processes
-        if processes > 1:
-            batch = Batch(*map(self._execution.shard, batch))
+        processes = self._execution.num_processes
+        if num_all is None:
+            whole, num_all = batch, len(batch.labels)
+            batch = Batch(*map(self._execution.shard, whole))
+            if not len(batch.labels):
+                return self._without_images(whole, progress)
         num_images = len(batch.labels)
         count = max(1, min(self._config.accumulation, num_images // self._fewest))
         if count == processes == 1:
@@ -108,6 +119,12 @@ class Stepper:
                 self._scaled(loss * (processes * size / num_all)).backward()
                 total += loss.detach() * (size / num_images)
         return total, num_images
+
+    def _without_images(self, batch: Batch, progress: float) -> tuple[Tensor, int]:
+        """Take part in a step that has fewer images than processes: a backward pass of zeros."""
+        loss = self._loss(Batch(*(tensor[: self._fewest] for tensor in batch)), progress)
+        self._scaled(loss * 0.0).backward()
+        return torch.zeros((), device=self._execution.device), 0
 
     def _loss(self, batch: Batch, progress: float) -> Tensor:
         """Return the sum of the task's terms and the regularisers' penalties."""

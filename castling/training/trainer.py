@@ -24,7 +24,7 @@ from castling.training.execution import Execution
 from castling.training.hooks import hooked_metrics
 from castling.training.metrics import EpochMetrics
 from castling.training.optimizer import batch_sizes, make_optimizer
-from castling.training.order import training_order
+from castling.training.order import Parts, training_order
 from castling.training.precision import arithmetic, check_precision
 from castling.training.regularisers import GateCost, Masks, Regulariser
 from castling.training.schedule import learning_rate
@@ -97,7 +97,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, self.task.extra, config)
         self._ema = None if config.ema_decay is None else _average(self.model, config)
         self._stepper = self._make_stepper()
-        self._batch_sizes = batch_sizes(self.model, len(self._train), config.batch_size)
+        self._batch_sizes = batch_sizes(
+            self.model, len(self._train), config.batch_size, execution.num_processes
+        )
+        self._reads_parts = config.augment.crops_pictures
         self._num_steps = len(self._batch_sizes) * config.epochs
         self._is_stopped = False
         self._callbacks: Sequence[Callback] = ()
@@ -193,9 +196,10 @@ class Trainer:
         )
         self._begun, self._random = None, {}
         self.model.train()
-        batches = self._train.shuffled(order, self._batch_sizes, seed=seed, first_step=epoch.step)
+        parts = Parts.of(order, self._batch_sizes, self.execution, alone=self._reads_parts)
+        batches = self._train.shuffled(parts.order, parts.sizes, seed=seed, first_step=epoch.step)
         for batch in batches:
-            self._step(batch, epoch)
+            self._step(batch, epoch, parts.num_all[epoch.step])
             self._tell_callbacks()
         total, num_images = epoch.readings.read()
         trained = epoch.seconds
@@ -206,7 +210,7 @@ class Trainer:
         self.metrics = EpochMetrics(
             epoch=epochs,
             metrics={
-                **self.execution.mean({"loss": total / num_images}, num_images),
+                **self.execution.mean({"loss": total / max(1, num_images)}, num_images),
                 **validated,
                 "learning_rate": self._rate(self._num_of(epochs) - 1),
                 "images_per_s": len(self._train) / trained,
@@ -247,7 +251,7 @@ class Trainer:
         first: float = self.optimizer.param_groups[0]["rate"]
         return rate * first
 
-    def _step(self, batch: Batch, epoch: "EpochInProgress") -> None:
+    def _step(self, batch: Batch, epoch: "EpochInProgress", num_all: int | None) -> None:
         config = self.run.train
         step = self._num_of(self.epochs) + epoch.step
         rate = learning_rate(config, step, self._num_steps, len(self._batch_sizes))
@@ -256,7 +260,7 @@ class Trainer:
         progress = step / self._num_steps
         self._set_progress(progress)
         batch = self._augmentation(batch, epoch.generator, epoch.step)
-        loss, norm, num_images = self._stepper.step(batch, progress)
+        loss, norm, num_images = self._stepper.step(batch, progress, num_all)
         if self._ema is not None:
             self._ema.update(self.model, step + 1)
         epoch.step += 1
@@ -281,9 +285,12 @@ class Trainer:
         Once all masks are empty, the model is evaluated without castling: the result is the same.
         """
         evaluated = functools.partial(
-            evaluate_batches, self.task, precision=self.run.train.precision
+            evaluate_batches,
+            self.task,
+            precision=self.run.train.precision,
+            execution=self.execution,
         )
-        observed = self._masks.observe(self._validation_batches())
+        observed = self._masks.observe(self._validation_batches(), self.execution)
         with_branches = evaluated(self.model, observed)
         castled = functools.cache(lambda: castle(self.model))
         metrics = with_branches
@@ -295,7 +302,7 @@ class Trainer:
             average = evaluated(castle(self._ema.module), self._validation_batches())
             values |= {f"{name}{EMA}": value for name, value in average.items()}
         values |= hooked_metrics(castled, self._validation.in_order)
-        return self.execution.mean(values, len(self._validation)), observed.means
+        return self.execution.mean(values, len(self._validation)), observed.means()
 
     def _note_best(self, metrics: EpochMetrics) -> None:
         """Copy the weights where `train.keep` is best and this epoch's are."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from castling.config import RunConfig
 from castling.data.index import INDEX_FILE, IndexFile
-from castling.errors import RunFolderError
+from castling.errors import ConfigError, RunFolderError
 from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
 from castling.model.storage import CONFIG_FILE
@@ -38,6 +38,8 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
     settings: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
+    num_workers: int = 1,
+    address: str | None = None,
 ) -> ModelMetrics:
     """Train a config with the full scheme and write the castled model, tested.
 
@@ -51,11 +53,15 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
         on_epoch: called after every epoch.
         on_note: called with a sentence: what images were found; and that batches are divided,
             when memory runs out.
+        num_workers: processes that train together, by Ray Train; 1 trains in this process.
+        address: of a Ray cluster for them, whose machines all see `out`; None is this machine.
 
     Raises:
         CastlingError: one of its kinds when config, data or folder are unusable.
     """
     config, out = Path(config), Path(out)
+    if num_workers < 1:
+        raise ConfigError("--num-workers", "must be at least 1", num_workers)
     begun = {} if initial is None else {"train.initial": str(initial)}
     run = with_settings(read_run_config(config), {**(settings or {}), **begun})
     check_model(run.model)
@@ -72,6 +78,21 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
         on_epoch(metrics)
         return True
 
+    if num_workers > 1 or address is not None:
+        from search.execution.train_workers import train_on_workers
+
+        train_on_workers(
+            run,
+            out,
+            num_workers=num_workers,
+            address=address,
+            trained_by=str(config),
+            checkpoint=CHECKPOINT_FILE,
+            curve=CURVE_FILE,
+            on_epoch=on_epoch,
+        )
+        remove_checkpoint(out / CHECKPOINT_FILE)
+        return ModelMetrics.read(out)
     run, trained = _trained(run, data, out, report, on_note)
     metrics = write_model(
         trained.model,

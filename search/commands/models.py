@@ -76,6 +76,12 @@ def train(
     ] = None,
     settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out.")] = False,
+    num_workers: Annotated[
+        int, typer.Option(help="Processes that train together, each on a GPU if there are enough.")
+    ] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to train on, whose machines all see --out.")
+    ] = None,
 ) -> None:
     """Train one config with the full scheme, test it, and write the castled model."""
     from search.train import train_config
@@ -89,9 +95,13 @@ def train(
             settings=parse_settings(settings or []),
             on_epoch=_print_epoch,
             on_note=errors.print,
+            num_workers=num_workers,
+            address=address,
         )
     except KeyboardInterrupt:
         given = ["--from", initial] if initial else []
+        given += ["--num-workers", str(num_workers)] if num_workers > 1 else []
+        given += ["--address", address] if address else []
         for setting in settings or []:
             given += ["--set", setting]
         command = shlex.join(["castling", "train", str(config), "--out", str(out), *given])
@@ -110,13 +120,10 @@ def _accuracy(metrics: "ModelMetrics") -> str:
 def _print_epoch(metrics: "EpochMetrics") -> None:
     density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
     values = metrics.metrics
-    measured = [
-        f"{name} {values[f'{name}_branch']:.2%}, castled {values[name]:.2%}"
-        for name in values
-        if f"{name}_branch" in values
-    ]
+    primary = next(name for name in values if f"{name}_branch" in values)
     print_result(
-        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, {', '.join(measured)}, "
+        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, {primary} "
+        f"{values[f'{primary}_branch']:.2%}, castled {values[primary]:.2%}, "
         f"mask density {density or '-'}, rate {values['learning_rate']:.2e}, "
         f"{values['images_per_s']:.0f} images/s"
     )

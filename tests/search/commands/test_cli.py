@@ -50,7 +50,7 @@ OPTIONS = {
         *("--out", "--max-macs", "--max-params", "--max", "--min", "--trial", "--onnx"),
         *("--preprocess-in-graph", "--device"),
     },
-    "train": {"--out", "--from", "--set", "--resume"},
+    "train": {"--out", "--from", "--set", "--resume", "--num-workers", "--address"},
     "evaluate": {"--images", "--device"},
     "predict": {"--from", "--top", "--format", "--device"},
     "measure": set(),

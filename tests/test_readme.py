@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 import write_map
+from PIL import Image
+from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 import castling
@@ -82,6 +84,8 @@ def test_both_columns_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"castling": castling}
     assert len(SIDE_BY_SIDE) == 7
+    digit = load_digits().images[0] * 15
+    Image.fromarray(digit.astype("uint8")).save("photo.jpg")
     for command, python in SIDE_BY_SIDE:
         words = shlex.split(command)[1:]
         if words[0] != "search":

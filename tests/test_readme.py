@@ -82,10 +82,11 @@ def test_link_leads_somewhere(page: Path, link: str) -> None:
 @pytest.mark.slow
 def test_both_columns_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"castling": castling}
     assert len(SIDE_BY_SIDE) == 7
     digit = load_digits().images[0] * 15
-    Image.fromarray(digit.astype("uint8")).save("photo.jpg")
+    picture = Image.fromarray(digit.astype("uint8"))
+    picture.save("photo.jpg")
+    names: dict[str, object] = {"castling": castling, "picture": picture}
     for command, python in SIDE_BY_SIDE:
         words = shlex.split(command)[1:]
         if words[0] != "search":

@@ -49,12 +49,12 @@ def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, f
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker: the record says it
-    if ray.is_initialized():  # by the caller, who also ends it
-        yield ray.cluster_resources()
-        return
     local = address is None
     if address is not None:
         _check_answers(address)
+    if ray.is_initialized():  # by the caller, who also ends it
+        yield ray.cluster_resources()
+        return
     try:
         with passwords_hidden():  # no worker opens the database
             ray.init(

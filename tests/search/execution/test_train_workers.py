@@ -94,3 +94,11 @@ def test_what_cannot_train_is_one_sentence(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         train_config(config_file(tmp_path, 1), tmp_path / "out", **settings)
+
+
+def test_an_address_is_checked_where_ray_already_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with pytest.raises(ConfigError, match="must be a Ray cluster that answers"):
+        train_config(config_file(tmp_path, 1), tmp_path / "out", address="127.0.0.1:9")

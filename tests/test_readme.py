@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import write_config
 import write_map
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -41,6 +42,16 @@ def command_lines(text: str) -> list[list[str]]:
 def test_map_is_written_from_the_modules_of_today() -> None:
     """`python docs/write_map.py` writes it."""
     assert (ROOT / "docs" / "map.md").read_text(encoding="utf-8") == write_map.page()
+
+
+def test_config_page_is_written_from_the_configs_of_today() -> None:
+    """`python docs/write_config.py` writes it."""
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert page == write_config.page()
+    silent = [
+        line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")
+    ]
+    assert len(silent) <= 30, "every field says what it means"
 
 
 def test_readme_is_short() -> None:

@@ -82,7 +82,9 @@ class Objective(Config):
     """A recorded metric and the direction in which it is better."""
 
     metric: str
+    """A name of `castling metrics`."""
     direction: Direction
+    """Where it is better: max where it is high, min where it is low."""
 
     @property
     def sign(self) -> float:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from castling.config.kinds import kinds_of, misplaced_switch
 from castling.errors import ConfigError
 from castling.registry import Registry
 from space.domain import Choice, Domain, FloatRange, IntRange
@@ -25,10 +26,12 @@ def domain_from_data(data: Mapping[str, Any]) -> Domain:
     made: Any = DOMAINS[kind]
     values = {name: value for name, value in data.items() if name != "kind"}
     names = [item.name for item in fields(made)]
-    for name in values:
+    for name, value in values.items():
         if name not in names:
             rule = f"is not a field of a domain of kind {kind} ({', '.join(names)})"
             raise ConfigError(f"domain.{name}", rule, fix=f"remove {name!r}")
+        if misplaced_switch(kinds_of(get_type_hints(made)[name]), value) is not None:
+            raise ConfigError(f"domain.{name}", "must be a number", value)
     try:
         domain: Domain = TypeAdapter(made).validate_python(values)
     except ValidationError as error:

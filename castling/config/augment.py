@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from castling.config.base import Config
+from castling.config.base import Config, OffIsText
 from castling.errors import ConfigError
 
 
@@ -73,7 +73,7 @@ class AugmentConfig(Config):
     """Mirror left-right with probability one half."""
     erase: float = Field(default=0.0, ge=0.0, le=1.0)
     """Probability of erasing a random square of a quarter to a half of the image side."""
-    auto_augment: str | None = None
+    auto_augment: Annotated[str | None, OffIsText] = None
     """timm's policy, such as rand-m9-mstd0.5-inc1; off for none."""
     color_jitter: float | None = Field(default=None, ge=0.0)
     """Largest change of brightness, contrast and saturation; timm leaves it out where

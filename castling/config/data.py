@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from castling.config.base import Config, Positive
+from castling.config.base import Config, OffIsText, Positive
 from castling.config.limits import MOST_CHANNELS, MOST_WORKERS
 
 
@@ -18,11 +18,6 @@ class Normalisation(Config):
         min_length=1, max_length=MOST_CHANNELS
     )
     """One value for each channel of the model."""
-
-
-def _off(value: object) -> object:
-    """Return `off` for the switch that YAML reads it as."""
-    return "off" if value is False else value
 
 
 class DataConfig(Config):
@@ -43,7 +38,7 @@ class DataConfig(Config):
     """Validate on a class-balanced subset of this size; null takes all."""
     split_seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the split into training, validation and test images."""
-    cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
+    cache: Annotated[Literal["auto", "memory", "disk", "off"], OffIsText] = "auto"
     """Where decoded images are held. auto: in memory where they are at most 1 GiB and a tenth of
     the free memory for each trial, else nowhere; disk: the training pictures as a pack of short
     side 256 in the user's cache folder, shared by trials; off: decoded anew every epoch."""

@@ -22,7 +22,9 @@ class RunConfig(Config):
     )
     """A CastlingViT, or with the field `backbone` a model of timm."""
     train: Annotated[TrainConfig, Mark.COSTS_NOTHING] = TrainConfig()
+    """How it is trained: optimiser, schedule, augmentation, seed."""
     data: Annotated[DataConfig, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = DataConfig()
+    """Which images it is trained on, and how they are split and prepared."""
     task: str = DEFAULT_TASK
     """The task: classification, or one of a plugin."""
     preprocessing: Annotated[Preprocessing | None, Mark.COSTS_NOTHING, Mark.SET_BY_DATA] = None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from castling.config.augment import AugmentConfig
-from castling.config.base import Config
+from castling.config.base import Config, OffIsText
 from castling.config.distill import DistillConfig
 from castling.config.limits import LARGEST_BATCH, MOST_EPOCHS
 from castling.errors import ConfigError
@@ -102,7 +102,7 @@ class TrainConfig(Config):
     """Arithmetic of training and evaluation. `tf32` rounds the factors of matrix products on a
     CUDA GPU; `auto` is tf32 there and float32 elsewhere; bfloat16 and float16 are autocasts,
     float16 with a scaled loss."""
-    compile: Literal["off", "blocks", "model"] = "off"
+    compile: Annotated[Literal["off", "blocks", "model"], OffIsText] = "off"
     """What torch.compile compiles: nothing, each block, or the whole model."""
     ema_decay: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Decay per step of the moving average of the weights, which is evaluated as `top1_ema` and

@@ -1,21 +1,27 @@
 import itertools
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import assume, given, settings, strategies as st
+from pydantic import BaseModel
 
 from castling.config import (
     OPERATOR_FIELDS,
     AugmentConfig,
     BlockConfig,
+    Config,
     DataConfig,
     MaskSchedule,
     ModelConfig,
     RunConfig,
     TrainConfig,
 )
+from castling.config.kinds import kinds_of
 from castling.config.limits import LARGEST_RATIO
 from castling.errors import ConfigError
 from castling.files import write_yaml
@@ -265,6 +271,17 @@ PROBLEMS = [
     ({"train": {"epochs": None}}, "train.epochs: must be a valid integer"),
     ({"train": {"epochs": 2.5}}, "train.epochs: must be a valid integer"),
     ({"train": {"epochs": True}}, "train.epochs: must be a number, got True"),
+    ({"train": {"betas": [0.9, True]}}, "train.betas.1: must be a number, got True"),
+    ({"train": {"class_weights": [1.0, False]}}, "train.class_weights.1: must be a number"),
+    (
+        {"train": {"augment": {"preset": "deit", "mixup": True}}},
+        "train.augment.mixup: must be a n",
+    ),
+    ({"data": {"num_train": True}}, "data.num_train: must be a number, got True"),
+    ({"data": {"loader_workers": False}}, "data.loader_workers: must be a number, got False"),
+    ({"data": {"loader_workers": "x"}}, "data.loader_workers: must be 'auto' or be a valid int"),
+    ({"data": {"normalisation": {"mean": [True], "std": [1]}}}, "data.normalisation.mean.0: must"),
+    ({"data": {"normalisation": {"mean": [1], "std": [-1]}}}, "data.normalisation.std.0: must be"),
     ({"train": {"learning_rate": math.nan}}, "train.learning_rate: must be a finite number"),
     ({"train": {"learning_rate": math.inf}}, "train.learning_rate: must be a finite number"),
     ({"train": {"precision": "float8"}}, "train.precision: must be 'float32', 'auto', 'tf32'"),
@@ -306,6 +323,53 @@ def test_a_wrong_file_is_named(tmp_path: Path, data: object, start: str) -> None
         read_run_config(path)
     assert one_line(caught.value).startswith(f"{path}: ")
     assert start in str(caught.value)
+
+
+def configs_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    for kind in kinds_of(annotation):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+        for part in get_args(kind):
+            if not isinstance(part, str | int):
+                yield from configs_in(part)
+
+
+def all_configs() -> list[type[BaseModel]]:
+    found: list[type[BaseModel]] = [RunConfig, *(spec.options for spec in OPERATORS.values())]
+    for config in found:  # which grows
+        for field in config.model_fields.values():
+            found += [one for one in configs_in(field.annotation) if one not in found]
+    return found
+
+
+def test_no_number_of_any_config_is_a_switch() -> None:
+    """YAML reads yes, no, on and off as true and false, which pydantic takes for 1 and 0."""
+    count = 0
+    for config in all_configs():
+        for name, field in config.model_fields.items():
+            kinds = kinds_of(field.annotation)
+            if bool in kinds or not {int, float} & {*kinds}:
+                continue
+            count += 1
+            for value in (True, False):
+                with pytest.raises(ConfigError) as caught:
+                    config(**{name: value})
+                assert f"{name}: must be a number, got {value}" in one_line(caught.value)
+    assert count >= 70
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        (TrainConfig, "compile"),
+        (DataConfig, "cache"),
+        (partial(AugmentConfig, preset="deit"), "auto_augment"),
+    ],
+)
+def test_off_is_a_word_although_yaml_reads_a_switch(
+    section: Callable[..., Config], name: str
+) -> None:
+    assert getattr(section(**yaml.safe_load(f"{name}: off")), name) == "off"
 
 
 @pytest.mark.parametrize("data", [None, [], [1, 2], "text", 3, 2.5, True], ids=repr)

@@ -109,6 +109,9 @@ def test_settings_reach_one_block_or_all() -> None:
         ({"stopper": "nope"}, "stopper"),
         ({"trails": 3}, "trails"),
         ({"trials": 0}, "trials"),
+        ({"trials": True}, "trials: must be a number, got True"),
+        ({"workers": False}, "workers: must be a number, got False"),
+        ({"budget": {"max_macs": True}}, "max_macs: must be a .*, got True"),
         ({"budget": {"max_macs": "lots"}}, "budget"),
         ({"objectives": [{"metric": "beauty", "direction": "max"}]}, "objectives"),
     ],
@@ -131,6 +134,11 @@ def test_bad_recipe_names_its_field(data: dict[str, object], named: str) -> None
         ({"target": "model.embed_width", "low": 16, "high": 40, "step": 7}, "whole steps"),
         ({"target": "model.embed_width", "low": 16}, "beside high"),
         ({"target": "model.pooling"}, "needs choices"),
+        ({"target": "train.epochs", "low": True, "high": 3}, "low: must be a number, got True"),
+        (
+            {"target": "train.epochs", "domain": {"kind": "int", "low": 1, "high": True}},
+            "domain.high: must be a number, got True",
+        ),
     ],
 )
 def test_bad_dimension_names_itself(dimension: dict[str, object], named: str) -> None:

@@ -25,7 +25,7 @@ from castling.model.storage import load, read_tensors, save
 from castling.operators import OPERATORS
 from castling.operators.modules.auxiliary import AuxiliaryBranch, branches
 from castling.tasks import TASKS
-from castling.training.checkpoint import remove_checkpoint
+from castling.training.checkpoint import Snapshot, previous_checkpoint, remove_checkpoint
 from castling.training.data import TrainingData, load_data, load_test
 from castling.training.evaluation import evaluate, evaluate_batches
 from castling.training.loop import Trained, train as train_anywhere
@@ -207,26 +207,30 @@ def test_a_checkpoint_that_is_newer_than_the_curve_is_ignored(
     assert same_weights(resumed.model, train(tiny, digits).model)
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"), [(math.inf, [None, 1, 2, 3]), (1e-9, [None, 1, 1, 1])]
-)
+@pytest.mark.parametrize(("share", "expected"), [(math.inf, [1, 2, 3, 4]), (1e-9, [1, 4])])
 def test_checkpoints_are_written_in_their_part_of_the_time(
-    tiny: RunConfig, digits: TrainingData, tmp_path: Path, share: float, expected: list[int | None]
+    tiny: RunConfig,
+    digits: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    expected: list[int],
 ) -> None:
-    path = tmp_path / "checkpoint.safetensors"
+    """The first, the last, and those between that keep to the share."""
+    path, written = tmp_path / "checkpoint.safetensors", []
+    write = Snapshot.write
 
-    def epoch_kept() -> int | None:
-        return json.loads(read_tensors(path)[1]["metrics"])["epoch"] if path.exists() else None
+    def noted(snapshot: Snapshot, place: Path) -> None:
+        write(snapshot, place)
+        written.append(json.loads(read_tensors(place)[1]["metrics"])["epoch"])
 
-    found = []
-
-    def look(_: EpochMetrics) -> bool:
-        found.append(epoch_kept())
-        return True
-
-    train(tiny, digits, on_epoch=look, checkpoint=path, checkpoint_share=share)
-    assert found == expected
-    assert epoch_kept() == 4  # the last epoch writes one in any case
+    monkeypatch.setattr(Snapshot, "write", noted)
+    train(tiny, digits, checkpoint=path, checkpoint_share=share)
+    assert written == expected
+    kept = [
+        json.loads(read_tensors(file)[1]["metrics"]) for file in (previous_checkpoint(path), path)
+    ]
+    assert [metrics["epoch"] for metrics in kept] == expected[-2:]
 
 
 @pytest.mark.parametrize("harm", [truncate, empty, replace_by_text])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from castling.data.folder import folder_settings
+from castling.data.sources import source_settings
 from search.config import SearchConfig, read_points
 from space.budget import Budget, Limits
 from space.point import Point
@@ -35,7 +35,7 @@ class Overrides(Limits, total=False):
     seed: int | None
     """Seed of the proposals."""
     images: str | Path | None
-    """Folder of class folders, or of train/ and test/ with them, to search on."""
+    """Folder of class folders, or of train/ and test/ with them, or a source such as hf:photos."""
     settings: Mapping[str, Any] | None
     """Dotted config paths and values, such as {"train.epochs": 10}."""
 
@@ -56,7 +56,7 @@ def overridden(config: SearchConfig, overrides: Overrides) -> SearchConfig:
     }
     limits = Budget.of(**{name: fields.pop(name) for name in BOUNDS if name in fields})
     images, settings = fields.pop("images", None), fields.pop("settings", {})
-    from_images = {} if images is None else folder_settings(images)
+    from_images = {} if images is None else source_settings(images, settings)
     if isinstance(fields.get("points"), str | Path):
         fields["points"] = read_points(Path(fields["points"]))
     return config.replace(

@@ -24,10 +24,16 @@ class DataConfig(Config):
     """Which images, and how they are split."""
 
     name: str = "digits"
-    """digits, fashion-mnist, pack:PATH of `castling data pack`, or folder:PATH of class folders,
-    or of train/, val/ and test/ with them."""
+    """digits, fashion-mnist, folder:PATH of class folders, or of train/, val/ and test/ with them,
+    pack:PATH of `castling data pack`; hf:NAME of a dataset of Hugging Face in a folder or on its
+    hub, torch:NAME of one of torchvision in `path`, wds:PATH of WebDataset's shards."""
     path: Path | None = None
     """Folder of the files, where a dataset needs files and they are not in the usual place."""
+    label_column: str | None = Field(default=None, min_length=1)
+    """Where the class of an image stands, for hf: the column, for wds: the key in the .json of an
+    image. null is hf's only column of classes, or the one called label; wds's .cls."""
+    download: bool = False
+    """Whether torch: downloads a dataset that `path` lacks."""
     on_error: Literal["stop", "skip"] = "stop"
     """What becomes of files that are no readable images, and of class folders without images.
     stop: the training ends with the name of the first; skip: every image is decoded once before

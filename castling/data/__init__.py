@@ -1,4 +1,4 @@
-"""Datasets: importing this package registers digits, fashion-mnist, folder and pack.
+"""Datasets: importing this package registers castling's own.
 
 Installed distributions add theirs through the entry point group `castling.datasets`.
 """
@@ -8,7 +8,9 @@ import importlib
 from castling.data.dataset import DATASETS, Dataset
 
 
-for _name in ("digits", "fashion_mnist", "folder", "pack"):
+for _name in (
+    *("digits", "fashion_mnist", "folder", "hugging_face", "pack", "shards", "torchvision_sets"),
+):
     importlib.import_module(f"{__name__}.{_name}")
 
 __all__ = ["DATASETS", "Dataset"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from castling.data.dataset import SPLITS, SplitName
 from castling.data.index import ImageIndex, Skipped
+from castling.data.splits import SPELLINGS, few
 from castling.errors import DataError, one_line
 from castling.untrusted.image_folders import (
     Listing,
@@ -18,16 +19,6 @@ from castling.untrusted.image_folders import (
     list_images,
 )
 from castling.untrusted.packed_names import PackedNames
-
-
-SPELLINGS: Mapping[str, SplitName] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Names of folders of splits, in lower case."""
-MOST_NAMED = 5
-"""Files, classes or folders that a sentence names."""
 
 
 @dataclass(slots=True)
@@ -100,7 +91,7 @@ def find_splits(root: Path, data: str) -> _Folders:
     _check_one_each(root, named, data)
     found = {split: named[split][0] for split in SPLITS if split in named}
     others = [path.name for path in inside if path not in found.values()]
-    beside = f"folders beside {found['train'].name}/ are not read: {_few(others)}"
+    beside = f"folders beside {found['train'].name}/ are not read: {few(others)}"
     return _Folders(found, [beside] if others else [])
 
 
@@ -143,7 +134,7 @@ def _check_classes(folder: Path, listing: Listing, train: Listing, data: str) ->
         raise DataError(data, reason, fix)
     unknown = [name for name in listing.classes if name not in set(train.classes)]
     if unknown:
-        reason = f"{where} has classes that the training images lack: {_few(unknown)}"
+        reason = f"{where} has classes that the training images lack: {few(unknown)}"
         raise DataError(data, reason, "use the same class folders")
 
 
@@ -155,7 +146,7 @@ def _absent(
     if listing is not train:
         absent = [name for name in train.classes if name not in set(listing.classes)]
         if absent:
-            yield f"{where} has no images of {_classes(len(absent))}: {_few(absent)}"
+            yield f"{where} has no images of {_classes(len(absent))}: {few(absent)}"
         return
     if not listing.empty:
         return
@@ -163,7 +154,7 @@ def _absent(
         first = one_line(str(folder / listing.empty[0]))
         fix = "add images, remove the folder, or set data.on_error: skip"
         raise DataError(data, f"the class folder {first} has no images", fix)
-    yield f"{_folders_word(len(listing.empty))} without images: {_few(listing.empty)}"
+    yield f"{_folders_word(len(listing.empty))} without images: {few(listing.empty)}"
 
 
 def _notes(prefix: str, listing: Listing) -> Iterator[str]:
@@ -172,11 +163,11 @@ def _notes(prefix: str, listing: Listing) -> Iterator[str]:
     if listing.strays:
         yield (
             f"{where}images beside the class folders are not used "
-            f"({len(listing.strays):,}): {_few(listing.strays)}"
+            f"({len(listing.strays):,}): {few(listing.strays)}"
         )
     if listing.others:
         number = sum(count for _, count in listing.others)
-        kinds = _few([f"{count:,} {suffix}" for suffix, count in listing.others])
+        kinds = few([f"{count:,} {suffix}" for suffix, count in listing.others])
         yield f"{where}files that are no images of Pillow's formats ({number:,}): {kinds}"
     if listing.num_hidden:
         yield f"{where}hidden files and folders are passed over ({listing.num_hidden:,})"
@@ -217,12 +208,6 @@ def _joined(
         skipped=tuple(skipped),
         notes=tuple(one_line(note) for note in notes),
     )
-
-
-def _few(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return one_line(", ".join(names[:MOST_NAMED])) + more
 
 
 def _classes(number: int) -> str:

@@ -129,7 +129,7 @@ class Pack(Dataset):
         self._about = read_about(self._folder)
         self._splits = np.fromfile(self._folder / INDEX, RECORD)["split"]
         names = (self._folder / NAMES).read_text(encoding="utf-8").splitlines()
-        if Path(str(self._about["root"])).is_dir():
+        if self._about["root"] and Path(str(self._about["root"])).is_dir():
             paths = [json.loads(name) for name in names]
             if _stamp(paths) != self._about["stamp"]:
                 reason = f"its files in {self._about['root']} have changed since it was made"
@@ -260,7 +260,9 @@ def packed(selection: Selection, size: int, folder: Path) -> Selection:
 
     shape = selection.arrays([0]).shape[1:]
     paths = [_path(selection, row) for row in range(len(selection))]
-    key = json.dumps([_stamp(paths), selection.labels.tolist(), size, shape[0]])
+    key = json.dumps(
+        [_stamp(paths), selection.labels.tolist(), size, shape[0], *_shards(selection)]
+    )
     out = folder / hashlib.sha256(key.encode()).hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{out}.lock"):
@@ -274,6 +276,12 @@ def packed(selection: Selection, size: int, folder: Path) -> Selection:
 def _path(selection: Selection, row: int) -> str:
     name: str = selection.source.name(int(selection.rows[row]))  # type: ignore[attr-defined]
     return name
+
+
+def _shards(selection: Selection) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of change of the shards or tables that hold the images."""
+    store = getattr(selection.source, "store", None)
+    return () if store is None else store.index.shard_files
 
 
 def _stamp(paths: list[str]) -> str:

@@ -14,8 +14,8 @@ from castling.config import Architecture
 from castling.data.dataset import Images, Labels, Rows
 from castling.data.index import ImageIndex
 from castling.data.progress import tracked
-from castling.errors import ConfigError, DataError
-from castling.untrusted.image_files import read_picture
+from castling.errors import ConfigError, DataError, one_line
+from castling.untrusted.image_files import read_picture, read_size
 
 
 if TYPE_CHECKING:
@@ -63,33 +63,98 @@ class PictureSplit(ABC):
         return images
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFiles(PictureSplit):
-    """Files of one split; each is decoded when it is read."""
+class Store(ABC):
+    """Where the images of an index are, each by its number in the index."""
 
-    root: Path
     index: ImageIndex
+    data: str
+    """Name of the data, for errors."""
+
+    @abstractmethod
+    def picture(self, number: int, mode: str) -> "Image":
+        """Return an image at its own size, upright, in a mode of Pillow, L or RGB.
+
+        Raises:
+            DataError: when it is unreadable.
+        """
+
+    @abstractmethod
+    def size(self, number: int) -> tuple[int, int]:
+        """Return width and height from an image's header; errors as `picture`."""
+
+    def name(self, number: int) -> str:
+        """Return what users call an image."""
+        return self.index.names[number]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedPictures(PictureSplit):
+    """Images of one split of an index; each is decoded when it is read."""
+
+    store: Store
     rows: Rows
     """Of the split, in the index."""
     image_shape: tuple[int, int, int]
-    data: str
-    """Name of the data, for errors."""
 
     @property
     def labels(self) -> Labels:
         """Return the class of every image."""
-        return self.index.labels[self.rows].astype(np.int64)
+        return self.store.index.labels[self.rows].astype(np.int64)
 
     def picture(self, row: int) -> "Image":
         """Return an image at its own size, upright, in the mode of the model's channels."""
-        return read_picture(self.root / self._relative(row), self.mode, self.data)
+        return self.store.picture(int(self.rows[row]), self.mode)
 
     def name(self, row: int) -> str:
-        """Return the path of an image."""
-        return str(self.root / self._relative(row))
+        """Return what users call an image."""
+        return self.store.name(int(self.rows[row]))
 
-    def _relative(self, row: int) -> str:
-        return self.index.names[int(self.rows[row])]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStore(Store):
+    """Images in files of their own."""
+
+    root: Path
+    index: ImageIndex
+    data: str
+
+    def picture(self, number: int, mode: str) -> "Image":
+        """Return an image at its own size, upright."""
+        return read_picture(self.root / self.index.names[number], mode, self.data)
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Return width and height from an image's header."""
+        return read_size(self.root / self.index.names[number], self.data)
+
+    def name(self, number: int) -> str:
+        """Return the path of an image."""
+        return str(self.root / self.index.names[number])
+
+    def checked(self) -> ImageIndex:
+        """Return the index; DataError when its files are gone or of other sizes."""
+        changed, num_newer = [], 0
+        root, index = os.fsencode(self.root), self.index
+        for number, (size, mtime) in enumerate(
+            zip(index.sizes.tolist(), index.mtimes.tolist(), strict=True)
+        ):
+            try:
+                status = os.stat(root + b"/" + index.names.raw(number))  # noqa: PTH116
+            except OSError:
+                changed.append(number)
+                continue
+            if status.st_size != size:
+                changed.append(number)
+            elif status.st_mtime_ns != mtime:
+                num_newer += 1
+        if changed:
+            which = f"{len(changed):,} of the {len(index):,} images in {self.root}"
+            first = one_line(index.names[changed[0]])
+            reason = f"{which} are gone or changed since the run began, the first {first}"
+            raise DataError(self.data, reason, "restore them, or begin with another --out")
+        if not num_newer:
+            return index
+        note = f"{num_newer:,} images were written anew since the run began, in the same sizes"
+        return index.noted(note)
 
 
 def picture_shape(model: Architecture, source: str) -> tuple[int, int, int]:

@@ -119,6 +119,18 @@ def read_size(path: Path, data: str) -> tuple[int, int]:
         raise _unreadable(str(path), error, data) from None
 
 
+def size_of(content: bytes, name: str, data: str) -> tuple[int, int]:
+    """Return width and height from the header of encoded bytes; errors as `read_image`."""
+    from PIL import Image
+
+    Image.init()
+    try:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            return image.size
+    except Exception as error:  # noqa: BLE001 - as above
+        raise _unreadable(name, error, data) from None
+
+
 def check_regular(path: Path, data: str) -> None:
     """Raise DataError when a path is a pipe, a socket or a device, which may never end."""
     if is_endless(path):

@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,6 +29,17 @@ class PackedNames:
         return cls(
             characters=np.frombuffer(characters, np.uint8),
             ends=np.array(ends, np.int64),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the names of several, one after the other."""
+        starts = np.cumsum([0, *(len(part.characters) for part in parts[:-1])])
+        return cls(
+            characters=np.concatenate([part.characters for part in parts]),
+            ends=np.concatenate(
+                [part.ends + start for part, start in zip(parts, starts, strict=True)]
+            ),
         )
 
     def __len__(self) -> int:

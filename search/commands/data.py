@@ -1,39 +1,50 @@
-"""Work on data before a training: `castling data pack`."""
+"""Data before a training: `castling data list` and `castling data pack`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.commands.console import print_result
+from search.commands.console import print_result, print_table
 from search.commands.options import OutOption
 
 
-app = typer.Typer(help="Prepare images for many trainings.", no_args_is_help=True)
+app = typer.Typer(help="Data before a training.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Prepare images for many trainings."""
+    """Data before a training."""
+
+
+@app.command("list")
+def list_data() -> None:
+    """List the sources of images that data.name and --images can name."""
+    from castling.data.sources import list_sources
+
+    print_table(("data.name", "images", "to install"), list_sources())
 
 
 @app.command()
 def pack(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images as for --images.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Images as for --images.")],
     out: OutOption,
     size: Annotated[int, typer.Option(help="Pixels of the shorter side.", min=1)] = 256,
 ) -> None:
-    """Decode and shrink a folder of images once, for `data.name: pack:OUT`."""
+    """Decode and shrink images once, for `data.name: pack:OUT`."""
     from castling.config import DataConfig, ModelConfig
     from castling.data import DATASETS
     from castling.data.pack import write_pack
     from castling.data.selection import Selection
+    from castling.data.sources import source_name
 
-    root = folder.expanduser().absolute()
+    name = source_name(source)
+    kind, _, root = name.partition(":")
     model = ModelConfig(channels=3, image_size=(size, size), patch_size=1)
-    dataset = DATASETS["folder"](DataConfig(name=f"folder:{root}"), model)
+    dataset = DATASETS[kind](DataConfig(name=name), model)
     info = dataset.info()
-    splits = {name: Selection.whole(dataset.open(name)) for name in info.sizes}
-    number = write_pack(splits, info.classes, out, size=size, root=str(root))
+    splits = {split: Selection.whole(dataset.open(split)) for split in info.sizes}
+    number = write_pack(
+        splits, info.classes, out, size=size, root=root if kind == "folder" else ""
+    )
     gigabytes = (out / "pixels.bin").stat().st_size / 1e9
     print_result(f"{number:,} images, {gigabytes:.2f} GB; use them with data.name=pack:{out}")

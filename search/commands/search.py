@@ -42,7 +42,7 @@ def search(
     stopper: Annotated[str | None, typer.Option(help="Who gives trainings up early.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of class folders, or of train/ and test/ of them.")
+        str | None, typer.Option(help="Folder of class folders, or a source: castling data list.")
     ] = None,
     settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,

@@ -35,7 +35,7 @@ def test_a_dataset_and_a_task_of_one_file_each_are_searched_trained_and_gone(
     assert "stripes" not in DATASETS
     assert "rotation" not in TASKS
     with pytest.raises(
-        ConfigError, match="must be digits, fashion-mnist, folder:PATH or pack:PATH, got"
+        ConfigError, match=r"must be digits, fashion-mnist, folder:PATH, hf:NAME, .*, got"
     ):
         load_data(DataConfig(name="stripes"), ModelConfig())
     with pytest.raises(

@@ -158,7 +158,7 @@ def test_a_model_for_other_data_is_refused(
 
 @pytest.mark.parametrize("name", ["cifar", "", "folder", "folder:", "digits:x", "Digits"])
 def test_unknown_data_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"data\.name: must be digits, .* or pack:PATH"):
+    with pytest.raises(ConfigError, match=r"data\.name: must be digits, .* or wds:PATH"):
         load_data(DataConfig(name=name), DIGITS)
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from castling.config import DataConfig, ModelConfig, RunConfig
-from castling.data import class_folders, folder as folder_module
+from castling.data import class_folders, folder as folder_module, indexed
 from castling.data.folder import Folder
 from castling.data.index import INDEX_FILE, SKIPPED_FILE, ImageIndex, IndexFile
 from castling.errors import CheckpointError, DataError
@@ -62,7 +62,7 @@ def test_files_are_listed_and_checked_once_in_a_run(
 ) -> None:
     first = begun(pets, tmp_path, "skip")
     (pets / "cat" / "new.png").write_bytes((pets / "cat" / "1.png").read_bytes())
-    for module, name in ((folder_module, "build_index"), (folder_module, "unreadable")):
+    for module, name in ((folder_module, "build_index"), (indexed, "unreadable")):
         monkeypatch.setattr(module, name, None)
     later = IndexFile(tmp_path / INDEX_FILE)
     data = training_data(run_of(pets, "skip"), index=later)

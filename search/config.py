@@ -56,7 +56,7 @@ class SearchConfig(Config):
     """Where candidates come from: `trials` asks the sampler for one after the other."""
     points: tuple[dict[str, Any], ...] = Field(default=(), max_length=MOST_DIMENSIONS)
     """Points to try first; a dimension that a point leaves out has the value of the base
-    config."""
+    config, and model.blocks.*.FIELD stands for every block."""
     sampler: str = "pareto"
     """The sampler: a name of `castling samplers`, or `optuna:` and the name of a class of
     Optuna."""

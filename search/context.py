@@ -109,7 +109,7 @@ def check_points(points: Sequence[Point], context: SearchContext) -> None:
     for number, given in enumerate(points):
         place = f"points: number {number + 1}"
         try:
-            run = decode(context.space, default_point(context.space) | dict(given))
+            run = decode(context.space, default_point(context.space) | context.space.each(given))
         except InvalidPointError as error:
             rule = f"must be a point of the space: {error.dimension} {error.rule}"
             raise ConfigError(place, rule, error.value) from None

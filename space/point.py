@@ -146,6 +146,18 @@ class Space:
         assert isinstance(depth, int)
         return depth
 
+    def each(self, point: Point) -> dict[str, Value]:
+        """Return a point whose values of a whole dimension stand under each of its names.
+
+        In a point, the target of a per-block dimension, such as `model.blocks.*.conv_kernel`,
+        stands for all its blocks or stages; a name of one of them goes before.
+        """
+        names = {dim.target.path: self.names(dim) for dim in self.dimensions}
+        found: dict[str, Value] = {}
+        for name, value in point.items():
+            found |= dict.fromkeys(names.get(name, [name]), value)
+        return found | {name: value for name, value in point.items() if name in self.domains}
+
     def check(self, point: Point) -> None:
         """Raise InvalidPointError unless the point has exactly the dimensions, all in domain."""
         for name in point:

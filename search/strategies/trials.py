@@ -48,7 +48,7 @@ class Trials:
     def first_points(self) -> list[dict[str, Value]]:
         """Return the recipe's points, the base config's, and the feasible point."""
         default = default_point(self._context.space)
-        given = [default | point for point in self._config.points]
+        given = [default | self._context.space.each(point) for point in self._config.points]
         base = self._projected(default, Random(self._config.seed))
         return [*given, base, dict(self._context.feasible_point)]
 

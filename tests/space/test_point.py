@@ -41,6 +41,19 @@ def test_names_expand_by_tie_in_the_order_of_the_dimensions() -> None:
     assert SMALL.domains["model.blocks.stage1.conv_form"] == FORM.domain
 
 
+def test_a_target_in_a_point_stands_for_all_blocks_and_a_block_goes_before() -> None:
+    whole = {"model.blocks.*.conv_kernel": 3, "model.blocks.1.conv_kernel": 5, "model.depth": 2}
+    for point in (whole, dict(reversed(whole.items()))):
+        assert SMALL.each(point) == {
+            "model.blocks.0.conv_kernel": 3,
+            "model.blocks.1.conv_kernel": 5,
+            "model.blocks.2.conv_kernel": 3,
+            "model.depth": 2,
+        }
+    assert SMALL.each(POINT) == POINT
+    assert SMALL.each({"model.blocks.*.typo": 1}) == {"model.blocks.*.typo": 1}  # check refuses it
+
+
 @pytest.mark.parametrize(
     ("domain", "max_depth"),
     [(IntRange(2, 6), 6), (IntRange(5, 5), 5), (Choice((4, 2)), 4), (None, 3)],

@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from castling.config import RunConfig
+from castling.training.recipes import TrainingRecipe
 from search.config import SearchConfig
 
 
@@ -32,6 +33,10 @@ ROOTS = {
     "A search": (
         SearchConfig,
         "The recipe of `castling search`. Its `set` changes the base config of the space.",
+    ),
+    "A training recipe": (
+        TrainingRecipe,
+        "What `--training` takes, and `training` of a search ([training.md](training.md)).",
     ),
 }
 NAMES: dict[Any, str] = {

@@ -12,6 +12,7 @@ from castling.config.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
 from castling.errors import ConfigError, UnknownNameError
 from castling.model.check import run_config
 from castling.operators import OPERATORS
+from castling.training.recipes import training_settings
 from castling.untrusted.plain_yaml import parse_yaml, read_yaml
 from reports.records import Objective
 from search.context import SearchContext
@@ -39,8 +40,12 @@ class SearchConfig(Config):
     """Name of the search in reports; by default the name of the recipe."""
     space: str = "digits"
     """A preset, a name of `castling spaces`."""
+    training: str | None = None
+    """A training recipe, a name of `castling recipes` or a YAML file; it replaces fields of the
+    preset's base config, which are then not searched unless `dimensions` names them."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Dotted config paths and the values that replace those of the preset's base config."""
+    """Dotted config paths and the values that replace those of the preset's base config and of the
+    training recipe."""
     dimensions: tuple[DimensionConfig, ...] = Field(default=(), max_length=MOST_DIMENSIONS)
     """Dimensions to add to the preset; one with the target of a preset's dimension replaces it."""
     trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
@@ -130,15 +135,17 @@ class SearchConfig(Config):
         """Return the preset with its settings and dimensions changed.
 
         Raises:
-            ConfigError: when there is no such preset, or when a setting or target is no field of
-                RunConfig or does not fit.
+            ConfigError: when there is no such preset or training recipe, or when a setting or
+                target is no field of RunConfig or does not fit.
         """
         if self.space not in SPACES:
             raise ConfigError("space", f"must be one of {', '.join(SPACES)}", self.space)
         preset = SPACES[self.space]()
-        base = with_settings(preset.base, self.set)
+        training = {} if self.training is None else training_settings(self.training, preset.base)
+        replaced = {**training, **self.set}
+        base = with_settings(preset.base, replaced)
         declared = {Target(config.target): config.dimension() for config in self.dimensions}
-        settings = [Target(path) for path in self.set]
+        settings = [Target(path) for path in replaced]
         free = [
             declared.pop(dim.target, dim)
             for dim in preset.dimensions

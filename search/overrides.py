@@ -36,6 +36,8 @@ class Overrides(Limits, total=False):
     """Seed of the proposals."""
     images: str | Path | None
     """Folder of class folders, or of train/ and test/ with them, or a source such as hf:photos."""
+    training: str | None
+    """Training recipe, a name or a YAML file."""
     settings: Mapping[str, Any] | None
     """Dotted config paths and values, such as {"train.epochs": 10}."""
 

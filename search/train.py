@@ -6,6 +6,7 @@ from typing import Any
 
 from castling.config import RunConfig
 from castling.data.index import INDEX_FILE, IndexFile
+from castling.data.sources import source_settings
 from castling.errors import ConfigError, RunFolderError
 from castling.files import write_yaml
 from castling.model.check import digest, read_run_config
@@ -17,6 +18,7 @@ from castling.training.data import TrainingData, training_data
 from castling.training.loop import Trained, train
 from castling.training.metrics import EpochMetrics
 from castling.training.out_of_memory import is_out_of_memory, with_less_memory
+from castling.training.recipes import training_settings
 from castling.training.start import check_start
 from castling.training.summary import describe
 from reports.export import write_model
@@ -24,6 +26,7 @@ from reports.masks import TrainingEnd
 from reports.model_metrics import METRICS_FILE, ModelMetrics
 from search.config import with_settings
 from space.contract import check_model
+from space.presets import SPACES
 
 
 CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
@@ -35,6 +38,8 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
     *,
     resume: bool = False,
     initial: str | Path | None = None,
+    images: str | Path | None = None,
+    training: str | None = None,
     settings: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
@@ -44,12 +49,17 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
     """Train a config with the full scheme and write the castled model, tested.
 
     Args:
-        config: a YAML file of a RunConfig, or a folder with a config.yaml.
+        config: a YAML file of a RunConfig, a folder with a config.yaml, or the name of a space,
+            whose base config is then trained.
         out: the folder to write; empty, or with `resume` that of an interrupted training.
         resume: go on from the folder's checkpoint.
         initial: weights to begin with, in place of the config's `train.initial`: of a model
             that differs at most in the choices of its attention layers.
-        settings: dotted config paths and values, such as {"train.epochs": 10}.
+        images: folder of class folders, or of train/ and test/ with them, or a source such as
+            hf:photos, in place of the config's data.
+        training: a training recipe, by name or as a YAML file; it replaces fields of the config.
+        settings: dotted config paths and values, such as {"train.epochs": 10}; they replace those
+            of recipe and images.
         on_epoch: called after every epoch.
         on_note: called with a sentence: what images were found; and that batches are divided,
             when memory runs out.
@@ -63,7 +73,16 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
     if num_workers < 1:
         raise ConfigError("--num-workers", "must be at least 1", num_workers)
     begun = {} if initial is None else {"train.initial": str(initial)}
-    run = with_settings(read_run_config(config), {**(settings or {}), **begun})
+    run = _base(config)
+    run = with_settings(
+        run,
+        {
+            **({} if training is None else training_settings(training, run)),
+            **({} if images is None else source_settings(images, settings or {})),
+            **(settings or {}),
+            **begun,
+        },
+    )
     check_model(run.model)
     run = run.replace(preprocessing=None)  # it follows from these data, not from others
     index = IndexFile(out / INDEX_FILE, is_new=not resume)
@@ -105,6 +124,13 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
     )
     remove_checkpoint(out / CHECKPOINT_FILE)
     return metrics
+
+
+def _base(config: Path) -> RunConfig:
+    """Return the config of a file or folder, or else the base config of a space of this name."""
+    if not config.exists() and str(config) in SPACES:
+        return SPACES[str(config)]().base
+    return read_run_config(config)
 
 
 def _trained(

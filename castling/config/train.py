@@ -47,8 +47,8 @@ class TrainConfig(Config):
     learning_rate: float = Field(default=3e-3, gt=0.0)
     """Peak learning rate, after warm-up."""
     learning_rate_base_batch: int | None = Field(default=None, ge=1, le=LARGEST_BATCH)
-    """If set, `learning_rate`, `warmup_rate` and `final_rate` are of a batch of this many images
-    and are multiplied by batch_size / learning_rate_base_batch; null uses them as they are."""
+    """If set, `learning_rate` is of a batch of this many images and is multiplied by batch_size /
+    learning_rate_base_batch; `warmup_rate` and `final_rate` are not. null uses it as it is."""
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
     """Factor by which the learning rate falls from each layer to the one before it, from the head
     down; null gives all layers the same."""

@@ -75,7 +75,8 @@ def find_splits(root: Path, data: str) -> _Folders:
     """
     if not root.is_dir():
         reason = f"{one_line(str(root))} is not a folder"
-        raise DataError(data, reason, "give folder:PATH of class folders")
+        fix = "give --images FOLDER, or data.name=folder:PATH, of class folders"
+        raise DataError(data, reason, fix)
     inside = sorted(_folders_in(root, data))
     named: dict[SplitName, list[Path]] = {}
     for path in inside:

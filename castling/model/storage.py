@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save as pack_tensors
 from torch import Tensor, nn
 
-from castling.config import Architecture, LayerChoice, RunConfig
+from castling.config import Architecture, BackboneConfig, LayerChoice, RunConfig
 from castling.errors import CheckpointError, ConfigError
 from castling.files import write_yaml
 from castling.model.build import build, config_of
@@ -195,7 +195,14 @@ def begin_with(model: nn.Module, initial: nn.Module) -> str:
 
 
 def _skeleton(config: Architecture) -> Architecture:
-    """Return the config with every layer's choice at the default."""
+    """Return the config with every layer's choice at the default, and without drop path."""
     default = {name: field.default for name, field in LayerChoice.model_fields.items()}
     default |= {"operator": "softmax", "options": {}}
+    if isinstance(config, BackboneConfig):
+        options = {
+            name: value for name, value in config.options.items() if name != "drop_path_rate"
+        }
+        config = config.replace(options=options)
+    else:
+        default["drop_path"] = 0.0
     return config.replace(blocks=tuple(block.replace(**default) for block in config.blocks))

@@ -92,10 +92,13 @@ def spaces() -> None:
 
 
 def recipes() -> None:
-    """List the recipes."""
+    """List the recipes, of searches and of trainings."""
+    from castling.training.recipes import TRAININGS
     from search.recipes import RECIPES
 
     _print_summaries("recipe", RECIPES)
+    console.print()
+    _print_summaries("training", TRAININGS)
 
 
 def strategies() -> None:

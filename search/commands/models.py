@@ -10,6 +10,7 @@ from search.commands.console import INTERRUPTED, console, errors, print_result, 
 from search.commands.options import (
     ConfigArgument,
     DeviceOption,
+    ImagesOption,
     MaxMacs,
     MaxOption,
     MaxParams,
@@ -17,6 +18,7 @@ from search.commands.options import (
     OutOption,
     RunArgument,
     SetOption,
+    TrainingOption,
     parse_bounds,
     parse_settings,
 )
@@ -69,11 +71,18 @@ def export(
 
 
 def train(
-    config: ConfigArgument,
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="YAML file of a config, a folder with one, or a space's name."
+        ),
+    ],
     out: OutOption,
     initial: Annotated[
         str | None, typer.Option("--from", help="Weights to begin with: a folder's, or timm's.")
     ] = None,
+    images: ImagesOption = None,
+    training: TrainingOption = None,
     settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out.")] = False,
     num_workers: Annotated[
@@ -92,6 +101,8 @@ def train(
             out,
             resume=resume,
             initial=initial,
+            images=images,
+            training=training,
             settings=parse_settings(settings or []),
             on_epoch=_print_epoch,
             on_note=errors.print,
@@ -100,6 +111,8 @@ def train(
         )
     except KeyboardInterrupt:
         given = ["--from", initial] if initial else []
+        given += ["--images", images] if images else []
+        given += ["--training", training] if training else []
         given += ["--num-workers", str(num_workers)] if num_workers > 1 else []
         given += ["--address", address] if address else []
         for setting in settings or []:

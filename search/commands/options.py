@@ -19,6 +19,13 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(help="Of torch: cpu, cuda, cuda:1; by default a GPU where there is one."),
 ]
+ImagesOption = Annotated[
+    str | None, typer.Option(help="Folder of class folders, or a source: castling data list.")
+]
+TrainingOption = Annotated[
+    str | None,
+    typer.Option(help="Training recipe: a name of `castling recipes`, or a YAML file."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Set a config field: train.epochs=10."),

@@ -8,12 +8,14 @@ import typer
 from castling.errors import ConfigError
 from search.commands.console import INTERRUPTED, console, errors
 from search.commands.options import (
+    ImagesOption,
     MaxMacs,
     MaxOption,
     MaxParams,
     MinOption,
     ObjectiveOption,
     SetOption,
+    TrainingOption,
     parse_bounds,
     parse_settings,
 )
@@ -41,9 +43,8 @@ def search(
     sampler: Annotated[str | None, typer.Option(help="Who proposes candidates.")] = None,
     stopper: Annotated[str | None, typer.Option(help="Who gives trainings up early.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Folder of class folders, or a source: castling data list.")
-    ] = None,
+    images: ImagesOption = None,
+    training: TrainingOption = None,
     settings: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default this machine.")] = None,
@@ -75,6 +76,7 @@ def search(
         stopper=stopper,
         seed=seed,
         images=images,
+        training=training,
         settings=parse_settings(settings or []),
         **parse_bounds(upper, lower),
     )

@@ -21,7 +21,7 @@ FREE_TO_CHANGE = (
     *("retries", "double_accumulation", "trial_minutes"),
 )
 """Fields of a search that may differ on resume: they change how much is searched, not what."""
-OF_THE_SPACE = ("space", "set", "dimensions")
+OF_THE_SPACE = ("space", "training", "set", "dimensions")
 """Fields of a search that define its space."""
 
 

@@ -136,8 +136,8 @@ def test_rates_of_the_recipes() -> None:
         learning_rate=5e-4,
         learning_rate_base_batch=512,
         warmup_epochs=5,
-        warmup_rate=5e-7,
-        final_rate=5e-6,
+        warmup_rate=1e-6,
+        final_rate=1e-5,
     )
     rates = [learning_rate(deit, step, 3000, 10) for step in (0, 25, 50, 1525, 3000)]
     assert rates == pytest.approx([1e-6, (1e-6 + 1e-3) / 2, 1e-3, (1e-3 + 1e-5) / 2, 1e-5])

@@ -21,6 +21,8 @@ LARGEST_SIZE = 128
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROWS, ROWS_BACKWARD = 64, 32
 """Tokens of a tile."""
+MOST_SHARED = 99 * 1024
+"""Bytes of shared memory of a program where torch does not name them: those of consumer GPUs."""
 TOKENS_PER_PROGRAM = 512
 """Tokens over which one program adds up a context; others add up further tokens beside it."""
 
@@ -278,4 +280,21 @@ def objection(qkv: Tensor, weight: Tensor) -> str:
         return "heads have more than 128 channels"
     if not has_triton():
         return "Triton is not installed"
+    if qkv.is_cuda and _shared_bytes(size) > (there := shared_memory(qkv.device)):
+        return f"heads of {size} channels need more shared memory than the {there:,} bytes here"
     return ""
+
+
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a program may have on a CUDA device."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", MOST_SHARED))
+
+
+def _shared_bytes(size: int) -> int:
+    """Return an upper bound of the shared memory of the backward kernels.
+
+    The operands of their products lie there: a context, its transpose, and two tiles of rows.
+    """
+    padded = _padded(size)
+    return 4 * (2 * padded**2 + 2 * ROWS_BACKWARD * padded)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -85,3 +86,15 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
             torch.ops.castling.mix_added(torch.empty(1, 4, 3, 2, 160), weight, None, [0, 4, 1])
         with pytest.raises(ConfigError, match="must be of shape"):
             torch.ops.castling.mix_added(qkv, weight, torch.empty(1, 2, 3, 16), [0, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("size", "room", "fits"),
+    [(64, 48 * 1024, True), (65, 99 * 1024, False), (128, 227 * 1024, True)],
+)
+def test_heads_that_exceed_the_shared_memory_fall_back(size: int, room: int, fits: bool) -> None:
+    with FakeTensorMode(), patch.object(fused, "shared_memory", lambda _: room):
+        qkv = torch.empty(2, 16, 3, 2, size, device="cuda", dtype=torch.bfloat16)
+        reason = fused.objection(qkv, torch.empty(2, 1, 3, 3, device="cuda"))
+    assert bool(reason) != fits
+    assert fits or f"{room:,} bytes" in reason

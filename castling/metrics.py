@@ -18,6 +18,7 @@ __all__ = [
     "NAME",
     "OF_TASKS",
     "OWN",
+    "STD",
     "Direction",
     "Metric",
     "Source",
@@ -36,6 +37,8 @@ BRANCH = "_branch"
 """Ends the name of a task's metric of the model with its auxiliary branches."""
 EMA = "_ema"
 """Ends that of the moving average of the weights, castled."""
+STD = "_std"
+"""Ends that of a metric's sample standard deviation over a trial's repeats."""
 
 
 METRICS: Registry[Metric] = Registry("metric", entry_points="castling.metrics")
@@ -237,7 +240,7 @@ def metric_named(name: str) -> Metric:
     """Return a registered metric, or for the name of one whose package is gone a plain one.
 
     NAME_branch is a task's metric with the auxiliary branch, and NAME_ema that of the weights'
-    moving average; curves hold them.
+    moving average; curves hold them. NAME_std is the spread of a metric over a trial's repeats.
     """
     metric = OWN.get(name)  # first: thousands of stored records ask
     if metric is not None:
@@ -259,4 +262,26 @@ def metric_named(name: str) -> Metric:
                 curve_only=True,
                 evaluate=None,
             )
+    base = METRICS.get(name.removesuffix(STD))
+    if base is not None and name.endswith(STD):
+        return _spread(base)
     return Metric(name=name, description="of a package that is not installed", source="training")
+
+
+def _spread(metric: Metric) -> Metric:
+    """Return the metric that is the standard deviation of another over a trial's repeats."""
+    return replace(
+        metric,
+        name=f"{metric.name}{STD}",
+        description=f"standard deviation of {metric.name} over the trial's repeats",
+        heading=f"{metric.title} (std)",
+        label=f"{metric.axis}, standard deviation",
+        direction="min",
+        best=0.0,
+        worst=None,
+        dtype="float64",
+        source="training",
+        improves=False,
+        cost=None,
+        evaluate=None,
+    )

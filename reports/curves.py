@@ -30,7 +30,9 @@ MOST_METRICS = 1_000
 """Largest number of metrics' names in a run's curves."""
 
 
-def load_curves(run: str | Path, trials: Collection[int] | None = None) -> pd.DataFrame:
+def load_curves(
+    run: str | Path, trials: Collection[int] | None = None, *, repeats: bool = False
+) -> pd.DataFrame:
     """Return a run's learning curves: a row per trial and epoch, in this order.
 
     The columns are trial, epoch, the metrics of the training loop, those of plugins, and
@@ -42,6 +44,8 @@ def load_curves(run: str | Path, trials: Collection[int] | None = None) -> pd.Da
     Args:
         run: folder of the run.
         trials: numbers of the trials whose curves are read; all by default.
+        repeats: return the curve of every repeat, of a search with `repeats` above 1, with their
+            number in the column `repeat`, in place of that of the repeat whose weights are kept.
 
     Raises:
         RunFolderError: when the folder is no run.
@@ -49,32 +53,40 @@ def load_curves(run: str | Path, trials: Collection[int] | None = None) -> pd.Da
     """
     folder = Path(run)
     Manifest.read(folder)
+    keys = ["trial", "repeat"] if repeats else ["trial"]
+    pattern = "[0-9]{5,9}[.][0-9]{1,4}" if repeats else "[0-9]{5,9}"
     rows = [
-        {"trial": int(path.stem), **_row(epoch)}
+        {**dict(zip(keys, map(int, path.stem.split(".")), strict=True)), **_row(epoch)}
         for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
-        if re.fullmatch("[0-9]{5,9}", path.stem) and path.is_file()
-        if trials is None or int(path.stem) in trials
+        if re.fullmatch(pattern, path.stem) and path.is_file()
+        if trials is None or int(path.stem.partition(".")[0]) in trials
         for epoch in _epochs(path)
     ]
     others = {name for row in rows for name in row} | {
         metric.name for metric in all_metrics() if metric.evaluate is not None
     }
-    others -= {"trial", "epoch", *EPOCH_METRICS, MASK_DENSITY}
+    keys = [*keys, "epoch"]
+    others -= {*keys, *EPOCH_METRICS, MASK_DENSITY}
     names = [*EPOCH_METRICS, *sorted(others)[:MOST_METRICS]]
-    frame = pd.DataFrame(rows, columns=["trial", "epoch", *names, MASK_DENSITY])
-    frame = frame.drop_duplicates(["trial", "epoch"], keep="last")
+    frame = pd.DataFrame(rows, columns=[*keys, *names, MASK_DENSITY])
+    frame = frame.drop_duplicates(keys, keep="last")
     frame.attrs["run"] = str(folder)
-    dtypes = {"trial": "int64", "epoch": "int64"} | dict.fromkeys(names, "float64")
-    return frame.astype(dtypes).sort_values(["trial", "epoch"], ignore_index=True)
+    dtypes = dict.fromkeys(keys, "int64") | dict.fromkeys(names, "float64")
+    return frame.astype(dtypes).sort_values(keys, ignore_index=True)
 
 
-def read_curve(run: Path, trial: int) -> list[EpochMetrics]:
+def read_curve(run: Path, trial: int, repeat: int | None = None) -> list[EpochMetrics]:
     """Return the metrics of a trial's epochs, from the first up to the first that is missing.
+
+    Args:
+        run: folder of the run.
+        trial: its number.
+        repeat: number of the repeat; None for the one whose weights are kept.
 
     Repeated and incomplete lines are treated as by `load_curves`; a trial that has ended no epoch
     has no metrics.
     """
-    path = curve_path(run, trial)
+    path = curve_path(run, trial, repeat)
     by_number = {epoch.epoch: epoch for epoch in (_epochs(path) if path.is_file() else [])}
     return [by_number[number] for number in takewhile(by_number.__contains__, count(1))]
 

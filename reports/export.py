@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
@@ -31,6 +31,7 @@ from castling.training.device import device_of
 from castling.training.evaluation import evaluate
 from castling.training.fingerprint import changed, fingerprint, fingerprints
 from castling.training.hooks import hooked_metrics
+from reports.curves import read_curve
 from reports.frame import load as load_trials, load_config
 from reports.manifest import Manifest
 from reports.masks import TrainingEnd, alive_masks, last_threshold
@@ -42,6 +43,9 @@ from space.cost import cost
 from space.cost_model import Costs
 from space.measure import measure_macs, measure_params
 
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILES = (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, INDEX_FILE, SKIPPED_FILE)
 
@@ -112,15 +116,10 @@ def export(
         )
     _check_empty(out)
     model = load_weights(config.model, weights).to(place)
-    row = trials.loc[trials.trial == number].iloc[0]
-    end = TrainingEnd.of_record(
-        int(row.epochs),
-        row.get(f"{TASKS[config.task].primary}_branch", math.nan),
-        row.mask_density,
-    )
     if onnx := onnx or preprocess_in_graph is not None:
         check_onnx(preprocess_in_graph)
     manifest = Manifest.read(run)
+    end = _training_end(run, manifest, trials.loc[trials.trial == number].iloc[0], config)
     index = IndexFile(run / INDEX_FILE)
     data = training_data(config.replace(preprocessing=manifest.preprocessing), index=index)
     difference = changed(manifest.images, fingerprints(data))
@@ -145,6 +144,25 @@ def export(
             (out / name).unlink(missing_ok=True)  # so that the same --out can be tried again
         raise
     return metrics
+
+
+def _training_end(
+    run: Path, manifest: Manifest, row: "pd.Series[Any]", config: RunConfig
+) -> TrainingEnd:
+    """Return the end of the training whose weights are kept.
+
+    It is in the record; with several repeats, of which the record has the means, in the curve.
+    """
+    task = TASKS[config.task]
+    curve = read_curve(run, int(row.trial)) if manifest.recipe.get("repeats", 1) != 1 else []
+    if curve:
+        end = curve[-1]
+        if config.train.keep == "best":
+            sign = 1.0 if task.metrics[task.primary] == "max" else -1.0
+            end = max(curve, key=lambda epoch: sign * epoch.metrics[task.primary])
+        return TrainingEnd.of(end.replace(epoch=curve[-1].epoch), task.primary)
+    branch = row.get(f"{task.primary}_branch", math.nan)
+    return TrainingEnd.of_record(int(row.epochs), branch, row.mask_density)
 
 
 def _check_empty(out: Path) -> None:

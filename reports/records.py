@@ -35,9 +35,9 @@ RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE, RUNGS_ATTRIBUTE = "record", "config", "rungs
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
 
 
-def curve_path(run: Path, trial: int) -> Path:
-    """Return the file of a trial's metrics per epoch, a JSON object a line."""
-    return run / CURVES_FOLDER / f"{trial:05d}.jsonl"
+def curve_path(run: Path, trial: int, repeat: int | None = None) -> Path:
+    """Return the file of a trial's metrics per epoch, a JSON object a line; or of one repeat's."""
+    return run / CURVES_FOLDER / f"{_numbered(trial, repeat)}.jsonl"
 
 
 def weights_path(run: Path, trial: int) -> Path:
@@ -45,9 +45,13 @@ def weights_path(run: Path, trial: int) -> Path:
     return run / CHECKPOINTS_FOLDER / f"{trial:05d}.safetensors"
 
 
-def training_path(run: Path, trial: int) -> Path:
-    """Return the file from which an interrupted trial goes on."""
-    return run / CHECKPOINTS_FOLDER / f"{trial:05d}.training.safetensors"
+def training_path(run: Path, trial: int, repeat: int | None = None) -> Path:
+    """Return the file from which an interrupted trial goes on, or one of its repeats."""
+    return run / CHECKPOINTS_FOLDER / f"{_numbered(trial, repeat)}.training.safetensors"
+
+
+def _numbered(trial: int, repeat: int | None) -> str:
+    return f"{trial:05d}" if repeat is None else f"{trial:05d}.{repeat}"
 
 
 def trace_tail(run: Path, trial: int, lines: int = 12) -> str:

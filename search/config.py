@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from castling.config import Config, RunConfig
-from castling.config.limits import MOST_DIMENSIONS, MOST_TRIALS, MOST_WORKERS
+from castling.config.limits import MOST_DIMENSIONS, MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 from castling.errors import ConfigError, UnknownNameError
 from castling.model.check import run_config
 from castling.operators import OPERATORS
@@ -50,6 +50,9 @@ class SearchConfig(Config):
     """Dimensions to add to the preset; one with the target of a preset's dimension replaces it."""
     trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
     """How many candidates to train."""
+    repeats: int = Field(default=1, ge=1, le=MOST_REPEATS)
+    """Trainings of each candidate, with different seeds: a metric of the trial is their mean,
+    NAME_std their standard deviation, and the weights are those of the median training."""
     budget: Budget = Budget()
     """Bounds on metrics; no candidate beyond one on a cost is trained."""
     objectives: tuple[Objective, ...] = (
@@ -68,7 +71,7 @@ class SearchConfig(Config):
     stopper: str = NO_STOPPER
     """The rule that stops trainings early: a name of `castling stoppers`."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the proposals; the seed of training is `train.seed`."""
+    """Seed of the proposals, and of trainings where `train.seed` is `trial`."""
     workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
     """Candidates trained at a time; null fills the machine or cluster."""
     cpus_per_trial: int = Field(default=1, ge=1, le=MOST_WORKERS)
@@ -84,7 +87,8 @@ class SearchConfig(Config):
     double_accumulation: bool = False
     """Whether a trial that ran out of memory goes on with each batch in twice as many parts."""
     trial_minutes: float | None = Field(default=None, gt=0.0, le=1e6)
-    """How long a driver lets a trial train before it fails as hanging; null waits for ever."""
+    """How long a driver lets a trial train, all its repeats together, before it fails as hanging;
+    null waits for ever."""
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +119,10 @@ class SearchConfig(Config):
         if self.strategy not in STRATEGIES:
             raise ConfigError("strategy", f"must be one of {', '.join(STRATEGIES)}", self.strategy)
         check_objectives(self.objectives)
+        if self.repeats > 1 and self.stopper != NO_STOPPER:
+            rule = f"must be {NO_STOPPER} with repeats above 1, as it judges single trainings"
+            fix = f"set stopper: {NO_STOPPER}, or repeats: 1"
+            raise ConfigError("stopper", rule, self.stopper, fix)
         return self
 
     def latency_table(self, path: Path | None = None) -> "LatencyTable | None":

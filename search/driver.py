@@ -9,6 +9,7 @@ from castling.data.index import INDEX_FILE, IndexFile
 from castling.errors import ConfigError, RunFolderError
 from castling.training.checkpoint import remove_checkpoint
 from castling.training.data import TrainingData, training_data
+from castling.training.seeds import seeded
 from castling.training.summary import describe
 from castling.training.teacher import check_weights
 from reports.database import complete_url
@@ -100,7 +101,7 @@ def run(
     data = training_data(base, trainings=expected_trainings(config), index=index)
     if manifest is not None:
         check_images(folder, manifest, data)
-    check_weights(base)
+    check_weights(seeded(base, 0))
     url = _database(storage, manifest)
     if manifest is None:
         _check_database(folder, url)
@@ -218,7 +219,8 @@ class _Search:
             TrialState.FAILED,
         ):
             return
-        remove_checkpoint(training_path(self._folder, record.trial))
+        for repeat in (None, *range(self._context.config.repeats)):
+            remove_checkpoint(training_path(self._folder, record.trial, repeat))
         if record.state == TrialState.TRAINED:
             self._trained.append(record)
             front = front_of(self._trained, self._context.objectives, self._context.budget)

@@ -24,6 +24,8 @@ class Overrides(Limits, total=False):
     value."""
     trials: int | None
     """Number of candidates to train."""
+    repeats: int | None
+    """Number of trainings of each candidate."""
     workers: int | None
     """Number of candidates to train at a time."""
     strategy: str | None

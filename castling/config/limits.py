@@ -29,6 +29,8 @@ LARGEST_OPTION = 2**16
 MOST_EPOCHS = 1_000_000
 LARGEST_BATCH = 2**20
 """Images per step."""
+MOST_REPEATS = 100
+"""Trainings of one candidate."""
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 4_096
 """Trainings at a time, and CPU cores or GPUs of each."""

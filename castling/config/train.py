@@ -11,6 +11,8 @@ from castling.config.limits import LARGEST_BATCH, MOST_EPOCHS
 from castling.errors import ConfigError
 
 
+TRIAL = "trial"
+"""The value of `seed` that gives each trial of a search its own."""
 ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
 
 
@@ -114,8 +116,9 @@ class TrainConfig(Config):
     the best value of the task's primary metric in validation; or the moving average."""
     checkpoint_minutes: float = Field(default=10.0, gt=0.0)
     """Longest time between two checkpoints, within an epoch too."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of initial weights, order, augmentation and drop path."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | Literal["trial"] = 0
+    """Seed of initial weights, order, augmentation and drop path. `trial`, in a search, gives each
+    trial its own, from the search's seed and its number; the trial's config holds it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -129,3 +132,10 @@ class TrainConfig(Config):
             if not 0.0 <= beta < 1.0:
                 raise ConfigError("betas", "must be two numbers from 0 up to 1, 1 excluded", beta)
         return self
+
+    def fixed_seed(self) -> int:
+        """Return the seed as a number; ConfigError where it is `trial`, outside of a search."""
+        if isinstance(self.seed, str):
+            rule = "must be a number outside of a search, which gives each trial its own"
+            raise ConfigError("train.seed", rule, self.seed, "set train.seed=0, or another")
+        return self.seed

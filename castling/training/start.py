@@ -41,14 +41,16 @@ def start_training(run: RunConfig, initial: nn.Module | None, device: torch.devi
             unreadable.
     """
     task = TASKS[run.task].build(run)
-    model = build(run.model, seed=run.train.seed)
+    model = build(run.model, seed=run.train.fixed_seed())
     initial = load_initial(run) if initial is None else initial
     weights = "" if initial is None else begin_with(model, initial)
     model.to(device)
     if run.train.distill is None:
         return Start(model=model, task=task, weights_digest=weights)
     teacher = load_teacher(run, initial).to(device)
-    distillation = Distillation(run.train.distill, model, teacher, run.train.seed).to(device)
+    distillation = Distillation(run.train.distill, model, teacher, run.train.fixed_seed()).to(
+        device
+    )
     return Start(
         model=model,
         task=Distilled(task, distillation),
@@ -58,5 +60,6 @@ def start_training(run: RunConfig, initial: nn.Module | None, device: torch.devi
 
 def check_start(run: RunConfig) -> None:
     """Raise the errors of a training before its first step, such as weights that do not fit."""
+    run.train.fixed_seed()
     if run.train.initial is not None or run.train.distill is not None:
         start_training(run, None, torch.device("cpu"))

@@ -57,7 +57,7 @@ def load_initial(run: RunConfig) -> nn.Module | None:
     if stock is None:
         raise ConfigError("train.initial", "must be a folder of castling's here", initial)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.train.seed)
+        torch.manual_seed(run.train.fixed_seed())
         weights = None if initial == PRETRAINED else path
         return _timm_initial(stock, weights)
 

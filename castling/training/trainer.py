@@ -188,7 +188,7 @@ class Trainer:
     def epoch(self) -> EpochMetrics:
         """Train one epoch and validate, with and without the auxiliary branches."""
         config = self.run.train
-        seed = epoch_seed(config.seed, self.epochs)
+        seed = epoch_seed(config.fixed_seed(), self.epochs)
         generator = Generator().manual_seed(seed)
         order = training_order(self._labels, config, generator)
         self._epoch = epoch = EpochInProgress(

@@ -38,6 +38,9 @@ def search(
     objective: ObjectiveOption = None,
     points: Annotated[Path | None, typer.Option(help="YAML file of points to try first.")] = None,
     trials: Annotated[int | None, typer.Option(help="How many candidates to train.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="How often to train each candidate, with other seeds.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="How many to train at a time.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Where candidates come from.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Who proposes candidates.")] = None,
@@ -70,6 +73,7 @@ def search(
         objectives=parse_objectives(objective) if objective else None,
         points=points,
         trials=trials,
+        repeats=repeats,
         workers=workers,
         strategy=strategy,
         sampler=sampler,

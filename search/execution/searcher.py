@@ -59,6 +59,8 @@ class StudySearcher(Searcher):
         return {
             "trial": proposal.trial,
             "run": json.dumps(located(proposal.run).to_data()),
+            "seeds": [*proposal.seeds],
+            "objectives": [(goal.metric, goal.direction) for goal in self._study.objectives],
             "folder": str(self._run),
             "seconds": self._limit,
             "rungs": self._rungs.epochs(proposal.run.train.epochs),

@@ -2,8 +2,9 @@
 
 import faulthandler
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +14,20 @@ import torch
 from ray import tune
 
 from castling.config import RunConfig
+from castling.files import write_text
+from castling.metrics import Direction
 from castling.model.castle import castle
 from castling.model.storage import save_weights
 from castling.tasks import TASKS
 from castling.training.callbacks import Curve
 from castling.training.data import TrainingData
-from castling.training.loop import train
+from castling.training.loop import Trained, train
 from castling.training.metrics import EpochMetrics
 from castling.training.out_of_memory import is_out_of_memory
-from reports.curves import read_curve
+from castling.training.seeds import seeded
+from reports.curves import read_curve, recorded
 from reports.records import TrialState, curve_path, training_path, weights_path
+from search.execution.repeats import mean_and_spread, median_repeat
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Outcome
 
@@ -47,8 +52,9 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
     """Train one trial and report its outcome to Ray Tune.
 
     Args:
-        config: `trial` number, `run` as JSON, `folder` of the run, the epochs that are `rungs`,
-            torch `threads` and `device`, and how many `seconds` it may take, or None.
+        config: `trial` number, `run` as JSON, the `seeds` of its repeats, the (metric, direction)
+            of the search's `objectives`, `folder` of the run, the epochs that are `rungs`, torch
+            `threads` and `device`, and how many `seconds` it may take, or None.
         data: training and validation images, from Ray's object store.
     """
     torch.set_num_threads(config["threads"])
@@ -79,9 +85,46 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:
-    trial, rungs = config["trial"], frozenset(config["rungs"])
+    """Train every repeat, one after the other, and keep the weights of the median one."""
+    trial, num_repeats = config["trial"], len(config["seeds"])
+    trained = _train_repeat(run, data, folder, config, 0)
+    ends = [recorded(trained.metrics)]
+    for repeat in range(1, num_repeats):
+        trained = _train_repeat(run, data, folder, config, repeat)
+        ends.append(recorded(trained.metrics))
+    metric, direction = _ranked_by(config["objectives"], ends[0], run)
+    kept = median_repeat([end.get(metric, math.nan) for end in ends], direction)
+    if kept < num_repeats - 1:  # it is over: its checkpoint is loaded
+        trained = _train_repeat(run, data, folder, config, kept)
+    if num_repeats > 1:
+        lines = [epoch.to_line() for epoch in read_curve(folder, trial, kept)]
+        write_text(curve_path(folder, trial), "".join(f"{line}\n" for line in lines))
+    save_weights(castle(trained.model), weights_path(folder, trial))
+    return Outcome(
+        state=TrialState.TRAINED,
+        metrics=mean_and_spread(ends),
+        epochs=trained.metrics.epoch,
+        seed=config["seeds"][kept],
+    )
+
+
+def _ranked_by(
+    objectives: Sequence[tuple[str, Direction]], measured: Mapping[str, float], run: RunConfig
+) -> tuple[str, Direction]:
+    """Return the first objective that training measures, else the task's primary metric."""
+    task = TASKS[run.task]
+    first = (goal for goal in objectives if goal[0] in measured)
+    return next(first, (task.primary, task.metrics[task.primary]))
+
+
+def _train_repeat(
+    run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any], repeat: int
+) -> Trained:
+    """Train one repeat, or go on with it."""
+    trial, rungs, seeds = config["trial"], frozenset(config["rungs"]), config["seeds"]
+    run, file = seeded(run, seeds[repeat]), repeat if len(seeds) > 1 else None
     primary = TASKS[run.task].primary
-    curve = read_curve(folder, trial)
+    curve = read_curve(folder, trial, file)
     reported_at = time.monotonic()
 
     def on_epoch(metrics: EpochMetrics) -> bool:
@@ -90,7 +133,7 @@ def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str
         if metrics.epoch == run.train.epochs:
             return True
         report = {
-            "epoch": metrics.epoch,
+            "epoch": (repeat * run.train.epochs + metrics.epoch) // len(seeds),
             SCORE: json.dumps({primary: metrics.metrics[primary]}),
             "trial": trial,
         }
@@ -103,14 +146,12 @@ def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str
         reported_at = time.monotonic()
         return True
 
-    trained = train(
+    return train(
         run,
         data,
-        callbacks=[Curve(curve_path(folder, trial))],
+        callbacks=[Curve(curve_path(folder, trial, file))],
         on_epoch=on_epoch,
-        checkpoint=training_path(folder, trial),
+        checkpoint=training_path(folder, trial, file),
         newest_epoch=len(curve),
         device=config["device"],
     )
-    save_weights(castle(trained.model), weights_path(folder, trial))
-    return Outcome.of(trained.metrics, TrialState.TRAINED)

@@ -63,6 +63,16 @@ class TrialStore:
         """Store a trial's training config."""
         self._set(number, CONFIG_ATTRIBUTE, run.to_data())
 
+    def config(self, number: int) -> object:
+        """Return a trial's training config as plain data; None where there is none."""
+        return self._storage.get_trial(self.identity(number)).user_attrs.get(CONFIG_ATTRIBUTE)
+
+    def copy_config(self, source: int, number: int) -> None:
+        """Give a trial the config of another, unless it has the same."""
+        config = self.config(source)
+        if config is not None and config != self.config(number):
+            self._set(number, CONFIG_ATTRIBUTE, config)
+
     def set_rungs(self, number: int, reached: Mapping[int, Mapping[str, float]]) -> None:
         """Store a trial's measured objectives at each rung."""
         self._set(

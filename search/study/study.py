@@ -13,7 +13,8 @@ from castling.config import RunConfig
 from castling.errors import ConfigError, InvalidPointError
 from castling.model.check import digest, run_config
 from castling.training.out_of_memory import with_less_memory
-from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
+from castling.training.seeds import seeded, trial_seeds
+from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Objective, Record, TrialState
 from search.context import SearchContext
 from search.samplers import BUDGET_CONSTRAINT
 from search.strategies import STRATEGIES, Turn
@@ -48,6 +49,7 @@ class SearchStudy:
         self._on_record = on_record
         self._running: dict[int, Record] = {}
         self._runs: dict[int, RunConfig] = {}
+        self._seeds: dict[int, tuple[int, ...]] = {}
         self._deaths: Counter[int] = Counter()
         self._divided: set[int] = set()
         self._finished: dict[str, Record] = {}
@@ -73,6 +75,11 @@ class SearchStudy:
         return [*self._finished.values()]
 
     @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives of the search."""
+        return self._context.objectives
+
+    @property
     def running(self) -> Mapping[int, Record]:
         """The trials whose training has begun and not ended, by number; interrupted ones too."""
         return self._running
@@ -93,8 +100,10 @@ class SearchStudy:
 
     def finish(self, trial: int, outcome: Outcome) -> None:
         """Record how a trial's training ended and report it to the strategy."""
-        record = self._running.pop(trial)
-        del self._runs[trial]
+        record, run = self._running.pop(trial), self._runs.pop(trial)
+        del self._seeds[trial]
+        if outcome.seed not in (None, run.train.seed):
+            self._store.set_config(trial, seeded(run, outcome.seed))
         record = record.replace(
             state=outcome.state,
             reason=outcome.reason or record.reason,
@@ -115,7 +124,8 @@ class SearchStudy:
         if not divided and (out_of_memory or self._deaths[trial] >= self._config.retries):
             return False
         self._deaths[trial] += not out_of_memory
-        self._interrupted.append(Proposal(trial=trial, run=self._runs[trial]))
+        run, seeds = self._runs[trial], self._seeds[trial]
+        self._interrupted.append(Proposal(trial=trial, run=run, seeds=seeds))
         return True
 
     def _divide(self, trial: int) -> bool:
@@ -169,10 +179,16 @@ class SearchStudy:
             reason = f"over budget: {spent.words(self._config.budget)}"
             self._finish(record.replace(state=TrialState.REFUSED, reason=reason))
             return None
+        seeds = self._trial_seeds(trial.number, run)
+        run = seeded(run, seeds[0])
         self._store.set_config(trial.number, run)
-        return self._begin(record, run)
+        return self._begin(record, run, seeds)
 
-    def _begin(self, record: Record, run: RunConfig) -> Proposal | None:
+    def _trial_seeds(self, trial: int, run: RunConfig) -> tuple[int, ...]:
+        config = self._config
+        return trial_seeds(run.train.seed, config.seed, trial, config.repeats)
+
+    def _begin(self, record: Record, run: RunConfig, seeds: tuple[int, ...]) -> Proposal | None:
         """Return the trial as a proposal unless an equal one is finished or running."""
         known = self._finished.get(record.config_id)
         if known is not None:
@@ -192,11 +208,13 @@ class SearchStudy:
             self._duplicates.setdefault(record.config_id, []).append(record)
             return None
         self._running[record.trial], self._runs[record.trial] = record, run
+        self._seeds[record.trial] = seeds
         self.num_started += 1
-        return Proposal(trial=record.trial, run=run)
+        return Proposal(trial=record.trial, run=run, seeds=seeds)
 
     def _replay(self, record: Record, known: Record) -> None:
         full = known.state == TrialState.TRAINED
+        self._store.copy_config(known.trial, record.trial)  # with the seed that was trained
         self._finish(
             known.replace(
                 trial=record.trial,
@@ -249,7 +267,8 @@ class SearchStudy:
         self._num_rejected = 0 if is_new else self._num_rejected + 1
         if record.state == TrialState.RUNNING:
             run = run_config(trial.user_attrs[CONFIG_ATTRIBUTE], f"trial {trial.number}")
-            proposal = self._begin(record.replace(replay_of=None), run)
+            seeds = self._trial_seeds(trial.number, self._decoded(trial) or run)
+            proposal = self._begin(record.replace(replay_of=None), run, seeds)
             if proposal is not None:
                 self._interrupted.append(proposal)
             return
@@ -265,7 +284,12 @@ class SearchStudy:
         The record has the digest of the version that wrote it. None if the point no longer
         decodes.
         """
+        run = self._decoded(trial)
+        return None if run is None else digest(run)
+
+    def _decoded(self, trial: FrozenTrial) -> RunConfig | None:
+        """Return the config of a stored trial's point, None if it no longer decodes."""
         try:
-            return digest(decode(self._context.space, trial.params))
+            return decode(self._context.space, trial.params)
         except (ConfigError, InvalidPointError):
             return None

@@ -16,6 +16,8 @@ class Proposal:
 
     trial: int
     run: RunConfig
+    seeds: tuple[int, ...]
+    """Of its trainings, one after the other; see `castling.training.seeds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class Outcome:
     epochs: int = 0
     out_of_memory: bool = False
     """Whether it ran out of memory."""
+    seed: int | None = None
+    """That of the training whose weights are kept; None is the config's."""
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:

@@ -103,3 +103,14 @@ def test_run_without_curves_has_an_empty_typed_frame(run: Path) -> None:
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError):
         reports.load_curves(tmp_path)
+
+
+def test_repeats_have_curves_of_their_own(run: Path) -> None:
+    append_line(curve_path(run, 4), epoch(1).to_line())
+    for repeat, loss in ((0, 2.0), (1, 1.0)):
+        append_line(curve_path(run, 4, repeat), epoch(1, loss).to_line())
+    assert list(reports.load_curves(run).trial) == [4]
+    curves = reports.load_curves(run, [4], repeats=True)
+    assert list(curves.columns)[:3] == ["trial", "repeat", "epoch"]
+    assert list(zip(curves.repeat, curves.loss, strict=True)) == [(0, 2.0), (1, 1.0)]
+    assert read_curve(run, 4, 1) == [epoch(1)]

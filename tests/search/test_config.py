@@ -109,6 +109,8 @@ def test_settings_reach_one_block_or_all() -> None:
         ({"stopper": "nope"}, "stopper"),
         ({"trails": 3}, "trails"),
         ({"trials": 0}, "trials"),
+        ({"repeats": 3, "stopper": "pareto"}, "stopper: must be none with repeats above 1, .*"),
+        ({"repeats": 0}, "repeats"),
         ({"trials": True}, "trials: must be a number, got True"),
         ({"workers": False}, "workers: must be a number, got False"),
         ({"budget": {"max_macs": True}}, "max_macs: must be a .*, got True"),

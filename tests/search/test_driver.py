@@ -31,6 +31,7 @@ from search.display import Display
 from search.execution.cluster import share
 from search.stoppers import STOPPERS, StopperSpec
 from search.study.run_folder import LOCK_FILE
+from search.train import train_config
 from space.cost import cost
 
 
@@ -361,3 +362,24 @@ def test_an_interrupted_search_stops_the_trials_that_the_uninterrupted_one_does(
     expected, found = (reports.load(tmp_path / name)[columns] for name in ("whole", "parts"))
     assert set(expected.state) == {"trained", "stopped"}
     pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.slow
+def test_repeats_are_recorded_and_the_median_is_exported_and_trained_again(
+    ray_session: None, tmp_path: Path
+) -> None:
+    settings = {"train.epochs": 2, "train.seed": "trial", "data.num_train": 300}
+    run = tmp_path / "run"
+    summary = search.run("smoke", out=run, trials=2, repeats=3, settings=settings)
+    assert (summary.trained, summary.failed) == (2, 0)
+    trials, curves = reports.load(run), reports.load_curves(run, repeats=True)
+    ends = curves[curves.epoch == 2].groupby("trial").top1
+    assert list(ends.mean()) == pytest.approx(list(trials.top1))
+    assert list(ends.std()) == pytest.approx(list(trials.top1_std))
+    assert not list((run / CHECKPOINTS_FOLDER).glob("*.training*"))
+    number = int(trials.pareto.front().trial.iloc[0])
+    metrics = export(run, tmp_path / "best", trial=number)
+    assert metrics.validation["top1"] == ends.median()[number]
+    assert evaluate_folder(tmp_path / "best").is_reproduced
+    again = train_config(tmp_path / "best", tmp_path / "again")
+    assert (again.validation, again.test) == (metrics.validation, metrics.test)

@@ -42,6 +42,7 @@ OPTIONS = {
         "--out", "--max-macs", "--max-params", "--trials", "--workers", "--sampler", "--seed",
         "--images", "--set", "--resume", "--address", "--storage", "--max-latency-ms",
         "--objective", "--points", "--strategy", "--stopper", "--max", "--min", "--training",
+        "--repeats",
     },
     "status": set(),
     "front": {"--format", "--max", "--min"},

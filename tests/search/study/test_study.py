@@ -435,3 +435,63 @@ def test_records_of_version_1_are_reopened_under_the_digests_of_today(tmp_path: 
     for record in study.records:
         run = run_config(load_config(folder, record.trial))
         assert record.config_id == digest(run) != before[record.trial] == digest_v1(run)
+
+
+def seeds_of_configs(folder: Path) -> dict[int, int]:
+    trials = open_storage(folder, None).get_all_trials(0)
+    return {
+        trial.number: trial.user_attrs["config"]["train"]["seed"]
+        for trial in trials
+        if "config" in trial.user_attrs
+    }
+
+
+def own_seeds(trials: int, **changes: object) -> SearchConfig:
+    data = {**TINY, "trials": trials, **changes}
+    return SearchConfig.from_data({**data, "set": {**TINY["set"], "train.seed": "trial"}})
+
+
+def test_each_trial_has_its_own_seed_and_its_config_holds_it(tmp_path: Path) -> None:
+    proposals = exhaust(open_search(tmp_path, own_seeds(12)))
+    seeds = [proposal.run.train.seed for proposal in proposals]
+    assert len({*seeds}) == len(proposals) == 12
+    assert [proposal.seeds for proposal in proposals] == [(seed,) for seed in seeds]
+    stored = seeds_of_configs(tmp_path)
+    assert [stored[proposal.trial] for proposal in proposals] == seeds
+
+
+def test_an_equal_candidate_is_replayed_with_the_seed_that_was_trained(tmp_path: Path) -> None:
+    records: list[Record] = []
+    exhaust(open_search(tmp_path, own_seeds(50), records.append))
+    replayed = [record for record in records if record.state == TrialState.REPLAYED]
+    assert replayed
+    stored = seeds_of_configs(tmp_path)
+    assert all(stored[record.trial] == stored[record.replay_of] for record in replayed)
+
+
+def test_an_interrupted_trial_keeps_its_seeds_whatever_its_config_says_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver may die after it stored the median seed and before it recorded the trial."""
+    repeated = own_seeds(3, repeats=3)
+    study = open_search(tmp_path, repeated)
+    proposal = study.propose()
+    assert proposal is not None
+    assert len({*proposal.seeds}) == 3
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    outcome = replace(trained(0.7), seed=proposal.seeds[2])
+    with monkeypatch.context() as place:
+        place.setattr(study._store, "set_record", die)
+        with pytest.raises(KeyboardInterrupt):
+            study.finish(proposal.trial, outcome)
+    assert seeds_of_configs(tmp_path)[proposal.trial] == proposal.seeds[2]
+    again = open_search(tmp_path, repeated)
+    resumed = again.propose()
+    assert resumed is not None
+    assert (resumed.trial, resumed.seeds) == (proposal.trial, proposal.seeds)
+    again.finish(resumed.trial, outcome)
+    assert seeds_of_configs(tmp_path)[resumed.trial] == proposal.seeds[2]
+    assert len(open_search(tmp_path, repeated).records) == 1

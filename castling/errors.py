@@ -170,13 +170,15 @@ class UnreachableError(CastlingError, ConnectionError):
 class CheckpointError(CastlingError, ValueError):
     """A weights file is truncated, foreign or does not fit its config."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    def __init__(
+        self, path: str, reason: str, fix: str = "restore the file or export again"
+    ) -> None:
+        super().__init__(path, reason, fix)
+        self.path, self.reason, self.fix = path, reason, fix
 
     def __str__(self) -> str:
-        """One sentence: the file and the reason."""
-        return f"{self.path}: cannot be loaded, {self.reason}; restore the file or export again"
+        """One sentence: the file, the reason, the remedy."""
+        return f"{self.path}: cannot be loaded, {self.reason}; {self.fix}"
 
 
 class DataError(CastlingError, ValueError):

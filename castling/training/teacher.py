@@ -225,7 +225,8 @@ def _shape(model: Architecture) -> Shape:
 
 def _not_fetched(name: str, error: Exception) -> CheckpointError:
     reason = shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
-    return CheckpointError(f"timm's {name}", f"its weights cannot be fetched ({reason})")
+    fix = "check the connection, or name a file in train.initial, --from or train.distill.weights"
+    return CheckpointError(f"timm's {name}", f"its weights cannot be fetched ({reason})", fix)
 
 
 def digest_of(model: nn.Module) -> str:

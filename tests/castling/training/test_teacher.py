@@ -252,4 +252,6 @@ def test_weights_that_cannot_be_fetched_are_said_to_be(
     model = backbone_config("deit_tiny_patch16_224", "linear_angular")
     monkeypatch.setattr(timm, "create_model", unreachable)
     train = {"initial": "pretrained"} if role == "initial" else taught(teacher=model.backbone)
-    refused(run_of(model, **train), CheckpointError, r"^timm's deit_.*fetched \(no network\)")
+    refused(
+        run_of(model, **train), CheckpointError, r"^timm's deit_.*fetched \(no network\); check"
+    )

@@ -135,15 +135,17 @@ class ClusterError(CastlingError, RuntimeError):
 
     is_bad_input = False
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(
+        self, reason: str, remedy: str = "try again when the machine is less busy"
+    ) -> None:
+        super().__init__(reason, remedy)
+        self.reason, self.remedy = reason, remedy
 
     def __str__(self) -> str:
         """One sentence: the reason, the remedy."""
         return (
             f"Ray could not be started on this machine ({self.reason}); nothing was begun: "
-            "try again when the machine is less busy"
+            f"{self.remedy}"
         )
 
 

@@ -1,14 +1,18 @@
 """The command line `castling`: its commands assembled, its errors turned into exit codes."""
 
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import typer
 
 from castling.errors import CastlingError, one_line
+from castling.signals import handle
+from castling.surroundings import complete_environment
 from search.commands import data, lists, models, predict, results, search
-from search.commands.console import errors
+from search.commands.console import INTERRUPTED, errors
 
 
 app = typer.Typer(
@@ -27,8 +31,24 @@ COMMANDS = (
     *(lists.recipes, lists.strategies, lists.samplers, lists.stoppers),
 )
 """In the order of `castling --help`."""
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that ends with a line and its exit code where a signal ends it."""
+
+    @functools.wraps(command)
+    def run(*args: object, **options: object) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            errors.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(_interruptible(command))
 app.add_typer(data.app, name="data")
 
 
@@ -50,7 +70,8 @@ def _hide_password() -> None:
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 bad input, 130 interrupted."""
     _hide_password()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    handle(signal.default_int_handler)  # every signal as Ctrl-C
+    complete_environment()
     try:
         app()
     except CastlingError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from castling.config import RunConfig
+from castling.cores import limit_torch_threads
 from castling.data.index import INDEX_FILE, IndexFile
 from castling.data.sources import source_settings
 from castling.errors import ConfigError, RunFolderError
@@ -70,6 +71,7 @@ def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it te
         CastlingError: one of its kinds when config, data or folder are unusable.
     """
     config, out = Path(config), Path(out)
+    limit_torch_threads()
     if num_workers < 1:
         raise ConfigError("--num-workers", "must be at least 1", num_workers)
     begun = {} if initial is None else {"train.initial": str(initial)}
@@ -153,6 +155,11 @@ def _trained(
         # outside of the handler, whose error holds tensors of the step
         run, parts = divided, divided.train.accumulation
         on_note(f"out of memory: each batch passes the model in {parts} parts from here on")
+
+
+def is_begun(out: Path) -> bool:
+    """Return whether a folder holds a training that has not ended."""
+    return (out / CONFIG_FILE).is_file() and not (out / METRICS_FILE).exists()
 
 
 def _claim(out: Path, run: RunConfig, *, resume: bool) -> None:

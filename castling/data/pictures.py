@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castling.config import Architecture
+from castling.cores import available_cores
 from castling.data.dataset import Images, Labels, Rows
 from castling.data.index import ImageIndex
 from castling.data.progress import tracked
@@ -182,7 +183,7 @@ def unreadable(number: int, decode: Callable[[int], object], data: str) -> list[
         return ""
 
     def problems() -> Iterator[str]:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        with ThreadPoolExecutor(available_cores()) as threads:
             for start in range(0, number, AT_A_TIME):
                 yield from threads.map(problem, range(start, min(number, start + AT_A_TIME)))
 

@@ -1,12 +1,12 @@
 """Mean and standard deviation of images, channel by channel, without a copy of all of them."""
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from castling.cores import available_cores
 from castling.data.dataset import Images, LabelledImages, Rows
 from castling.data.progress import tracked
 
@@ -54,7 +54,7 @@ def streamed_statistics(source: LabelledImages, rows: Rows, data: str) -> Statis
     if len(rows) > MOST_COUNTED:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_COUNTED).round().astype(np.int64)]
     parts = np.array_split(rows, max(1, len(rows) // READ_AT_ONCE))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # Pillow frees the lock
+    with ThreadPoolExecutor(available_cores()) as threads:  # Pillow frees the lock
         read = tracked(threads.map(source.read, parts), len(parts), f"{data}: mean and deviation")
         return _checked(*_by_counts(read))
 

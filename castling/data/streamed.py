@@ -25,6 +25,7 @@ from castling.data.transforms import (
     training_pixels,
 )
 from castling.errors import CastlingError
+from castling.signals import ignore
 
 
 AHEAD = 2
@@ -231,6 +232,7 @@ class StreamedBatches:
             persistent_workers=number > 0,
             prefetch_factor=AHEAD if number else None,
             pin_memory=self._device.type == "cuda",
+            worker_init_fn=ignore,  # a signal to all processes: the training ends them
             generator=torch.Generator(),  # its draws stay apart from the training's
         )
 

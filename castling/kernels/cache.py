@@ -9,6 +9,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from castling.surroundings import cache_home
+
 
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -24,7 +26,9 @@ def folder() -> Path:
     Raises:
         OSError: when there is no folder that others cannot write, temporary ones included.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    home = cache_home()
+    if home is None:
+        return _temporary()
     folder = (home / "castling").resolve()
     try:
         _make(folder)

@@ -12,6 +12,7 @@ from typing import Any
 
 from castling.errors import CheckpointError
 from castling.files import append_line
+from castling.signals import handle, restore
 from castling.training.checkpoint import Snapshot, load_checkpoint, previous_checkpoint
 from castling.training.metrics import EpochMetrics
 from castling.training.trainer import Callback, Trainer
@@ -48,8 +49,8 @@ class Checkpoints(Callback):
     checkpoint in the same folder is then used if it is valid. This must be the last of the
     callbacks, as a checkpoint must not be newer than the curve.
 
-    At SIGTERM or SIGINT, in the main thread, the step in progress is finished, a checkpoint is
-    written, and the signal takes its usual course; a second signal does so at once.
+    At SIGTERM, SIGINT or SIGHUP, in the main thread, the step in progress is finished, a
+    checkpoint is written, and the signal takes its usual course; a second signal does so at once.
 
     Args:
         path: the file.
@@ -78,8 +79,7 @@ class Checkpoints(Callback):
                 break
         self._started = self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._signals[number] = signal.signal(number, self._catch)
+            self._signals = handle(self._catch)
 
     def on_step(self, trainer: Trainer) -> None:
         """Write a checkpoint where its time has come, or a signal asks to end."""
@@ -109,9 +109,8 @@ class Checkpoints(Callback):
 
     def _release(self) -> None:
         """Give the signals back to whom they belonged."""
-        for number, handler in self._signals.items():
-            signal.signal(number, handler)
-        self._signals.clear()
+        restore(self._signals)
+        self._signals = {}
 
     def _save(self, trainer: Trainer) -> None:
         """Copy the state and have it written, after any earlier write."""

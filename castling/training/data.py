@@ -1,7 +1,6 @@
 """The images of a training, in memory or streamed; those for tests are loaded apart."""
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,8 @@ from castling.data.selection import Selection
 from castling.data.statistics import Statistics, statistics, streamed_statistics
 from castling.data.streamed import StreamedBatches, Workers
 from castling.errors import ConfigError, DataError
+from castling.scratch import scratch_folder
+from castling.surroundings import cache_home
 from castling.tasks import TASKS
 from castling.training.preprocessing import crop_of, needs_statistics, with_statistics
 from castling.untrusted.memory import available_bytes
@@ -118,8 +119,7 @@ def training_data(
 
 def packs_folder() -> Path:
     """Return the folder of the packs of `data.cache: disk`, in the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return home / "castling" / "packs"
+    return (cache_home() or scratch_folder()) / "castling" / "packs"
 
 
 def load_test(config: DataConfig, model: Architecture, task: str = DEFAULT_TASK) -> Images:

@@ -19,6 +19,7 @@ from search.commands.options import (
     RunArgument,
     SetOption,
     TrainingOption,
+    is_requeued,
     parse_bounds,
     parse_settings,
 )
@@ -93,8 +94,9 @@ def train(
     ] = None,
 ) -> None:
     """Train one config with the full scheme, test it, and write the castled model."""
-    from search.train import train_config
+    from search.train import is_begun, train_config
 
+    resume = resume or (is_requeued() and is_begun(out))
     try:
         metrics = train_config(
             config,

@@ -1,5 +1,6 @@
 """Options that several commands share, and the parsing of their values."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -44,6 +45,11 @@ ObjectiveOption = Annotated[
         "--objective", metavar="METRIC:DIRECTION", help="What to trade off: top1:max, macs:min."
     ),
 ]
+
+
+def is_requeued() -> bool:
+    """Return whether Slurm has started this job before, which then goes on by itself."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`castling search`: runs a recipe with the options of the command line."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from search.commands.options import (
     ObjectiveOption,
     SetOption,
     TrainingOption,
+    is_requeued,
     parse_bounds,
     parse_settings,
 )
@@ -66,6 +68,7 @@ def search(
     from search.objectives import parse_objectives
     from search.overrides import Overrides
 
+    resume = resume or (is_requeued() and (folder / MANIFEST_FILE).exists())
     overrides = Overrides(
         max_macs=max_macs,
         max_params=max_params,
@@ -97,7 +100,8 @@ def search(
         )
     except KeyboardInterrupt:
         begun = (folder / MANIFEST_FILE).exists()
-        hint = f"go on with: castling search --out {folder} --resume" if begun else "nothing begun"
+        command = shlex.join(["castling", "search", "--out", str(folder), "--resume"])
+        hint = f"go on with: {command}" if begun else "nothing begun"
         errors.print(f"interrupted; {hint}")
         raise typer.Exit(INTERRUPTED) from None
     if summary.exhausted:

@@ -4,14 +4,16 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import ray
 
-from castling.errors import ClusterError, ConfigError
+from castling.cores import available_cores
+from castling.errors import ConfigError
 from reports.database import passwords_hidden
 from search.config import SearchConfig
+from search.execution.machine import local_ray
 
 
 TOKEN_HINT = "set RAY_AUTH_MODE=token where the cluster asks for its token"
@@ -49,26 +51,23 @@ def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, f
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker: the record says it
-    local = address is None
     if address is not None:
         _check_answers(address)
     if ray.is_initialized():  # by the caller, who also ends it
         yield ray.cluster_resources()
         return
+    if address is None:
+        with ExitStack() as stack:
+            with passwords_hidden():  # no worker opens the database
+                stack.enter_context(local_ray(max(available_cores(), at_least)))
+            yield ray.cluster_resources()
+        return
     try:
-        with passwords_hidden():  # no worker opens the database
-            ray.init(
-                address="local" if local else address,
-                num_cpus=max(os.cpu_count() or 1, at_least) if local else None,
-                include_dashboard=False if local else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except Exception as error:  # noqa: BLE001 - a bare one, where Ray does not start in time
+        with passwords_hidden():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # noqa: BLE001 - Ray's kinds differ by version
         ray.shutdown()
         reason = str(error).strip().partition("\n")[0]
-        if local:
-            raise ClusterError(reason) from None
         rule = f"must be a Ray cluster that answers ({reason})"
         raise ConfigError("address", rule, address, TOKEN_HINT) from None
     try:
@@ -91,7 +90,7 @@ def _check_answers(address: str) -> None:
 
 def expected_trainings(config: SearchConfig) -> int:
     """Return how many trials a search trains at a time on a machine like this one."""
-    fitting = max(1, (os.cpu_count() or 1) // config.cpus_per_trial)
+    fitting = max(1, available_cores() // config.cpus_per_trial)
     return min(config.workers or fitting, fitting, config.trials)
 
 

@@ -6,7 +6,6 @@ them anew when one dies; they then go on from the checkpoint in the training's f
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -21,6 +20,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from castling.config import RunConfig
+from castling.cores import available_cores
 from castling.data.index import INDEX_FILE, IndexFile
 from castling.errors import CastlingError, ClusterError, ConfigError, one_line
 from castling.files import write_text
@@ -100,7 +100,7 @@ def train_on_workers(  # noqa: PLR0913 - a training, its files and its processes
                 "run": json.dumps(run.to_data()),
                 "out": str(out.absolute()),
                 "trained_by": trained_by,
-                "threads": min(threads, os.cpu_count() or 1),
+                "threads": min(threads, available_cores()),
                 **names,
             },
             torch_config=TorchConfig(

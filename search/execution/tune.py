@@ -3,6 +3,7 @@
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +11,7 @@ from types import FrameType
 from ray import tune
 
 from castling.packages import PackageFunction
+from castling.signals import handled
 from castling.training.data import TrainingData
 from search.config import SearchConfig
 from search.execution.cluster import Resources, joined, share
@@ -17,6 +19,10 @@ from search.execution.contract import Executor, Work
 from search.execution.scheduler import RungScheduler
 from search.execution.searcher import StopWhenTold, StudySearcher
 from search.execution.worker import train_trial
+
+
+ORDERLY_END_S = 12.0
+"""How long trials may take to end after a signal; Slurm kills what is there after 30 s."""
 
 
 @contextmanager
@@ -81,22 +87,22 @@ class TuneExecutor:
 
 @contextmanager
 def _interruptible(searcher: StudySearcher) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into an orderly end; a second one ends at once."""
+    """Turn the first signal into an orderly end; a second one, or time, ends at once."""
+    main = threading.main_thread()
+    if threading.current_thread() is not main:  # no signal arrives here
+        yield
+        return
+    again = threading.Timer(ORDERLY_END_S, signal.pthread_kill, (main.ident, signal.SIGINT))
+    again.daemon = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if searcher.interrupted:
             signal.default_int_handler(number, frame)
         searcher.interrupted = True
+        again.start()
 
-    try:
-        earlier = {
-            number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:  # not in the main thread, where no signal arrives
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+    with handled(interrupt):
+        try:
+            yield
+        finally:
+            again.cancel()

@@ -24,6 +24,7 @@ EXAMPLES: list[CastlingError] = [
     errors.RunFolderError("runs/a", "is not empty", "choose another --out"),
     errors.StorageError("runs/a", "No space left on device"),
     errors.ClusterError("the node timed out during startup"),
+    errors.ClusterError("Permission denied", "set TMPDIR to a folder that you can write"),
     errors.UnreachableError("10.0.0.1:29500", 1, 2, 60, "timed out"),
     errors.CheckpointError("best/model.safetensors", "it is truncated"),
     errors.DataError("digits", "train has no images", "install the files anew"),

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 import castling
 import reports
 import search
+from castling import scratch
 from castling.errors import ClusterError, ConfigError, RunFolderError
 from castling.model.check import read_run_config
 from reports.database import PASSWORD_VARIABLES, VARIABLE
@@ -268,8 +269,10 @@ def test_a_database_is_refused_to_a_run_with_a_journal(small_run: Path, tmp_path
 def test_ray_that_does_not_start_is_a_failure_that_begins_nothing(
     no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", "/dev/null/none")
-    with pytest.raises(ClusterError, match="could not be started"):
+    for name in ("RAY_TMPDIR", *scratch.VARIABLES, "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, "/dev/null/none")
+    monkeypatch.setattr(scratch, "FOLDERS", ())
+    with pytest.raises(ClusterError, match=r"could not be started.*Not a directory.*set TMPDIR"):
         search.run("smoke", out=tmp_path / "run", trials=1)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {LOCK_FILE}
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from castling.data.batches import Batch
+from castling.errors import RunFolderError
 from castling.model.check import read_run_config
 from castling.model.storage import read_tensors
 from castling.training.step import Stepper
+from reports.model_metrics import METRICS_FILE
 from search.cli import app
 from search.train import CHECKPOINT_FILE, train_config
 
@@ -83,3 +85,18 @@ def test_sigterm_leaves_a_checkpoint_says_how_to_go_on_and_exits_as_interrupted(
     assert f"castling train {config} --out {out} --resume" in errors.replace("\n", "")
     notes = read_tensors(out / CHECKPOINT_FILE)[1]
     assert "position" in notes
+
+
+def test_a_job_that_slurm_starts_again_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = write_config(tmp_path, epochs=2), tmp_path / "out"
+    command = ["train", str(config), "--out", str(out)]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert CliRunner().invoke(app, command).exit_code == 0  # nothing was begun before
+    (out / METRICS_FILE).unlink()  # as if it had not ended
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert isinstance(CliRunner().invoke(app, command).exception, RunFolderError)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert (out / METRICS_FILE).exists()

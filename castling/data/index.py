@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castling.data.dataset import SPLITS, Rows, SplitName
+from castling.data.statistics import Statistics
 from castling.errors import CheckpointError, DataError, one_line
 from castling.files import write_text
 from castling.untrusted.packed_names import PackedNames
@@ -61,6 +62,8 @@ class ImageIndex:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences on what was found beside the images."""
+    statistics: tuple[tuple[str, Statistics], ...] = ()
+    """Mean and deviation of some of the images, each with a key that says of which."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,13 +120,16 @@ class ImageIndex:
             "shard_files": self.shard_files,
             "skipped": [(one.name, one.reason) for one in self.skipped],
             "notes": self.notes,
+            "statistics": [(key, one.mean, one.std) for key, one in self.statistics],
         }
         arrays = {name: getattr(self, name) for name in _COLUMNS}
         arrays |= {"characters": self.names.characters, "ends": self.names.ends}
-        arrays["facts"] = np.frombuffer(
-            json.dumps(facts).encode(), np.uint8
-        )  # ASCII, surrogates too
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        text = bytearray(json.dumps(facts).encode())  # ASCII, surrogates too
+        arrays["facts"] = np.frombuffer(text, np.uint8)
+        tensors = {
+            name: torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            for name, array in arrays.items()
+        }
         write_tensors(path, tensors, {"castling_images": str(VERSION)})
 
     @classmethod
@@ -219,6 +225,9 @@ def _facts(text: bytes) -> dict[str, Any]:
         ),
         "skipped": tuple(Skipped(name=name, reason=reason) for name, reason in facts["skipped"]),
         "notes": tuple(facts["notes"]),
+        "statistics": tuple(
+            (str(key), Statistics.of(mean, std)) for key, mean, std in facts.get("statistics", ())
+        ),
     }
 
 
@@ -269,6 +278,22 @@ class IndexFile:
                     return self.index
         self.index = build()
         return self.index
+
+    def statistics(self, key: str, compute: Callable[[], Statistics]) -> Statistics:
+        """Return mean and deviation of some images, of a new index computed and kept in it.
+
+        Args:
+            key: which images, decoded how.
+            compute: decodes them.
+        """
+        known = () if self.index is None else self.index.statistics
+        for name, found in known:
+            if name == key:
+                return found
+        found = compute()
+        if self.index is not None:
+            self.index = replace(self.index, statistics=(*known, (key, found)))
+        return found
 
     def write(self, path: Path | None = None) -> None:
         """Write the index, here or to another file, with a list of what is skipped.

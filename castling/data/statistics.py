@@ -1,8 +1,9 @@
 """Mean and standard deviation of images, channel by channel, without a copy of all of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -30,6 +31,19 @@ class Statistics:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> Self:
+        """Return the statistics of as many channels as there are values, from a file.
+
+        Raises:
+            ValueError: when the values are no mean and standard deviation.
+        """
+        found = cls(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+        is_mean = all(0.0 <= value <= 1.0 for value in found.mean)
+        if len(mean) != len(std) or not is_mean or not all(0 < value <= 1 for value in found.std):
+            raise ValueError("values that are no mean and standard deviation of pixels")
+        return found
 
 
 def statistics(images: Images) -> Statistics:

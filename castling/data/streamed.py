@@ -20,8 +20,9 @@ from castling.data.transforms import (
     evaluation_pixels,
     is_squash,
     normalised,
+    policy_of,
     seed_all,
-    seed_of,
+    seeds_of,
     training_pixels,
 )
 from castling.errors import CastlingError
@@ -52,11 +53,12 @@ class _Decoder(Dataset[Any]):
         self._selection, self._labels = selection, selection.labels
         self._training: Transform | None = None
         self._evaluation: Transform | None = None  # arrays are read as they are
-        self._erase = 0.0
+        self._erase, self._has_policy = 0.0, False
         self._shape = (preprocessing.channels, *preprocessing.image_size)
         if augment is not None and augment.crops_pictures:
             self._training = training_pixels(augment, preprocessing)
             self._erase = augment.filled().random_erase or 0.0
+            self._has_policy = policy_of(augment) is not None
         if selection.has_pictures or not is_squash(preprocessing):
             self._evaluation = evaluation_pixels(preprocessing)
 
@@ -69,20 +71,21 @@ class _Decoder(Dataset[Any]):
             return error
 
     def _batch(self, keys: Sequence[tuple[int, int]]) -> Samples:
-        rows = [number % len(self._labels) for _, number in keys]
+        numbers = [number for _, number in keys]
+        rows = [number % len(self._labels) for number in numbers]
         labels = torch.as_tensor(self._labels[rows])
         if self._training is None and self._evaluation is None:
             return Samples(torch.as_tensor(self._selection.arrays(rows)), labels, [])
         images = torch.empty((len(keys), *self._shape), dtype=torch.uint8)
         erased = []
-        for index, (row, (seed, number)) in enumerate(zip(rows, keys, strict=True)):
+        seeds = seeds_of(keys[0][0], numbers)  # one seed of the epoch for the whole batch
+        for index, (row, sample_seed) in enumerate(zip(rows, seeds, strict=True)):
             picture = self._selection.picture(row)
             if self._training is None:
                 assert self._evaluation is not None
                 images[index] = self._evaluation(picture)
                 continue
-            sample_seed = seed_of(seed, number)
-            seed_all(sample_seed)
+            seed_all(sample_seed, numpy=self._has_policy)
             images[index] = self._training(picture)
             rectangle = self._rectangle()
             if rectangle is not None:
@@ -108,10 +111,13 @@ class _Steps(Sampler[list[tuple[int, int]]]):
     """The steps of the epoch that is about to be read; a loader asks again for each."""
 
     def __init__(self) -> None:
-        self.steps: Sequence[list[tuple[int, int]]] = []
+        self.seed = 0
+        self.steps: Sequence[Tensor] = ()
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.steps)
+        """Yield seed and number of the images of a step; a million at once take 120 MB."""
+        seed = self.seed
+        return ([(seed, number) for number in numbers.tolist()] for numbers in self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -179,30 +185,21 @@ class StreamedBatches:
         self, order: Tensor, sizes: Sequence[int], *, seed: int = 0, first_step: int = 0
     ) -> Iterator[Batch]:
         """Yield the batches of a training epoch from a step on; none before it is decoded."""
-        steps = [
-            [(seed, number) for number in numbers.tolist()]
-            for numbers in order.split(list(sizes))[first_step:]
-        ]
-        return self._read(steps)
+        return self._read(seed, order.split(list(sizes))[first_step:])
 
     def in_order(self, size: int = EVALUATION_BATCH) -> Iterator[Batch]:
         """Yield all images in the order of the split."""
-        return self._read(
-            [
-                [(0, number) for number in range(start, min(start + size, self._size))]
-                for start in range(0, self._size, size)
-            ]
-        )
+        return self._read(0, torch.arange(self._size).split(size))
 
     def close(self) -> None:
         """End the loader workers; the batches can be used again, which starts new ones."""
         self._loader = None  # the loader's iterator ends its workers when nobody holds it
 
-    def _read(self, steps: Sequence[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def _read(self, seed: int, steps: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield the batches of some steps, each copied to the device while another is used."""
         if self._loader is None:
             self._loader = self._open()
-        self._steps.steps = steps
+        self._steps.seed, self._steps.steps = seed, steps
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         ready: Batch | None = None
         for samples in self._loader:

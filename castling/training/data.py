@@ -1,8 +1,10 @@
 """The images of a training, in memory or streamed; those for tests are loaded apart."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from castling.data.index import IndexFile
 from castling.data.labels import check_labels
 from castling.data.memory import InMemoryBatches
 from castling.data.pack import packed
+from castling.data.pictures import IndexedPictures
 from castling.data.selection import Selection
 from castling.data.statistics import Statistics, statistics, streamed_statistics
 from castling.data.streamed import StreamedBatches, Workers
@@ -99,7 +102,7 @@ def training_data(
     held = _is_held([train, validation], info, run, trainings)
     in_memory = held and not (pictures and run.train.augment.crops_pictures)
     if unknown and (not in_memory or preprocessing.crop_mode == "border"):
-        found = streamed_statistics(train.source, train.rows, config.name)
+        found = _streamed_statistics(train, config, index)
         preprocessing, unknown = with_statistics(preprocessing, found), False
     images: Images = train
     if config.cache == "disk" and pictures:
@@ -115,6 +118,21 @@ def training_data(
         classes=info.classes,
         preprocessing=preprocessing,
     )
+
+
+def _streamed_statistics(
+    train: Selection, config: DataConfig, index: IndexFile | None
+) -> Statistics:
+    """Return mean and deviation of training images, from the index of the run if it has them."""
+
+    def computed() -> Statistics:
+        return streamed_statistics(train.source, train.rows, config.name)
+
+    if index is None or not isinstance(train.source, IndexedPictures):
+        return computed()
+    content = sha256(json.dumps(train.source.image_shape).encode())
+    content.update(train.source.rows[train.rows].tobytes())
+    return index.statistics(content.hexdigest()[:32], computed)
 
 
 def packs_folder() -> Path:

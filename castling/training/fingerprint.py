@@ -1,10 +1,11 @@
 """Fingerprints of the images of a training, by which a later command sees that they changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from castling.data.arrays import Split
+from castling.data.pictures import IndexedPictures
 from castling.data.selection import Selection
 from castling.training.data import Images, TrainingData
 
@@ -36,15 +37,24 @@ def fingerprint(images: Images) -> str:
     return f"{len(images.labels):,} images, {content.hexdigest()[:8]}"
 
 
-def _names(pictures: Selection) -> list[str]:
-    """Return the name of every image within its class folder, with its size in bytes."""
-    lines = []
+def _names(pictures: Selection) -> Iterator[str]:
+    """Yield the name of every image within its class folder, with its size in bytes."""
     with_sizes = len(pictures) <= MOST_SIZES
-    for row in pictures.rows.tolist():
-        path = Path(pictures.source.name(row)) if hasattr(pictures.source, "name") else Path()
-        size = path.stat().st_size if with_sizes and path.is_file() else 0
-        lines.append(f"{path.parent.name}/{path.name}\0{size}\n")
-    return lines
+    source = pictures.source
+    if isinstance(source, IndexedPictures):  # which need not be looked at again
+        names, sizes = source.store.index.names, source.store.index.sizes
+        for number in source.rows[pictures.rows]:
+            yield _line(names[int(number)], int(sizes[number]) if with_sizes else 0)
+        return
+    for row in pictures.rows:
+        name = source.name(int(row)) if hasattr(source, "name") else ""
+        is_sized = with_sizes and Path(name).is_file()
+        yield _line(name, Path(name).stat().st_size if is_sized else 0)
+
+
+def _line(name: str, size: int) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder.rpartition('/')[2]}/{file}\0{size}\n"
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -1,6 +1,8 @@
 """Image files and bytes become pictures: upright, in 8 bits, decoded by this process alone."""
 
+import functools
 import io
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ BACKGROUND = (255, 255, 255, 255)
 """What is behind transparent pixels: white, as on paper."""
 DEEP_MODES = ("I", "F")
 """Modes of more than 8 bits a channel begin so: I;16, I;16B, I, F."""
+PLAIN_FORMATS = (None, "JPEG")
+"""Formats whose pictures need neither their file nor their decoder once they are loaded."""
 TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -80,13 +84,16 @@ def read_image(path: Path, mode: str, size: tuple[int, int], data: str) -> NDArr
 
 def read_picture(path: Path, mode: str, data: str) -> "Picture":
     """Return an image of Pillow in a mode, L or RGB, at its own size; errors as `read_image`."""
-    check_regular(path, data)
     try:
-        if not path.stat().st_size:  # as the files of /proc have it, some of which never end
-            raise OSError("it is empty")  # noqa: TRY301 - one except names the file
-        return _decoded(path, mode)
+        status = path.stat()  # once: it is a hundredth of what decoding takes
+        is_device = not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
+        if not is_device:
+            if not status.st_size:  # as the files of /proc have it, some of which never end
+                raise OSError("it is empty")  # noqa: TRY301 - one except names the file
+            return _decoded(path, mode)
     except Exception as error:  # noqa: BLE001 - each of Pillow's decoders raises errors of its own
         raise _unreadable(str(path), error, data) from None
+    raise _irregular(path, data)
 
 
 def picture_of(content: bytes, mode: str, name: str, data: str) -> "Picture":
@@ -134,7 +141,7 @@ def size_of(content: bytes, name: str, data: str) -> tuple[int, int]:
 def check_regular(path: Path, data: str) -> None:
     """Raise DataError when a path is a pipe, a socket or a device, which may never end."""
     if is_endless(path):
-        raise DataError(data, f"{path} is no regular file", "remove it")
+        raise _irregular(path, data)
 
 
 def upright(picture: "Picture", mode: str) -> "Picture":
@@ -162,6 +169,8 @@ def upright(picture: "Picture", mode: str) -> "Picture":
         whole = {"La": "LA"}.get(picture.mode)  # which converts to nothing else
         colours = (picture.convert(whole) if whole else picture).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", colours.size, BACKGROUND), colours)
+    if picture.mode == mode and picture.format in PLAIN_FORMATS:
+        return picture  # to convert it would copy it
     return picture.convert(mode)
 
 
@@ -184,6 +193,7 @@ def _head(source: Path | io.BytesIO) -> bytes:
         return file.read(16)
 
 
+@functools.cache
 def _formats() -> list[str]:
     """Return the FORMATS of this Pillow."""
     from PIL import Image
@@ -221,6 +231,10 @@ def _in_8_bits(picture: "Picture") -> "Picture":
     elif picture.mode.startswith("I;16") or picture.format == "PPM" or largest > 255:
         values /= 257
     return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _irregular(path: Path, data: str) -> DataError:
+    return DataError(data, f"{path} is no regular file", "remove it")
 
 
 def _unreadable(name: str, error: Exception, data: str) -> DataError:

@@ -6,7 +6,7 @@ import stat
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,6 @@ SYSTEM_NAMES = frozenset(
 )
 """Files and folders of operating systems, in lower case; names with a dot in front are hidden."""
 DIGITS = re.compile(r"(\d+)")
-SortKey = tuple[list[str | int], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +106,49 @@ class Reached:
 class _Files:
     """The images of one folder, sorted."""
 
-    joined: bytes = b""
-    """Their names, with NUL between."""
+    joined: bytearray = field(default_factory=bytearray)
+    """Their names, with NUL behind each."""
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
     mtimes: "array[int]" = field(default_factory=lambda: array("q"))
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def names(self) -> list[bytes]:
-        """Return their names."""
-        return self.joined.split(b"\0") if self.sizes else []
+    def names(self) -> Iterator[bytes]:
+        """Yield their names."""
+        start = 0
+        while start < len(self.joined):
+            end = self.joined.index(0, start)
+            yield bytes(self.joined[start:end])
+            start = end + 1
+
+
+@dataclass(slots=True)
+class _Found:
+    """The images of one folder, in the order in which the system lists them."""
+
+    keys: list[str] = field(default_factory=list)
+    """Of `sort_key`, which end with the names."""
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    mtimes: "array[int]" = field(default_factory=lambda: array("q"))
+    links: list[str] = field(default_factory=list)
+    """Paths of those that are links."""
+
+    def add(self, name: str, status: os.stat_result) -> None:
+        """Add an image."""
+        self.keys.append(sort_key(_text(name)))
+        self.sizes.append(status.st_size)
+        self.mtimes.append(status.st_mtime_ns)
+
+    def sorted(self) -> _Files:
+        """Return the images sorted by name."""
+        files = _Files()
+        for number in sorted(range(len(self.keys)), key=self.keys.__getitem__):
+            name = self.keys[number].rpartition("\0")[2]
+            files.joined += name.encode("utf-8", "surrogateescape") + b"\0"
+            files.sizes.append(self.sizes[number])
+            files.mtimes.append(self.mtimes[number])
+        return files
 
 
 def image_paths(folder: Path, data: str) -> list[Path]:
@@ -191,36 +222,33 @@ class _Walk:
         path = f"{self._root}/{place}" if place else self._root
         counts = bool(place) or self._with_strays
         self._reached.add_folder(path.rstrip("/") or "/", has_images=counts)
-        found: list[tuple[SortKey, str, int, int]] = []
-        folders = []
+        found, folders = _Found(), []
         try:
             with os.scandir(path) as entries:
-                for entry in sorted(entries, key=lambda one: one.name):
+                for entry in entries:  # not all at once, which may be a million
                     if is_hidden(entry.name):
                         self._num_hidden += 1
                     elif entry.is_dir(follow_symlinks=False) or (
                         entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
                     ):
                         folders.append(f"{place}{entry.name}/")
-                    elif (status := self._image(place, entry)) is not None:
-                        key = sort_key(_text(entry.name))
-                        found.append((key, entry.name, status.st_size, status.st_mtime_ns))
+                    elif (status := self._image(place, entry, found)) is not None:
+                        found.add(entry.name, status)
         except OSError as error:
             reason = f"cannot be listed ({error.strerror})"
             self._problems.append((place.rstrip("/") or ".", reason))
+        for link in sorted(found.links):
+            self._reached.add_link(link)
+        folders.sort()
         self._waiting += reversed(folders)
         self._tops += [] if place else folders
-        found.sort()
-        if not counts:
-            self._strays = tuple(name for _, name, _, _ in found)
-            return _Files()
-        return _Files(
-            joined=b"\0".join(os.fsencode(name) for _, name, _, _ in found),
-            sizes=array("q", [size for _, _, size, _ in found]),
-            mtimes=array("q", [mtime for _, _, _, mtime in found]),
-        )
+        files = found.sorted()
+        if counts:
+            return files
+        self._strays = tuple(map(os.fsdecode, files.names()))
+        return _Files()
 
-    def _image(self, place: str, entry: os.DirEntry[str]) -> os.stat_result | None:
+    def _image(self, place: str, entry: os.DirEntry[str], found: _Found) -> os.stat_result | None:
         """Return the status of a file that may be an image; of another, record what it is."""
         suffix = _suffix(entry.name)
         if suffix not in self._suffixes:
@@ -234,7 +262,7 @@ class _Walk:
             elif not status.st_size:
                 reason = "is no readable image (it is empty)"
             elif entry.is_symlink():
-                self._reached.add_link(entry.path)
+                found.links.append(entry.path)
         except OSError as error:
             reason = f"is no readable image ({error.strerror})"
         if reason:
@@ -255,10 +283,10 @@ class _Walk:
         )
         return Listing(
             names=packed,
-            labels=np.array(labels, np.int32),
+            labels=np.frombuffer(labels, np.int32),
             classes=tuple(_class_name(name) for name in tops),
-            sizes=np.array(sizes, np.int64),
-            mtimes=np.array(mtimes, np.int64),
+            sizes=np.frombuffer(sizes, np.int64),
+            mtimes=np.frombuffer(mtimes, np.int64),
             problems=tuple(sorted(self._problems)),
             strays=self._strays,
             empty=tuple(name for top in self._tops if (name := top.rstrip("/")) not in numbers),
@@ -277,18 +305,20 @@ def _gathered(
 ) -> Iterator[bytes]:
     """Yield the paths of all images in the order of `sort_key`, and fill the other columns."""
     for places in _groups([place for place, files in found.items() if len(files)]):
-        items = [
+        items: Iterable[tuple[bytes, str, int]] = (
             (os.fsencode(place) + name, place, index)
             for place in places
             for index, name in enumerate(found[place].names())
-        ]
+        )
         if len(places) > 1:  # folders in one another, or that differ in case: their files mix
-            items.sort(key=lambda item: sort_key(_text(os.fsdecode(item[0]))))
+            items = sorted(items, key=lambda item: sort_key(_text(os.fsdecode(item[0]))))
         for name, place, index in items:
             labels.append(numbers[place.partition("/")[0]])
             sizes.append(found[place].sizes[index])
             mtimes.append(found[place].mtimes[index])
             yield name
+        for place in places:
+            del found[place]
 
 
 def _groups(places: list[str]) -> Iterator[list[str]]:
@@ -296,10 +326,10 @@ def _groups(places: list[str]) -> Iterator[list[str]]:
 
     The files of two folders mix where one's name begins the other's, as `sort_key` sees names.
     """
-    keys = {place: sort_key(_text(place)) for place in places}
+    parts = {place: _parts(_text(place)) for place in places}
     group: list[str] = []
-    for place in sorted(places, key=keys.__getitem__):
-        if group and not _begins(keys[group[0]][0], keys[place][0]):
+    for place in sorted(places, key=lambda place: sort_key(_text(place))):
+        if group and not _begins(parts[group[0]], parts[place]):
             yield group
             group = []
         group.append(place)
@@ -308,7 +338,7 @@ def _groups(places: list[str]) -> Iterator[list[str]]:
 
 
 def _begins(first: list[str | int], other: list[str | int]) -> bool:
-    """Return whether a name begins with another one; both are split as in `sort_key`."""
+    """Return whether a name begins with another one; both are split into `_parts`."""
     last = len(first) - 1
     return (
         len(other) > last
@@ -317,10 +347,29 @@ def _begins(first: list[str | int], other: list[str | int]) -> bool:
     )
 
 
-def sort_key(name: str) -> SortKey:
-    """Return the sort key of names: numbers in them by size, case last, as timm sorts."""
+def sort_key(name: str) -> str:
+    """Return the sort key of names: numbers in them by size, case last, as timm sorts.
+
+    It is one text, which a million names have memory for. NUL ends each part, and is in no name;
+    a number begins with the count of its digits.
+    """
     parts = DIGITS.split(name.lower())
-    return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], name
+    for place in range(1, len(parts), 2):
+        digits = parts[place] if parts[place].isascii() else _in_ascii(parts[place])
+        digits = digits.lstrip("0") or "0"
+        parts[place] = f"{chr(len(digits))}{digits}"
+        parts[place - 1] += "\0"
+    return "".join((*parts, "\0\0", name))
+
+
+def _in_ascii(digits: str) -> str:
+    return "".join(str(int(digit)) for digit in digits)
+
+
+def _parts(name: str) -> list[str | int]:
+    """Return the texts and numbers that a name consists of, in turn."""
+    parts = DIGITS.split(name.lower())
+    return [int(part) if odd % 2 else part for odd, part in enumerate(parts)]
 
 
 def is_hidden(name: str) -> bool:

@@ -28,7 +28,7 @@ class PackedNames:
             ends.append(len(characters))
         return cls(
             characters=np.frombuffer(characters, np.uint8),
-            ends=np.array(ends, np.int64),
+            ends=np.frombuffer(ends, np.int64),
         )
 
     @classmethod

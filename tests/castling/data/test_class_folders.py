@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -264,3 +265,13 @@ def test_odd_names_are_listed_and_shown_in_one_line(tmp_path: Path) -> None:
     assert {Path(name).name for name in index.names} >= {*odd}
     (tmp_path / "cat" / odd[0]).write_bytes(b"")
     refused(tmp_path, "new\\nline.png is no readable image")
+
+
+@given(st.lists(st.text(st.sampled_from("aAbZ09_. 71\u0663\u00e9\u0130"), min_size=1, max_size=9)))
+def test_names_are_sorted_by_their_texts_and_numbers(names: list[str]) -> None:
+    def slowly(name: str) -> tuple[list[str | int], str]:
+        parts = re.split(r"(\d+)", name.lower())
+        return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], name
+
+    assert sorted(names, key=sort_key) == sorted(names, key=slowly)
+    assert all(sort_key(name).rpartition("\0")[2] == name for name in names)

@@ -13,6 +13,7 @@ from castling.data import class_folders, folder as folder_module, indexed
 from castling.data.folder import Folder
 from castling.data.index import INDEX_FILE, SKIPPED_FILE, ImageIndex, IndexFile
 from castling.errors import CheckpointError, DataError
+from castling.training import data as data_module
 from castling.training.data import images_for_tests, training_data
 from castling.untrusted.packed_names import PackedNames
 from castling.untrusted.tensor_file import read_tensors, write_tensors
@@ -171,3 +172,27 @@ def test_splits_are_next_to_one_another_in_the_order_of_their_names(tmp_path: Pa
     index = class_folders.build_index(tmp_path, "x", "y", skip=False)
     assert index.splits.tolist() == [0] * 6 + [1] * 4 + [2] * 2
     assert index.rows("test").tolist() == [10, 11]
+
+
+def test_mean_and_deviation_are_kept_with_the_index_and_no_image_is_decoded_again(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(pets)
+    run = run.replace(data=run.data.replace(cache="off"))
+    file = IndexFile(tmp_path / INDEX_FILE, is_new=True)
+    first = training_data(run, index=file)
+    file.write()
+    other = run.replace(data=run.data.replace(num_train=4))
+    fewer = training_data(other, index=IndexFile(file.path))
+    assert fewer.statistics != first.statistics
+    monkeypatch.setattr(data_module, "streamed_statistics", None)
+    again = training_data(run, index=IndexFile(file.path))
+    assert again.preprocessing == first.preprocessing
+    with pytest.raises(TypeError):  # of other images it is computed
+        training_data(other, index=IndexFile(file.path))
+    tensors, metadata = read_tensors(file.path)
+    facts = bytes(tensors["facts"].tolist()).replace(b'"statistics": [["', b'"statistics": [[["')
+    tensors["facts"] = torch.tensor(list(facts), dtype=torch.uint8)
+    write_tensors(file.path, tensors, metadata)
+    with pytest.raises(DataError, match="remove it, and the images are listed anew"):
+        training_data(run, index=IndexFile(file.path))

@@ -16,7 +16,7 @@ from castling.data.pictures import Store
 from castling.data.splits import few, splits_of
 from castling.errors import DataError, one_line
 from castling.untrusted.image_files import picture_of, read_picture, read_size, size_of
-from castling.untrusted.image_folders import sort_key
+from castling.untrusted.name_order import sort_key
 from castling.untrusted.packed_names import PackedNames
 
 

@@ -17,7 +17,8 @@ from castling.data.indexed import Part
 from castling.data.splits import few
 from castling.errors import DataError, one_line
 from castling.untrusted.image_files import check_regular, image_suffixes
-from castling.untrusted.image_folders import is_hidden, sort_key
+from castling.untrusted.image_folders import is_hidden
+from castling.untrusted.name_order import sort_key
 from castling.untrusted.packed_names import PackedNames
 
 

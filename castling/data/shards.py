@@ -17,7 +17,8 @@ from castling.data.samples import Samples, Shard, samples_of
 from castling.data.splits import SPELLINGS, few
 from castling.errors import DataError, one_line
 from castling.untrusted.image_files import picture_of, size_of
-from castling.untrusted.image_folders import is_hidden, sort_key
+from castling.untrusted.image_folders import is_hidden
+from castling.untrusted.name_order import sort_key
 
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
 """Class folders listed without cycles of links, in an order that no machine changes."""
 
 import os
-import re
 import stat
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from castling.errors import DataError, one_line
 from castling.untrusted.image_files import REMEDY, image_suffixes
+from castling.untrusted.name_order import begins, name_text, parts_of, sort_key
 from castling.untrusted.packed_names import PackedNames
 
 
@@ -23,7 +22,6 @@ SYSTEM_NAMES = frozenset(
     | {"lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
 """Files and folders of operating systems, in lower case; names with a dot in front are hidden."""
-DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +134,7 @@ class _Found:
 
     def add(self, name: str, status: os.stat_result) -> None:
         """Add an image."""
-        self.keys.append(sort_key(_text(name)))
+        self.keys.append(sort_key(name_text(name)))
         self.sizes.append(status.st_size)
         self.mtimes.append(status.st_mtime_ns)
 
@@ -169,7 +167,7 @@ def image_paths(folder: Path, data: str) -> list[Path]:
     names = [*listing.names]
     if listing.problems:
         names += [name for name, _ in listing.problems]
-        names.sort(key=lambda name: sort_key(_text(name)))
+        names.sort(key=lambda name: sort_key(name_text(name)))
     return [folder / name for name in names]
 
 
@@ -274,7 +272,7 @@ class _Walk:
         """Return all folders' images in one order."""
         tops = sorted(
             {place.partition("/")[0] for place, files in found.items() if len(files)},
-            key=lambda name: sort_key(_text(name)),
+            key=lambda name: sort_key(name_text(name)),
         )
         numbers = {name: number for number, name in enumerate(tops)}
         labels, sizes, mtimes = array("i"), array("q"), array("q")
@@ -311,7 +309,7 @@ def _gathered(
             for index, name in enumerate(found[place].names())
         )
         if len(places) > 1:  # folders in one another, or that differ in case: their files mix
-            items = sorted(items, key=lambda item: sort_key(_text(os.fsdecode(item[0]))))
+            items = sorted(items, key=lambda item: sort_key(name_text(os.fsdecode(item[0]))))
         for name, place, index in items:
             labels.append(numbers[place.partition("/")[0]])
             sizes.append(found[place].sizes[index])
@@ -326,50 +324,15 @@ def _groups(places: list[str]) -> Iterator[list[str]]:
 
     The files of two folders mix where one's name begins the other's, as `sort_key` sees names.
     """
-    parts = {place: _parts(_text(place)) for place in places}
+    parts = {place: parts_of(name_text(place)) for place in places}
     group: list[str] = []
-    for place in sorted(places, key=lambda place: sort_key(_text(place))):
-        if group and not _begins(parts[group[0]], parts[place]):
+    for place in sorted(places, key=lambda place: sort_key(name_text(place))):
+        if group and not begins(parts[group[0]], parts[place]):
             yield group
             group = []
         group.append(place)
     if group:
         yield group
-
-
-def _begins(first: list[str | int], other: list[str | int]) -> bool:
-    """Return whether a name begins with another one; both are split into `_parts`."""
-    last = len(first) - 1
-    return (
-        len(other) > last
-        and first[:last] == other[:last]
-        and str(other[last]).startswith(str(first[last]))
-    )
-
-
-def sort_key(name: str) -> str:
-    """Return the sort key of names: numbers in them by size, case last, as timm sorts.
-
-    It is one text, which a million names have memory for. NUL ends each part, and is in no name;
-    a number begins with the count of its digits.
-    """
-    parts = DIGITS.split(name.lower())
-    for place in range(1, len(parts), 2):
-        digits = parts[place] if parts[place].isascii() else _in_ascii(parts[place])
-        digits = digits.lstrip("0") or "0"
-        parts[place] = f"{chr(len(digits))}{digits}"
-        parts[place - 1] += "\0"
-    return "".join((*parts, "\0\0", name))
-
-
-def _in_ascii(digits: str) -> str:
-    return "".join(str(int(digit)) for digit in digits)
-
-
-def _parts(name: str) -> list[str | int]:
-    """Return the texts and numbers that a name consists of, in turn."""
-    parts = DIGITS.split(name.lower())
-    return [int(part) if odd % 2 else part for odd, part in enumerate(parts)]
 
 
 def is_hidden(name: str) -> bool:
@@ -379,13 +342,6 @@ def is_hidden(name: str) -> bool:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - quicker than a Path, for a million
-
-
-def _text(name: str) -> str:
-    """Return a name as it is in UTF-8, whatever the locale."""
-    if sys.getfilesystemencoding() == "utf-8":
-        return name
-    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _class_name(name: str) -> str:

@@ -18,7 +18,8 @@ from castling.data.folder import Folder, folder_settings
 from castling.data.index import ImageIndex
 from castling.errors import DataError
 from castling.training.data import load_data, load_test
-from castling.untrusted.image_folders import Reached, list_images, sort_key
+from castling.untrusted.image_folders import Reached, list_images
+from castling.untrusted.name_order import sort_key
 
 
 MODEL = ModelConfig(image_size=(4, 4), patch_size=2, channels=1, num_classes=2)

@@ -141,16 +141,17 @@ def load_config(run: str | Path, trial: int) -> dict[str, Any]:
     """Return the complete training config of a trial as plain data, ready for RunConfig.from_data.
 
     Raises:
-        ConfigError: when the run has no such trial.
+        ConfigError: when the run has no such trial, or never began it.
         RunFolderError: when the folder is no run or has no study.
-        RecordError: when the study is damaged or the trial has no config.
+        RecordError: when the study is damaged.
     """
     folder = Path(run)
     manifest = Manifest.read(folder)
     stored = _numbered(read_trials(folder, manifest), trial)
     config = stored.user_attrs.get(CONFIG_ATTRIBUTE)
     if not isinstance(config, dict):
-        raise RecordError(f"{study_place(folder, manifest)}, trial {trial}", "it has no config")
+        rule = "must be one that was begun: this one was over budget, or no model at all"
+        raise ConfigError("trial", rule, trial)
     return config
 
 

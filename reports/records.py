@@ -26,11 +26,15 @@ from castling.untrusted.plain_yaml import LARGEST_NUMBER
 
 MANIFEST_FILE, STUDY_FILE, STUDY_NAME = "config.yaml", "study.journal", "castling"
 LOCK_FILE = ".lock"
+DRIVER_FILE = "driver.json"
+"""The file of what the last driver is to do, and since when."""
 LATENCY_FILE = "latency.jsonl"
 """The file with the times of models' parts, if a search uses latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
 ERRORS_FOLDER = "errors"
-"""The folder of failed trials' tracebacks, NNNNN.txt each."""
+"""The folder of the output and tracebacks of failed trials, NNNNN.txt each."""
+FOLDERS = (CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER, ERRORS_FOLDER)
+FILES = (MANIFEST_FILE, STUDY_FILE, LATENCY_FILE, LOCK_FILE, DRIVER_FILE)
 RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE, RUNGS_ATTRIBUTE = "record", "config", "rungs"
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
 
@@ -54,13 +58,18 @@ def _numbered(trial: int, repeat: int | None) -> str:
     return f"{trial:05d}" if repeat is None else f"{trial:05d}.{repeat}"
 
 
-def trace_tail(run: Path, trial: int, lines: int = 12) -> str:
+def error_path(run: Path, trial: int) -> Path:
+    """Return the file of a trial's output and traceback; it stays if the trial fails."""
+    return run / ERRORS_FOLDER / f"{trial:05d}.txt"
+
+
+def trace_tail(run: Path, trial: int, lines: int = 12, most_bytes: int = 16_384) -> str:
     """Return the last lines of a failed trial's traceback; empty where the run kept none."""
-    path = run / ERRORS_FOLDER / f"{trial:05d}.txt"
+    path = error_path(run, trial)
     if not path.is_file() or not path.resolve().is_relative_to(run.resolve()):
         return ""
     with path.open("rb") as stream:
-        stream.seek(max(path.stat().st_size - 16_384, 0))
+        stream.seek(max(path.stat().st_size - most_bytes, 0))
         text = stream.read().decode(errors="replace")
     return "\n".join(text.splitlines()[-lines:])
 
@@ -219,8 +228,8 @@ def check_contained(run: Path) -> None:
     A folder from others is read, resumed and reported on in place: nothing outside of it is.
     """
     home = run.resolve()
-    folders = [run / name for name in (CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER)]
-    files = [run / name for name in (MANIFEST_FILE, STUDY_FILE, LATENCY_FILE, LOCK_FILE)]
+    folders = [run / name for name in FOLDERS]
+    files = [run / name for name in FILES]
     inner = [Path(entry) for folder in folders for entry in _links(folder)]
     for path in (*folders, *files, *inner):
         if path.is_symlink() and not path.resolve().is_relative_to(home):

@@ -11,7 +11,7 @@ import typer
 from castling.errors import CastlingError, one_line
 from castling.signals import handle
 from castling.surroundings import complete_environment
-from search.commands import data, lists, models, predict, results, search
+from search.commands import data, lists, models, predict, results, search, status, trials
 from search.commands.console import INTERRUPTED, errors
 
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     search.search,
-    *(results.status, results.front, results.report),
+    *(status.status, results.front, results.report, trials.logs, trials.config),
     *(models.export, models.train, models.evaluate, models.measure, predict.predict),
     *(lists.metrics, lists.operators, lists.layers, lists.spaces),
     *(lists.recipes, lists.strategies, lists.samplers, lists.stoppers),

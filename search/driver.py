@@ -13,6 +13,7 @@ from castling.training.seeds import seeded
 from castling.training.summary import describe
 from castling.training.teacher import check_weights
 from reports.database import complete_url
+from reports.driver import Driver
 from reports.front import front_of
 from reports.manifest import Manifest
 from reports.records import (
@@ -20,6 +21,7 @@ from reports.records import (
     MANIFEST_FILE,
     Record,
     TrialState,
+    error_path,
     training_path,
     weights_path,
 )
@@ -171,6 +173,7 @@ class _Search:
     def __init__(self, folder: Path, context: SearchContext, display: Display) -> None:
         self._folder, self._context, self._display = folder, context, display
         self._trained: list[Record] = []
+        self._driver = Driver.here(context.config.trials)
 
     def open(self, url: str | None) -> SearchStudy:
         """Open the run's study, or make it; the URL is that of its database, if it has one."""
@@ -179,6 +182,7 @@ class _Search:
             table.keep_in(self._folder / LATENCY_FILE)
         storage = open_storage(self._folder, url)
         study = open_study(storage, self._context.objectives)
+        self._driver.write(self._folder)
         return SearchStudy(study, storage, self._context, self.on_record)
 
     def run(self, study: SearchStudy, executor: Executor, data: TrainingData) -> SearchSummary:
@@ -201,6 +205,7 @@ class _Search:
             executor.run(work, data)
         finally:
             self._display.stop()
+        self._driver.replace(has_finished=True).write(self._folder)
         return SearchSummary(
             folder=self._folder,
             trained=len(self._trained),
@@ -221,6 +226,8 @@ class _Search:
             return
         for repeat in (None, *range(self._context.config.repeats)):
             remove_checkpoint(training_path(self._folder, record.trial, repeat))
+        if record.state != TrialState.FAILED:
+            error_path(self._folder, record.trial).unlink(missing_ok=True)
         if record.state == TrialState.TRAINED:
             self._trained.append(record)
             front = front_of(self._trained, self._context.objectives, self._context.budget)

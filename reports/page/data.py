@@ -310,10 +310,8 @@ def calibrated(table: pd.DataFrame | None, quality: str) -> dict[str, Any] | Non
 
 def live(run: Run) -> dict[str, Any] | None:
     """Return the badge of a run that goes on; None of one that ended."""
-    if not run.count["running"]:
-        return None
     if not run.is_live:
-        return {"state": "interrupted", "words": "interrupted?"}
+        return {"state": "interrupted", "words": "interrupted"} if run.count["running"] else None
     left = run.seconds_left
     time = f", about {duration(left)} left" if left else ""
     return {"state": "live", "words": f"live: {run.count['running']} in training{time}"}

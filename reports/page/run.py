@@ -1,29 +1,47 @@
 """What a page shows of one run, read once: its manifest, trials, configs and curves."""
 
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from castling.metrics import Direction
-from reports.curves import load_curves
+from reports.curves import load_curves, read_curve
+from reports.driver import Driver, is_live, read_driver
 from reports.frame import configs_of, frame_of
 from reports.layers import Layer, layers_of
 from reports.manifest import Manifest
-from reports.records import CURVES_FOLDER, STUDY_FILE, TrialState
+from reports.records import TrialState
 from reports.study import read_trials
 from space.budget import Budget
 
 
 MOST_CURVES = 240
 """Trials whose curves a page holds: the front first, then the last ones."""
-QUIET_SECONDS = 180.0
-"""A run whose files did not change for so long is not live."""
+LEAST_DONE = 0.1
+"""Trials' worth of epochs after which the time left is estimated."""
+
+
+class InTraining(NamedTuple):
+    """A trial that has not ended."""
+
+    trial: int
+    epoch: int
+    """The last one that ended."""
+    planned: int
+    metrics: Mapping[str, float]
+    """Of this epoch."""
+
+
+class Failure(NamedTuple):
+    """Failed trials with the same reason."""
+
+    reason: str
+    trials: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,33 +129,59 @@ class Run:
         return float(self.everything.loc[fresh, "train_seconds"].sum())
 
     @cached_property
-    def quiet_seconds(self) -> float:
-        """How long ago a file of the run changed."""
-        places = [self.folder / STUDY_FILE, self.folder / CURVES_FOLDER]
-        if (self.folder / CURVES_FOLDER).is_dir():
-            with os.scandir(self.folder / CURVES_FOLDER) as entries:
-                places += [Path(entry.path) for entry in entries]
-        times = [place.stat().st_mtime for place in places if place.exists()]
-        return time.time() - max(times, default=0.0)
-
-    @property
     def is_live(self) -> bool:
-        """Whether trials are running and files changed within the last minutes."""
-        return self.count["running"] > 0 and self.quiet_seconds < QUIET_SECONDS
+        """Whether a driver holds the run."""
+        return is_live(self.folder)
+
+    @cached_property
+    def driver(self) -> Driver | None:
+        """The last driver; None of runs of earlier versions."""
+        return read_driver(self.folder)
 
     @property
     def planned(self) -> int | None:
-        """How many trials the recipe asks for, where it says so."""
+        """How many trials are to be trained, where that is known."""
+        if self.driver is not None:
+            return self.driver.trials
         planned = self.manifest.recipe.get("trials")
         return planned if isinstance(planned, int) else None
 
     @property
+    def ended(self) -> pd.DataFrame:
+        """The trials whose training ended: trained, stopped or failed, repeated results not."""
+        states = [str(TrialState.TRAINED), str(TrialState.STOPPED), str(TrialState.FAILED)]
+        everything = self.everything
+        return everything[everything["state"].isin(states) & everything["replay_of"].isna()]
+
+    @cached_property
+    def in_training(self) -> list[InTraining]:
+        """The trials that are in training, or were when the driver ended."""
+        rows = self.everything
+        rows = rows[(rows["state"] == str(TrialState.RUNNING)) & rows["replay_of"].isna()]
+        found = []
+        for trial, planned in zip(rows["trial"], rows["epochs_planned"], strict=True):
+            curve = read_curve(self.folder, int(trial))
+            metrics = curve[-1].metrics if curve else {}
+            found.append(InTraining(int(trial), len(curve), int(planned), metrics))
+        return found
+
+    @cached_property
+    def failures(self) -> list[Failure]:
+        """The failed trials by reason, in the order in which the reasons first occurred."""
+        rows = self.ended[self.ended["state"] == str(TrialState.FAILED)]
+        groups = rows.groupby(rows["reason"].fillna("no reason recorded"), sort=False)["trial"]
+        return [Failure(str(reason), trials.tolist()) for reason, trials in groups]
+
+    @property
     def seconds_left(self) -> float | None:
-        """The time that the remaining trials take at the pace so far; None where unknown."""
-        begun = self.everything["started_at"].min()
-        last = self.everything["finished_at"].max()
-        ended = sum(self.count[name] for name in ("trained", "stopped", "failed", "replayed"))
-        if self.planned is None or not ended or pd.isna(last):
+        """The time that the remaining trials take at the pace of the driver; None if unknown."""
+        if self.driver is None or not self.is_live:
             return None
-        pace = (last - begun).total_seconds() / ended
-        return float(pace * max(self.planned - ended, 0))
+        begun = sum(one.epoch / one.planned for one in self.in_training if one.planned)
+        ended = self.ended["finished_at"]
+        done = float((ended >= self.driver.started_at).sum()) + begun
+        left = self.driver.trials - len(ended) - begun
+        if done < LEAST_DONE:
+            return None
+        elapsed = (datetime.now(UTC) - self.driver.started_at).total_seconds()
+        return max(elapsed * left / done, 0.0)

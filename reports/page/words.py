@@ -114,8 +114,8 @@ def notice(run: Run) -> str:
         sentences.append("One model is fully trained: a front of one point compares nothing.")
     if run.count["running"] and not run.is_live:
         sentences.append(
-            f"{_trials(run.count['running'])} did not end and nothing was written for a while: if "
-            "the search no longer runs, castling search --out RUN --resume goes on."
+            f"{_trials(run.count['running'])} did not end, and the search no longer runs: "
+            "castling search --out RUN --resume goes on."
         )
     return " ".join(sentences)
 

@@ -105,11 +105,6 @@ def compare_runs(runs: Sequence[str | Path], out: str | Path) -> list[Path]:
     return _write(Path(out), {"index.html": document(page).encode(), "fronts.csv": _csv(fronts)})
 
 
-def is_live(run: str | Path) -> bool:
-    """Return whether trials of a run are being trained; RunFolderError where it is none."""
-    return Run.read(Path(run)).is_live
-
-
 def _write(target: Path, contents: Mapping[str, bytes]) -> list[Path]:
     try:
         for name, content in contents.items():
@@ -211,16 +206,16 @@ def _chips(run: Run) -> dict[str, str]:
 
 
 def _failures(run: Run) -> str:
-    failed = run.everything[run.everything["state"] == str(TrialState.FAILED)]
-    if failed.empty:
+    if not run.failures:
         return "<p>No trial failed.</p>"
     parts = []
-    for reason, rows in failed.groupby(failed["reason"].fillna("no reason recorded"), sort=False):
-        numbers = ", ".join(f"#{trial}" for trial in rows["trial"].head(40))
-        more = f" and {len(rows) - 40:,} more" if len(rows) > 40 else ""
-        trace = trace_tail(run.folder, int(rows["trial"].iloc[-1]))
+    for failure in run.failures:
+        numbers = ", ".join(f"#{trial}" for trial in failure.trials[:40])
+        more = f" and {len(failure.trials) - 40:,} more" if len(failure.trials) > 40 else ""
+        trace = trace_tail(run.folder, failure.trials[-1])
         body = _text(trace) if trace else ""
-        parts.append(details(f"{len(rows):,} x {reason}", f"<p>{numbers}{more}</p>{body}"))
+        summary = f"{len(failure.trials):,} x {failure.reason}"
+        parts.append(details(summary, f"<p>{numbers}{more}</p>{body}"))
     return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The results of a run: `castling status`, `front` and `report`."""
+"""The results of a run: `castling front` and `report`."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from castling.errors import ConfigError, one_line
+from castling.errors import ConfigError
 from search.commands.console import console
 from search.commands.options import Bounds, MaxOption, MinOption, RunArgument, parse_bounds
 
@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 15
 """Between two pages of `report --watch`."""
-
-
-def status(run: RunArgument) -> None:
-    """Show the progress of a run, live or finished."""
-    import reports
-
-    trials = reports.load(run, refused=True)
-    counts = trials.state.value_counts()
-    console.print(", ".join(f"{counts[state]} {state}" for state in counts.index if counts[state]))
-    for row in trials[trials.state == "failed"].itertuples():
-        console.print(one_line(f"trial {row.trial} failed: {row.reason}"), soft_wrap=True)
-    _print_front(trials)
 
 
 def front(
@@ -52,10 +40,11 @@ def front(
         text = trials.pareto.front().to_json(orient="records", indent=2, date_format="iso")
         sys.stdout.write(text + "\n")
     else:
-        _print_front(trials)
+        print_front(trials)
 
 
-def _print_front(trials: "pd.DataFrame") -> None:
+def print_front(trials: "pd.DataFrame") -> None:
+    """Print the front of trials and its hypervolume."""
     from reports.front import relative_hypervolume
     from search.commands.display import front_table
 
@@ -117,7 +106,8 @@ def _compare(
 
 def _watch(run: Path, out: Path | None, bounds: Bounds) -> None:
     """Write the report again and again while the run is live; the open page reloads itself."""
-    from reports.page import is_live, write_report
+    from reports.driver import is_live
+    from reports.page import write_report
 
     while is_live(run):
         page = write_report(run, out, **bounds, refresh=WATCH_SECONDS)[0]

@@ -1,11 +1,9 @@
 """Runs in a Ray worker: trains, castles and evaluates one trial, and writes curve and weights."""
 
-import faulthandler
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,17 +24,15 @@ from castling.training.metrics import EpochMetrics
 from castling.training.out_of_memory import is_out_of_memory
 from castling.training.seeds import seeded
 from reports.curves import read_curve, recorded
-from reports.records import TrialState, curve_path, training_path, weights_path
+from reports.records import TrialState, curve_path, error_path, training_path, weights_path
 from search.execution.repeats import mean_and_spread, median_repeat
+from search.execution.trial_log import output_kept
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Outcome
 
 
 OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 """Keys of a trial's last report: how it ended, or why the run folder cannot be written."""
-
-STDERR = 2
-"""The descriptor that Ray writes to a worker's log."""
 
 SCORE = "score"
 """Key of a report's JSON of the task's primary metric and its value, for the display."""
@@ -61,7 +57,7 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
     folder, trial = Path(config["folder"]), config["trial"]
     try:
         run = RunConfig.from_data(json.loads(config["run"]))
-        with _time_limit(config["seconds"]):
+        with output_kept(error_path(folder, trial), config["seconds"]):
             outcome = _train(run, data, folder, config)
     except Exception as error:  # noqa: BLE001 - the one boundary: any failure becomes a record
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
@@ -71,17 +67,6 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
         starved = is_out_of_memory(error)
         outcome = Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
     tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
-
-
-@contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """End the process when the time is over, wherever it hangs; its stacks go to Ray's log."""
-    if seconds is not None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:

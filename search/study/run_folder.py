@@ -26,6 +26,10 @@ PACKAGES = ("castling-nas", "torch", "timm", "optuna", "ray", "fvcore", "numpy")
 """Packages whose versions influence the results; they are recorded."""
 
 
+LOOK_SECONDS = 0.3
+"""How long to wait for a lock: `castling status` holds it for an instant to look at it."""
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Lock a run folder; the lock ends with the process, however it ends.
@@ -35,7 +39,7 @@ def locked(run: Path) -> Iterator[None]:
     """
     lock = FileLock(run / LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.02)
     except Timeout:
         raise RunFolderError(
             str(run), "is in use by another search", "wait for it, or choose another --out"

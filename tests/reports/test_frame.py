@@ -202,10 +202,10 @@ def test_an_empty_study_has_no_trial(make_run: MakeRun) -> None:
         reports.load_config(make_run([]), 0)
 
 
-def test_a_trial_without_config_is_a_record_error(run: Path) -> None:
+def test_a_trial_without_config_was_not_begun(run: Path) -> None:
     storage = JournalStorage(JournalFileBackend(str(run / STUDY_FILE)))
     optuna.load_study(study_name=STUDY_NAME, storage=storage).ask()
-    with pytest.raises(RecordError, match=r"trial 8: .*no config"):
+    with pytest.raises(ConfigError, match="must be one that was begun"):
         reports.load_config(run, 8)
 
 

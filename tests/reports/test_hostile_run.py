@@ -262,7 +262,7 @@ def test_a_terminal_is_not_told_what_a_journal_holds(
     with pytest.raises(SystemExit):
         main()
     out = capsys.readouterr().out
-    assert r"trial 1 failed: bad\x1b]0;owned\x07\nTraceback" in out
+    assert r"1 failed: bad\x1b]0;owned\x07\nTraceback" in out
     assert "\x1b" not in out
 
 

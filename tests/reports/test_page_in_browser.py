@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -261,10 +260,6 @@ def test_a_page_says_why_there_is_little_to_see(
         record, config = trials[2]
         trials[2] = (record.replace(state=TrialState.RUNNING, finished_at=""), config)
     run = write_study(tmp_path / "run", trials, **changes)
-    if kind == "interrupted":
-        for path in [run / "study.journal", run / "curves", *(run / "curves").iterdir()]:
-            path.touch()
-            os.utime(path, (1_000_000, 1_000_000))
     browser.resize(390)
     browser.open(write_report(run)[0])
     browser.wait("document.documentElement.dataset.ready")

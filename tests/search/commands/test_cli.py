@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,30 +12,17 @@ from pathlib import Path
 import optuna
 import pytest
 import typer
+import yaml
 
+import reports
 from castling.config import RunConfig
 from castling.files import write_yaml
 from castling.model.check import read_run_config
 from castling.sizes import parse_size
-from search.cli import app, main
+from search.cli import app
 
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def castling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process: exit code, output, errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["castling", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 OPTIONS = {
@@ -44,7 +32,9 @@ OPTIONS = {
         "--objective", "--points", "--strategy", "--stopper", "--max", "--min", "--training",
         "--repeats",
     },
-    "status": set(),
+    "status": {"--watch"},
+    "logs": {"--trial"},
+    "config": {"--trial"},
     "front": {"--format", "--max", "--min"},
     "report": {"--out", "--max", "--min", "--watch"},
     "export": {
@@ -276,6 +266,12 @@ def test_search_without_a_trained_trial_has_failed(
     found, problem = message.strip().splitlines()
     assert "castling status" in problem
     assert found.startswith("digits: 1,797 images of 10 classes")
+    assert "1 failed: DivergedError" in castling("status", tmp_path / "run")[1]
+    kept = castling("logs", tmp_path / "run", "--trial", 0)[1]
+    assert re.search(r'File ".*trainer.py", line \d+', kept)
+    assert "DivergedError" in kept.splitlines()[-1]
+    config = yaml.safe_load(castling("config", tmp_path / "run", "--trial", 0)[1])
+    assert RunConfig.from_data(config).train.learning_rate == 1e30
 
 
 @pytest.mark.parametrize("command", ["status", "front", "report"])
@@ -311,7 +307,23 @@ def test_front_in_every_format(castling: Command, small_run: Path) -> None:
 
 
 def test_status_counts_trials(castling: Command, small_run: Path) -> None:
-    assert "3 trained" in castling("status", small_run)[1]
+    for options in ((), ("--watch",)):
+        out = castling("status", small_run, *options)[1]
+        assert f"{small_run}: ended, 3 of 3 trials" in out
+        assert "3 trained" in out
+
+
+def test_logs_and_configs_are_of_trials_that_have_them(castling: Command, small_run: Path) -> None:
+    trials = reports.load(small_run, refused=True)
+    trained = trials.loc[trials.state == "trained", "trial"].iloc[0]
+    code, _, message = castling("logs", small_run, "--trial", trained)
+    assert_refused(code, message)
+    assert "must be a trial that failed (none did)" in message
+    config = yaml.safe_load(castling("config", small_run, "--trial", trained)[1])
+    assert config == reports.load_config(small_run, trained)
+    assert_refused(*castling("config", small_run, "--trial", 999)[::2])
+    assert_refused(*castling("logs", small_run, "--trial", 999)[::2])
+    assert not [*small_run.glob("errors/*")]
 
 
 def test_report_names_its_files(castling: Command, small_run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whether a run's driver lives: the lock alone says so, whatever the records and files say."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,9 +67,9 @@ def test_the_time_left_counts_epochs_of_this_driver(make_run: MakeRun, record: M
     records += [record(4, finished_at=new), record(5, "running", epochs_planned=10)]
     run = make_run(records)
     curve_path(run, 5).parent.mkdir()
-    epochs = (
-        f'{{"epoch": {n}, "metrics": {{"top1": 0.5}}, "mask_density": []}}\n' for n in range(1, 6)
-    )
+    names = ("loss", "top1", "top1_branch", "learning_rate", "images_per_s", "train_seconds")
+    epoch = {"metrics": dict.fromkeys(names, 0.5), "mask_density": []}
+    epochs = (json.dumps({"epoch": number, **epoch}) + "\n" for number in range(1, 6))
     curve_path(run, 5).write_text("".join(epochs))
     begun = now - timedelta(seconds=150)
     Driver(trials=10, started_at=begun, host="here", pid=1).write(run)

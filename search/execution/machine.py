@@ -139,11 +139,16 @@ class _Keeper:
 
     def end(self) -> None:
         """End Ray and all of its processes."""
+        known = _processes(self._mark)
         if self._is_started.is_set():
             ray.shutdown()
         deadline = time.monotonic() + LEAVE_S
-        while (left := _marked(self._mark)) and time.monotonic() < deadline:
-            for pid in left:
+        while time.monotonic() < deadline:
+            known |= _processes(self._mark)
+            left = known.items() & {pid: begun for pid, (_, begun) in _running().items()}.items()
+            if not left:
+                break
+            for pid, _ in left:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
@@ -261,15 +266,33 @@ def _forget_token() -> None:
         loader.instance().reset_cache()
 
 
-def _marked(mark: str) -> list[int]:
-    """Return the processes of a local Ray, however they were started."""
-    found = []
+def _processes(mark: str) -> dict[int, int]:
+    """Return the processes of a local Ray, and when each began.
+
+    They have the mark in their environment, or were started by one that has: the title that Ray
+    gives to workers and agents takes the place of their environment.
+    """
+    running, found = _running(), set()
+    for pid in running:
+        with suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            if pid != os.getpid() and f"{MARK}={mark}".encode() in environment:
+                found.add(pid)
+    while more := {pid for pid, (parent, _) in running.items() if parent in found} - found:
+        found |= more
+    return {pid: running[pid][1] for pid in found}
+
+
+def _running() -> dict[int, tuple[int, int]]:
+    """Return the number of every process, that of its parent, and when it began."""
+    running = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            is_own = entry.stat().st_uid == os.geteuid() and int(entry.name) != os.getpid()
-            if is_own and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
+            # after the name, which may hold anything: state, parent, ..., begin
+            fields = (entry / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+            if fields[0] != "Z":
+                running[int(entry.name)] = (int(fields[1]), int(fields[19]))
+    return running
 
 
 def _remove_old_sessions(folder: Path) -> None:

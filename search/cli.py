@@ -11,7 +11,18 @@ import typer
 from castling.errors import CastlingError, one_line
 from castling.signals import handle
 from castling.surroundings import complete_environment
-from search.commands import data, lists, models, predict, results, search, status, trials
+from search.commands import (
+    compare,
+    data,
+    lists,
+    models,
+    predict,
+    results,
+    search,
+    status,
+    trials,
+    version,
+)
 from search.commands.console import INTERRUPTED, errors
 
 
@@ -19,13 +30,12 @@ app = typer.Typer(
     name="castling",
     help="Search, train and export vision transformers that castle: linear cost, full context.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 COMMANDS = (
     search.search,
-    *(status.status, results.front, results.report, trials.logs, trials.config),
+    *(status.status, results.front, results.report, compare.compare, trials.logs, trials.config),
     *(models.export, models.train, models.evaluate, models.measure, predict.predict),
     *(lists.metrics, lists.operators, lists.layers, lists.spaces),
     *(lists.recipes, lists.strategies, lists.samplers, lists.stoppers),
@@ -49,6 +59,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 for command in COMMANDS:
     app.command()(_interruptible(command))
+app.callback()(version.options)
 app.add_typer(data.app, name="data")
 
 

@@ -18,8 +18,8 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
     Raises:
         ConfigError: when fewer than two are given, or their objectives differ.
     """
-    first = _alike(runs)
-    names = _names(runs)
+    first = check_alike(runs)
+    names = names_of(runs)
     together = pd.concat([run.front.assign(_run=place) for place, run in enumerate(runs)])
     kinds = architectures(_merged(runs), together.assign(trial=range(len(together))))
     fronts = {name: run.front for name, run in zip(names, runs, strict=True)}
@@ -69,7 +69,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
 
 def comparison_words(runs: Sequence[Run]) -> str:
     """Return who is ahead, in a sentence."""
-    first, names = runs[0], _names(runs)
+    first, names = runs[0], names_of(runs)
     fronts = {name: run.front for name, run in zip(names, runs, strict=True)}
     empty = [name for name, front in fronts.items() if front.empty]
     if empty:
@@ -103,7 +103,8 @@ def volumes(runs: Sequence[Run]) -> list[float | None]:
     return found
 
 
-def _alike(runs: Sequence[Run]) -> Run:
+def check_alike(runs: Sequence[Run]) -> Run:
+    """Return the first run; ConfigError with fewer than two, or when their objectives differ."""
     if len(runs) < 2:
         raise ConfigError("runs", "must be at least two to compare", len(runs))
     first = runs[0]
@@ -119,7 +120,8 @@ def _goals(run: Run) -> str:
     return ", ".join(f"{metric} {way}" for metric, way in run.goals.items())
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Return a short name of each run, no two alike."""
     names = [run.folder.resolve().name for run in runs]
     if len({*names}) < len(names):
         names = [str(run.folder) for run in runs]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -33,6 +34,7 @@ OPTIONS = {
         "--repeats",
     },
     "status": {"--watch"},
+    "compare": set(),
     "logs": {"--trial"},
     "config": {"--trial"},
     "front": {"--format", "--max", "--min"},
@@ -496,6 +498,27 @@ def test_a_report_of_two_runs_compares_them(
     assert (code, error.count("\n")) == (2, 1)
     assert "--out" in error
     assert "left out" in castling("report", small_run, small_run, "--out", "x", "--watch")[2]
+
+
+def test_runs_are_compared(castling: Command, small_run: Path, tmp_path: Path) -> None:
+    code, out, _ = castling("compare", small_run, small_run)
+    assert code == 0
+    volume = f"{reports.load(small_run).pareto.hypervolume(relative=True):.4f}"
+    assert out.count(volume) == 2
+    assert "equal" in out
+    other = tmp_path / "other"
+    shutil.copytree(small_run, other)
+    manifest = yaml.safe_load((other / "config.yaml").read_text())
+    manifest["objectives"][1]["metric"] = "params"
+    write_yaml(other / "config.yaml", manifest)
+    code, _, message = castling("compare", small_run, other)
+    assert_refused(code, message)
+    assert "compare runs with the same objectives" in message
+    assert_refused(*castling("compare", small_run)[::2])
+
+
+def test_the_version_is_printed(castling: Command) -> None:
+    assert castling("--version") == (0, f"castling {version('castling-nas')}\n", "")
 
 
 def test_bounds_leave_models_out_of_front_report_and_export(

@@ -56,6 +56,11 @@ class PackageFunction:
         return getattr(import_module(self.module), self.name)(*args, **kwargs)
 
 
+def call(module: str, name: str, *args: Any) -> Any:
+    """Call a function as `PackageFunction` does, for what takes plain functions only."""
+    return PackageFunction(module, name)(*args)
+
+
 def _import(name: str) -> None:
     loaded = sys.modules.get(name)
     if loaded is not None:

@@ -74,10 +74,16 @@ class SearchConfig(Config):
     """Seed of the proposals, and of trainings where `train.seed` is `trial`."""
     workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
     """Candidates trained at a time; null fills the machine or cluster."""
-    cpus_per_trial: int = Field(default=1, ge=1, le=MOST_WORKERS)
-    """CPU cores, and torch threads, of each worker."""
+    workers_per_trial: int = Field(default=1, ge=1, le=MOST_WORKERS)
+    """Processes that train a candidate together, each on a part of every batch; as many as
+    `gpus_per_trial` where that is more than 1."""
+    cpus_per_trial: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
+    """CPU cores of each candidate, which its processes share as torch threads. null: on the CPU
+    one for each process; on GPUs the machine's cores divided by its GPUs."""
     gpus_per_trial: float | None = Field(default=None, ge=0.0, le=MOST_WORKERS)
-    """GPUs of each worker; fractions share one. null divides all GPUs among the workers."""
+    """GPUs of each candidate: a fraction below 1 shares a GPU and its memory; above 1, a whole
+    number, each GPU has a process of its own. null: one for each process where Ray has GPUs; 0
+    trains on the CPU."""
     max_refusals: int = Field(default=100, ge=1, le=MOST_TRIALS)
     """Rejected or repeated proposals in a row after which one is projected into the budget; after
     as many more the search ends."""
@@ -98,6 +104,25 @@ class SearchConfig(Config):
             return data
         others = {name: value for name, value in data.items() if name != "halve_batch"}
         return {"double_accumulation": data["halve_batch"], **others}
+
+    @property
+    def processes_per_trial(self) -> int:
+        """How many processes train a candidate together."""
+        return max(self.workers_per_trial, int(self.gpus_per_trial or 0.0))
+
+    @model_validator(mode="after")
+    def _processes_have_their_own(self) -> Self:
+        workers, gpus, cpus = self.workers_per_trial, self.gpus_per_trial, self.cpus_per_trial
+        if gpus is not None and gpus > 1.0 and gpus != int(gpus):
+            rule = "must be a whole number, or a fraction below 1 that shares a GPU"
+            raise ConfigError("gpus_per_trial", rule, gpus, "set 1, or 2 for two processes")
+        if workers > 1 and gpus not in (None, 0.0, float(workers)):
+            rule = f"must be null, 0 or {workers}, a GPU for each of workers_per_trial"
+            raise ConfigError("gpus_per_trial", rule, gpus)
+        if cpus is not None and cpus < self.processes_per_trial:
+            rule = f"must be at least {self.processes_per_trial}, a core for each process"
+            raise ConfigError("cpus_per_trial", rule, cpus)
+        return self
 
     @model_validator(mode="after")
     def _no_target_twice(self) -> Self:

@@ -26,6 +26,8 @@ QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Environment, before torch is imported, of processes without torch's remark on every model that
 has no unused parameters."""
 MOST_PROCESSES = 4096
+BACKENDS = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+"""Parts of the messages of torch's RuntimeErrors when another process no longer answers."""
 
 
 class Execution(Protocol):
@@ -217,6 +219,13 @@ def connected(
         yield DistributedProcesses(device)
     finally:
         dist.destroy_process_group()
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Return whether an error says that another process no longer answers."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in BACKENDS)
 
 
 def started_by_torchrun() -> bool:

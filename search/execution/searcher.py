@@ -14,7 +14,7 @@ from castling.training.teacher import located
 from reports.records import TrialState
 from search.execution.cluster import Resources
 from search.execution.contract import Work
-from search.execution.worker import CURVE, OUTCOME, SCORE, STORAGE_PROBLEM
+from search.execution.worker import CURVE, LOST, OUTCOME, SCORE, STORAGE_PROBLEM
 from search.study.trial import Outcome
 
 
@@ -64,8 +64,9 @@ class StudySearcher(Searcher):
             "folder": str(self._run),
             "seconds": self._limit,
             "rungs": self._rungs.epochs(proposal.run.train.epochs),
-            "threads": self._resources.cpus_per_trial,
-            "device": "cuda" if self._resources.gpus_per_trial else "cpu",
+            "processes": self._resources.processes,
+            "threads": self._resources.threads,
+            "gpus": self._resources.gpus,
         }
 
     def goes_on(self, trial_id: str, result: Mapping[str, Any]) -> bool:
@@ -118,7 +119,7 @@ class StudySearcher(Searcher):
             if not (outcome.out_of_memory and self._study.again(trial, out_of_memory=True)):
                 self._study.finish(trial, outcome)
         elif not self.interrupted:
-            self._broke_down(trial, spent, error=error)
+            self._broke_down(trial, spent, error=error or LOST in result)
 
     def _broke_down(self, trial: int, spent: float, *, error: bool) -> None:
         """Train a trial without an outcome again, or record why it has none."""

@@ -28,7 +28,7 @@ from castling.packages import PackageFunction
 from castling.tasks import TASKS
 from castling.training.callbacks import Curve
 from castling.training.data import training_data
-from castling.training.execution import STALLED_S, DistributedProcesses
+from castling.training.execution import STALLED_S, DistributedProcesses, is_lost_process
 from castling.training.loop import train
 from castling.training.metrics import EpochMetrics
 from reports.export import write_model
@@ -42,8 +42,6 @@ MOST_RESTARTS = 1_000
 """Deaths of workers in one training; each goes on from the last checkpoint."""
 PROBLEM_FILE = "problem.json"
 """What ended a training in a process, until the driver has read it."""
-BACKENDS = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-"""Parts of the messages of torch's RuntimeErrors when another process no longer answers."""
 
 
 class TrainingEndedError(CastlingError, RuntimeError):
@@ -154,20 +152,13 @@ def _train_here(config: Mapping[str, Any]) -> None:
     try:
         _train(RunConfig.from_data(json.loads(config["run"])), out, config, execution)
     except Exception as error:
-        if not _is_lost_process(error):
+        if not is_lost_process(error):
             message = str(error)
             if not isinstance(error, CastlingError):
                 message = f"{type(error).__name__}: {one_line(message, 300)}"
             told = {"message": message, "is_bad_input": getattr(error, "is_bad_input", False)}
             write_text(out / PROBLEM_FILE, json.dumps(told))
         raise
-
-
-def _is_lost_process(error: Exception) -> bool:
-    """Return whether an error says that another process no longer answers."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in BACKENDS)
 
 
 def _train(

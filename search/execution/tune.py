@@ -14,7 +14,7 @@ from castling.packages import PackageFunction
 from castling.signals import handled
 from castling.training.data import TrainingData
 from search.config import SearchConfig
-from search.execution.cluster import Resources, joined, share
+from search.execution.cluster import Resources, joined, least_cpus, machines, share
 from search.execution.contract import Executor, Work
 from search.execution.scheduler import RungScheduler
 from search.execution.searcher import StopWhenTold, StudySearcher
@@ -37,8 +37,8 @@ def tune_executor(config: SearchConfig, address: str | None) -> Iterator[Executo
         ClusterError: when Ray does not start here.
         ConfigError: when no cluster answers at the address, or not even one trial fits.
     """
-    with joined(address, at_least=(config.workers or 1) * config.cpus_per_trial) as cluster:
-        yield TuneExecutor(share(cluster, config))
+    with joined(address, at_least=(config.workers or 1) * least_cpus(config)):
+        yield TuneExecutor(share(machines(), config))
 
 
 class TuneExecutor:
@@ -59,10 +59,7 @@ class TuneExecutor:
 
     def _tune(self, searcher: StudySearcher, data: TrainingData) -> None:
         state = tempfile.mkdtemp(prefix="castling-tune-")
-        resources = {
-            "cpu": self._resources.cpus_per_trial,
-            "gpu": self._resources.gpus_per_trial,
-        }
+        resources = tune.PlacementGroupFactory(self._resources.bundles())
         train = PackageFunction(train_trial.__module__, train_trial.__name__)
         trainable = tune.with_resources(tune.with_parameters(train, data=data), resources)
         tuner = tune.Tuner(

@@ -25,6 +25,13 @@ from castling.training.out_of_memory import is_out_of_memory
 from castling.training.seeds import seeded
 from reports.curves import read_curve, recorded
 from reports.records import TrialState, curve_path, error_path, training_path, weights_path
+from reports.records import TrialState, curve_path, training_path, weights_path
+from search.execution.peers import (
+    LostPeerError,
+    PeerError,
+    limit_memory,
+    processes_of_a_trial,
+)
 from search.execution.repeats import mean_and_spread, median_repeat
 from search.execution.trial_log import output_kept
 from search.study.storage import STORAGE_ERRORS
@@ -33,6 +40,12 @@ from search.study.trial import Outcome
 
 OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 """Keys of a trial's last report: how it ended, or why the run folder cannot be written."""
+
+LOST = "lost"
+"""Key of the last report of a trial that lost a process, and can go on from its checkpoint."""
+
+STDERR = 2
+"""The descriptor that Ray writes to a worker's log."""
 
 SCORE = "score"
 """Key of a report's JSON of the task's primary metric and its value, for the display."""
@@ -49,11 +62,13 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
 
     Args:
         config: `trial` number, `run` as JSON, the `seeds` of its repeats, the (metric, direction)
-            of the search's `objectives`, `folder` of the run, the epochs that are `rungs`, torch
-            `threads` and `device`, and how many `seconds` it may take, or None.
+            of the search's `objectives`, `folder` of the run, the epochs that are `rungs`, how
+            many `processes` train it, torch `threads` and `gpus` of each, and how many `seconds`
+            it may take, or None.
         data: training and validation images, from Ray's object store.
     """
     torch.set_num_threads(config["threads"])
+    limit_memory(config["gpus"])
     folder, trial = Path(config["folder"]), config["trial"]
     try:
         run = RunConfig.from_data(json.loads(config["run"]))
@@ -63,10 +78,30 @@ def train_trial(config: Mapping[str, Any], data: TrainingData) -> None:
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             tune.report({STORAGE_PROBLEM: f"{error.strerror}", "trial": trial})
             return
-        reason = f"{type(error).__name__}: {error}"
-        starved = is_out_of_memory(error)
-        outcome = Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
+        if isinstance(error, LostPeerError):
+            tune.report({LOST: str(error), "trial": trial})
+            return
+        outcome = _failure(error)
     tune.report({OUTCOME: json.dumps(asdict(outcome)), "trial": trial})
+
+
+def _failure(error: Exception) -> Outcome:
+    """Return the outcome of a trial that raised an error, in this process or in a peer."""
+    reason, starved = f"{type(error).__name__}: {error}", is_out_of_memory(error)
+    if isinstance(error, PeerError):
+        reason, starved = str(error), error.out_of_memory
+    return Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """End the process when the time is over, wherever it hangs; its stacks go to Ray's log."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:
@@ -131,12 +166,14 @@ def _train_repeat(
         reported_at = time.monotonic()
         return True
 
-    return train(
-        run,
-        data,
-        callbacks=[Curve(curve_path(folder, trial, file))],
-        on_epoch=on_epoch,
-        checkpoint=training_path(folder, trial, file),
-        newest_epoch=len(curve),
-        device=config["device"],
-    )
+    checkpoint, newest = training_path(folder, trial, file), len(curve)
+    with processes_of_a_trial(config, run, data, checkpoint, newest) as execution:
+        return train(
+            run,
+            data,
+            callbacks=[Curve(curve_path(folder, trial, file))],
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+            newest_epoch=newest,
+            execution=execution,
+        )

@@ -17,8 +17,8 @@ from space.target import Target
 
 
 FREE_TO_CHANGE = (
-    *("name", "trials", "workers", "cpus_per_trial", "gpus_per_trial", "max_refusals"),
-    *("retries", "double_accumulation", "trial_minutes"),
+    *("name", "trials", "workers", "workers_per_trial", "cpus_per_trial", "gpus_per_trial"),
+    *("max_refusals", "retries", "double_accumulation", "trial_minutes"),
 )
 """Fields of a search that may differ on resume: they change how much is searched, not what."""
 OF_THE_SPACE = ("space", "training", "set", "dimensions")

@@ -27,9 +27,7 @@ from reports.manifest import Manifest
 from reports.page import write_report
 from reports.records import CHECKPOINTS_FOLDER, CURVES_FOLDER, Record
 from search.commands.display import TerminalDisplay
-from search.config import SearchConfig
 from search.display import Display
-from search.execution.cluster import share
 from search.stoppers import STOPPERS, StopperSpec
 from search.study.run_folder import LOCK_FILE
 from search.train import train_config
@@ -284,14 +282,6 @@ def test_address_of_no_cluster_is_bad_input_that_begins_nothing(
     with pytest.raises(ConfigError, match="address: must be a Ray cluster that answers"):
         search.run("smoke", out=tmp_path / "run", trials=1, address=address)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {LOCK_FILE}
-
-
-def test_a_trial_that_no_machine_has_room_for_is_refused() -> None:
-    machine = {"CPU": 2.0, "GPU": 1.0}
-    for field, rule in (("cpus_per_trial", "at most 2"), ("gpus_per_trial", "at most 1")):
-        with pytest.raises(ConfigError, match=f"{field}: must be {rule}"):
-            share(machine, SearchConfig.from_data({field: 3}))
-    assert share(machine, SearchConfig(gpus_per_trial=1.0)).gpus_per_trial == 1.0
 
 
 def test_recipe_is_needed_unless_a_run_is_resumed(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def bridge(folder: Path, config: SearchConfig) -> Bridge:
     context = config.context(config.build_space())
     storage = open_storage(folder, None)
     study = SearchStudy(open_study(storage, config.objectives), storage, context)
-    resources = Resources(workers=2, cpus_per_trial=1, gpus_per_trial=0.0)
+    resources = Resources(workers=2)
     rungs = Rungs.of(context)
     rungs.read_back(folder, [*study.records, *study.running.values()])
     work = Work(study=study, rungs=rungs, folder=folder, trial_minutes=config.trial_minutes)

@@ -41,7 +41,7 @@ def test_a_trial_begins_with_the_weights_that_the_recipe_names(
         "folder": str(tmp_path / "run"),
     }
     worker.train_trial(
-        {**config, "rungs": [], "seconds": None, "threads": 1, "device": "cpu"},
+        {**config, "rungs": [], "seconds": None, "threads": 1, "processes": 1, "gpus": 0.0},
         load_data(run.data, run.model),
     )
     assert json.loads(str(reports[-1][worker.OUTCOME]))["state"] == "trained"
@@ -73,7 +73,7 @@ def test_at_a_rung_the_whole_curve_is_reported_that_of_an_interrupted_part_inclu
         **GOALS,
         "folder": str(tmp_path / "run"),
     }
-    config |= {"rungs": [1, 3, 4], "seconds": None, "threads": 1, "device": "cpu"}
+    config |= {"rungs": [1, 3, 4], "seconds": None, "threads": 1, "processes": 1, "gpus": 0.0}
     with pytest.raises(SystemExit):
         worker.train_trial(config, images)
     assert not weights_path(tmp_path / "run", 0).exists()
@@ -112,7 +112,14 @@ def repeated(
             raise Kill
 
     config = {"trial": 0, "run": json.dumps(run.to_data()), **GOALS, "folder": str(folder)}
-    config |= {"seeds": SEEDS, "rungs": [], "seconds": None, "threads": 1, "device": "cpu"}
+    config |= {
+        "seeds": SEEDS,
+        "rungs": [],
+        "seconds": None,
+        "threads": 1,
+        "processes": 1,
+        "gpus": 0.0,
+    }
     with monkeypatch.context() as place:
         place.setattr(worker.tune, "report", reports.append)
         place.setattr(worker.Curve, "on_epoch", on_epoch)
@@ -184,7 +191,7 @@ def test_too_little_memory_is_told_apart_from_other_failures(
         **GOALS,
         "folder": str(tmp_path / "run"),
     }
-    config |= {"rungs": [], "seconds": 60.0, "threads": 1, "device": "cpu"}
+    config |= {"rungs": [], "seconds": 60.0, "threads": 1, "processes": 1, "gpus": 0.0}
     worker.train_trial(config, load_data(run.data, run.model))
     outcome = json.loads(str(reports[-1][worker.OUTCOME]))
     assert outcome["state"] == "failed"
@@ -204,6 +211,6 @@ def test_a_full_disk_is_no_failure_of_the_trial(
     config = {"trial": 0, "run": json.dumps(run.to_data()), **GOALS, "folder": str(tmp_path)}
     curve_path(tmp_path, 0).parent.mkdir()
     curve_path(tmp_path, 0).symlink_to("/dev/full")
-    config |= {"rungs": [], "seconds": None, "threads": 1, "device": "cpu"}
+    config |= {"rungs": [], "seconds": None, "threads": 1, "processes": 1, "gpus": 0.0}
     worker.train_trial(config, load_data(run.data, run.model))
     assert reports == [{worker.STORAGE_PROBLEM: "No space left on device", "trial": 0}]

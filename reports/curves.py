@@ -16,7 +16,7 @@ from castling.metrics import BUILT_IN, OF_TASKS, all_metrics, metric_named
 from castling.training.metrics import EpochMetrics
 from castling.untrusted.memory import check_fits
 from reports.manifest import Manifest
-from reports.records import CURVES_FOLDER, curve_path
+from reports.records import CURVES_FOLDER, TRAINING_CURVE_FILE, curve_path, is_training
 
 
 MASK_DENSITY = "mask_density"
@@ -33,7 +33,7 @@ MOST_METRICS = 1_000
 def load_curves(
     run: str | Path, trials: Collection[int] | None = None, *, repeats: bool = False
 ) -> pd.DataFrame:
-    """Return a run's learning curves: a row per trial and epoch, in this order.
+    """Return the learning curves of a run, or of a training: a row per trial and epoch.
 
     The columns are trial, epoch, the metrics of the training loop, those of plugins, and
     `mask_density`, a tuple with a number per layer that has an auxiliary branch. If an epoch was
@@ -42,7 +42,7 @@ def load_curves(
     are skipped.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or of `castling train`, whose one trial has the number 0.
         trials: numbers of the trials whose curves are read; all by default.
         repeats: return the curve of every repeat, of a search with `repeats` above 1, with their
             number in the column `repeat`, in place of that of the repeat whose weights are kept.
@@ -52,14 +52,11 @@ def load_curves(
         RecordError: when a file is larger than memory.
     """
     folder = Path(run)
-    Manifest.read(folder)
     keys = ["trial", "repeat"] if repeats else ["trial"]
-    pattern = "[0-9]{5,9}[.][0-9]{1,4}" if repeats else "[0-9]{5,9}"
     rows = [
-        {**dict(zip(keys, map(int, path.stem.split(".")), strict=True)), **_row(epoch)}
-        for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
-        if re.fullmatch(pattern, path.stem) and path.is_file()
-        if trials is None or int(path.stem.partition(".")[0]) in trials
+        {**dict(zip(keys, numbers, strict=True)), **_row(epoch)}
+        for numbers, path in _curve_files(folder, repeats=repeats)
+        if trials is None or numbers[0] in trials
         for epoch in _epochs(path)
     ]
     others = {name for row in rows for name in row} | {
@@ -73,6 +70,23 @@ def load_curves(
     frame.attrs["run"] = str(folder)
     dtypes = dict.fromkeys(keys, "int64") | dict.fromkeys(names, "float64")
     return frame.astype(dtypes).sort_values(keys, ignore_index=True)
+
+
+def _curve_files(folder: Path, *, repeats: bool) -> list[tuple[tuple[int, ...], Path]]:
+    """Return every curve with the number of its trial, and that of the repeat if asked.
+
+    Raises:
+        RunFolderError: when the folder is neither a run nor a training.
+    """
+    if is_training(folder):
+        return [] if repeats else [((0,), folder / TRAINING_CURVE_FILE)]
+    Manifest.read(folder)
+    pattern = "[0-9]{5,9}[.][0-9]{1,4}" if repeats else "[0-9]{5,9}"
+    return [
+        (tuple(map(int, path.stem.split("."))), path)
+        for path in sorted((folder / CURVES_FOLDER).glob("*.jsonl"))
+        if re.fullmatch(pattern, path.stem) and path.is_file()
+    ]
 
 
 def read_curve(run: Path, trial: int, repeat: int | None = None) -> list[EpochMetrics]:

@@ -12,8 +12,16 @@ from optuna.trial import FrozenTrial
 
 from castling.errors import ConfigError, RecordError
 from castling.metrics import NAME, OF_TASKS, metric_named, recorded_metrics
+from castling.untrusted.plain_yaml import read_yaml
 from reports.manifest import Manifest
-from reports.records import CONFIG_ATTRIBUTE, RECORD_ATTRIBUTE, Record, TrialState
+from reports.records import (
+    CONFIG_ATTRIBUTE,
+    MANIFEST_FILE,
+    RECORD_ATTRIBUTE,
+    Record,
+    TrialState,
+    is_training,
+)
 from reports.study import read_trials, study_place
 
 
@@ -123,11 +131,16 @@ def frame_of(
 def load_configs(run: str | Path) -> dict[int, dict[str, Any]]:
     """Return the training config of every trial that has one, as plain data, by its number.
 
+    The folder of `castling train` has one trial, number 0.
+
     Raises:
         RunFolderError: when the folder is no run or has no study.
         RecordError: when the study is damaged.
     """
     folder = Path(run)
+    if is_training(folder):
+        config = read_yaml(folder / MANIFEST_FILE)
+        return {0: config} if isinstance(config, dict) else {}
     return configs_of(read_trials(folder, Manifest.read(folder)))
 
 

@@ -31,12 +31,19 @@ DRIVER_FILE = "driver.json"
 LATENCY_FILE = "latency.jsonl"
 """The file with the times of models' parts, if a search uses latency."""
 CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER = "curves", "checkpoints", "report"
+TRAINING_CURVE_FILE = "curve.jsonl"
+"""The curve in the folder of a single training, which `castling train` writes."""
 ERRORS_FOLDER = "errors"
 """The folder of the output and tracebacks of failed trials, NNNNN.txt each."""
 FOLDERS = (CURVES_FOLDER, CHECKPOINTS_FOLDER, REPORT_FOLDER, ERRORS_FOLDER)
 FILES = (MANIFEST_FILE, STUDY_FILE, LATENCY_FILE, LOCK_FILE, DRIVER_FILE)
 RECORD_ATTRIBUTE, CONFIG_ATTRIBUTE, RUNGS_ATTRIBUTE = "record", "config", "rungs"
 """Keys of an Optuna trial's user attributes that hold the record and the decoded RunConfig."""
+
+
+def is_training(folder: Path) -> bool:
+    """Return whether a folder is that of a single training with a curve, and of no search."""
+    return (folder / TRAINING_CURVE_FILE).is_file() and not (folder / CURVES_FOLDER).exists()
 
 
 def curve_path(run: Path, trial: int, repeat: int | None = None) -> Path:

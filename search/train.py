@@ -25,12 +25,13 @@ from castling.training.summary import describe
 from reports.export import write_model
 from reports.masks import TrainingEnd
 from reports.model_metrics import METRICS_FILE, ModelMetrics
+from reports.records import TRAINING_CURVE_FILE
 from search.config import with_settings
 from space.contract import check_model
 from space.presets import SPACES
 
 
-CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", "curve.jsonl"
+CHECKPOINT_FILE, CURVE_FILE = "training.safetensors", TRAINING_CURVE_FILE
 
 
 def train_config(  # noqa: PLR0913 - what `castling train` takes, and whom it tells

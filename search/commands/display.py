@@ -71,7 +71,8 @@ class TerminalDisplay(Display):
             self._epochs.pop(record.trial, None)
         if self._live is None and record.state in ENDED and record.replay_of is None:
             self._console.print(
-                f"{self._num_done()}/{self._trials} {_line(record, self._objectives)}",
+                f"{self._num_done()}/{self._trials} {_line(record, self._objectives)}"
+                + self._left(),
                 highlight=False,
             )
 
@@ -102,13 +103,20 @@ class TerminalDisplay(Display):
             self._front = front_table(front_of(records, self._objectives, self._budget))
         return Group(bar, self._running(), self._front, self._counts())
 
+    def _left(self) -> str:
+        """Return the estimated time left in words; nothing at the end."""
+        done = self._num_done()
+        return f", {self._eta(done)} left" if done < self._trials else ""
+
     def _eta(self, done: int) -> str:
         """Return the estimated time left, from the durations of this driver's trials."""
         finished = done - self._done_before
         if finished == 0:
             return "…"
         seconds = (time.monotonic() - self._started) / finished * (self._trials - done)
-        return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
     def _running(self) -> RenderableType:
         parts = []

@@ -74,7 +74,7 @@ def processes_of_a_trial(
         yield SingleProcess(str(device))
         return
     host, port = get_node_ip_address(), _free_port()
-    training = {"run": json.dumps(run.to_data()), "checkpoint": str(checkpoint)}
+    training: dict[str, Any] = {"run": json.dumps(run.to_data()), "checkpoint": str(checkpoint)}
     training |= {"newest_epoch": newest_epoch, "host": host, "port": port}
     peers = _start({**config, **training}, data)
     try:

@@ -13,10 +13,12 @@ import yaml
 from torch import Tensor
 from typer.testing import CliRunner
 
+import reports
 from castling.data.batches import Batch
 from castling.errors import RunFolderError
 from castling.model.check import read_run_config
 from castling.model.storage import read_tensors
+from castling.training.metrics import EpochMetrics
 from castling.training.step import Stepper
 from reports.model_metrics import METRICS_FILE
 from search.cli import app
@@ -87,6 +89,7 @@ def test_sigterm_leaves_a_checkpoint_says_how_to_go_on_and_exits_as_interrupted(
     assert "position" in notes
 
 
+<<<<<<< HEAD
 def test_a_job_that_slurm_starts_again_goes_on_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,3 +103,16 @@ def test_a_job_that_slurm_starts_again_goes_on_by_itself(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert CliRunner().invoke(app, command).exit_code == 0
     assert (out / METRICS_FILE).exists()
+=======
+def test_the_curve_of_a_training_is_read_as_that_of_a_run(tmp_path: Path) -> None:
+    config, out = write_config(tmp_path, epochs=3), tmp_path / "out"
+    epochs: list[EpochMetrics] = []
+    train_config(config, out, on_epoch=epochs.append)
+    curves = reports.load_curves(out)
+    assert list(zip(curves.trial, curves.epoch, strict=True)) == [(0, 1), (0, 2), (0, 3)]
+    assert list(curves.loss) == [epoch.metrics["loss"] for epoch in epochs]
+    layers = curves.layers()
+    assert len(layers) == 3 * len(read_run_config(out).model.blocks)
+    assert set(layers.epoch) == {1, 2, 3}
+    assert reports.load_curves(out, trials=[1]).empty
+>>>>>>> 44ebc71 (reports.load_curves reads a training's folder; benchmarks/distributed.py; time left in the lines of a search)

@@ -30,11 +30,12 @@ def test_stopped_trials_count_as_done_and_are_not_on_the_front() -> None:
     stopped = trained(1, 0.95, 50).replace(state=TrialState.STOPPED, epochs=2, epochs_planned=8)
     again = stopped.replace(trial=2, replay_of=1)
     display.start("title", 3, [trained(0, 0.9, 100)], objectives, Budget())
+    display._started -= 3725.0  # seconds that the trial took
     display.record(stopped)
     display.record(again)
     assert output.getvalue().splitlines() == [
         "title",
-        "2/3 trial 1 stopped after 2 of 8 epochs: top1 95.00%, 50 MACs",
+        "2/3 trial 1 stopped after 2 of 8 epochs: top1 95.00%, 50 MACs, 1:02:05 left",
     ]
     assert list(front_of([trained(0, 0.9, 100), stopped], objectives, Budget()).trial) == [0]
     page = Console(file=io.StringIO(), width=200)

@@ -3,8 +3,9 @@
     python benchmarks/distributed.py [--processes 2] [--steps 8]
 
 Batches of 64 digits, shared by the processes (gloo), against the same batches in one process,
-without drop path; the masks empty halfway. AdamW divides a gradient by its own size, so that one
-of nothing but rounding errors still moves a weight, unless `eps` exceeds it: hence three optimisers.
+without drop path; the masks empty halfway. AdamW divides a gradient by its own size, so that
+one of nothing but rounding errors moves a weight too, unless `eps` exceeds it: hence three
+optimisers.
 """
 
 import argparse

@@ -89,7 +89,6 @@ def test_sigterm_leaves_a_checkpoint_says_how_to_go_on_and_exits_as_interrupted(
     assert "position" in notes
 
 
-<<<<<<< HEAD
 def test_a_job_that_slurm_starts_again_goes_on_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +102,8 @@ def test_a_job_that_slurm_starts_again_goes_on_by_itself(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert CliRunner().invoke(app, command).exit_code == 0
     assert (out / METRICS_FILE).exists()
-=======
+
+
 def test_the_curve_of_a_training_is_read_as_that_of_a_run(tmp_path: Path) -> None:
     config, out = write_config(tmp_path, epochs=3), tmp_path / "out"
     epochs: list[EpochMetrics] = []
@@ -115,4 +115,3 @@ def test_the_curve_of_a_training_is_read_as_that_of_a_run(tmp_path: Path) -> Non
     assert len(layers) == 3 * len(read_run_config(out).model.blocks)
     assert set(layers.epoch) == {1, 2, 3}
     assert reports.load_curves(out, trials=[1]).empty
->>>>>>> 44ebc71 (reports.load_curves reads a training's folder; benchmarks/distributed.py; time left in the lines of a search)

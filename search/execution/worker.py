@@ -25,7 +25,6 @@ from castling.training.out_of_memory import is_out_of_memory
 from castling.training.seeds import seeded
 from reports.curves import read_curve, recorded
 from reports.records import TrialState, curve_path, error_path, training_path, weights_path
-from reports.records import TrialState, curve_path, training_path, weights_path
 from search.execution.peers import (
     LostPeerError,
     PeerError,

@@ -43,9 +43,6 @@ OUTCOME, STORAGE_PROBLEM = "outcome", "storage_problem"
 LOST = "lost"
 """Key of the last report of a trial that lost a process, and can go on from its checkpoint."""
 
-STDERR = 2
-"""The descriptor that Ray writes to a worker's log."""
-
 SCORE = "score"
 """Key of a report's JSON of the task's primary metric and its value, for the display."""
 
@@ -90,17 +87,6 @@ def _failure(error: Exception) -> Outcome:
     if isinstance(error, PeerError):
         reason, starved = str(error), error.out_of_memory
     return Outcome(state=TrialState.FAILED, reason=reason, out_of_memory=starved)
-
-
-@contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """End the process when the time is over, wherever it hangs; its stacks go to Ray's log."""
-    if seconds is not None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _train(run: RunConfig, data: TrainingData, folder: Path, config: Mapping[str, Any]) -> Outcome:

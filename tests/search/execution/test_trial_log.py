@@ -29,7 +29,7 @@ def test_the_file_and_line_of_a_failed_operator_are_kept(
     run = RunConfig.from_data({"data": {"num_train": 60, "num_validation": 30}})
     config = {"trial": 3, "run": json.dumps(run.to_data()), "folder": str(tmp_path)}
     config |= {"seeds": [0], "objectives": [("top1", "max")]}
-    config |= {"rungs": [], "seconds": 60.0, "threads": 1, "device": "cpu"}
+    config |= {"rungs": [], "seconds": 60.0, "threads": 1, "processes": 1, "gpus": 0.0}
     worker.train_trial(config, load_data(run.data, run.model))
     kept = error_path(tmp_path, 3).read_text()
     assert kept.startswith("looking up\nTraceback")

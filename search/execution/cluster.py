@@ -65,6 +65,7 @@ def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, f
         return
     if address is None:
         with ExitStack() as stack:
+            stack.enter_context(_quiet())
             with passwords_hidden():  # no worker opens the database
                 stack.enter_context(local_ray(max(available_cores(), at_least)))
             yield ray.cluster_resources()
@@ -78,8 +79,7 @@ def joined(address: str | None, *, at_least: int = 1) -> Iterator[Mapping[str, f
         rule = f"must be a Ray cluster that answers ({reason})"
         raise ConfigError("address", rule, address, TOKEN_HINT) from None
     try:
-        with _quiet():
-            yield ray.cluster_resources()
+        yield ray.cluster_resources()
     finally:
         ray.shutdown()
 

@@ -1,6 +1,8 @@
 """Single models: `castling export`, `train`, `evaluate` and `measure`."""
 
 import shlex
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +108,7 @@ def train(
             images=images,
             training=training,
             settings=parse_settings(settings or []),
-            on_epoch=_print_epoch,
+            on_epoch=_Epochs(out),
             on_note=errors.print,
             num_workers=num_workers,
             address=address,
@@ -132,16 +134,36 @@ def _accuracy(metrics: "ModelMetrics") -> str:
     return f"{name} {metrics.validation[name]:.2%} validation, {metrics.test[name]:.2%} test"
 
 
-def _print_epoch(metrics: "EpochMetrics") -> None:
-    density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
-    values = metrics.metrics
-    primary = next(name for name in values if f"{name}_branch" in values)
-    print_result(
-        f"epoch {metrics.epoch}: loss {values['loss']:.4f}, {primary} "
-        f"{values[f'{primary}_branch']:.2%}, castled {values[primary]:.2%}, "
-        f"mask density {density or '-'}, rate {values['learning_rate']:.2e}, "
-        f"{values['images_per_s']:.0f} images/s"
-    )
+class _Epochs:
+    """Prints the epochs of a training whose folder has its config.
+
+    Args:
+        out: the folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    @cached_property
+    def _planned(self) -> int:
+        from castling.model.check import read_run_config
+
+        return read_run_config(self._out).train.epochs
+
+    def __call__(self, metrics: "EpochMetrics") -> None:
+        """Print an epoch, and the time left as long as those before took on average."""
+        density = " ".join(f"{value:.3f}" for value in metrics.mask_density)
+        values = metrics.metrics
+        primary = next(name for name in values if f"{name}_branch" in values)
+        to_come = self._planned - metrics.epoch
+        seconds = round(values["train_seconds"] / metrics.epoch * to_come)
+        print_result(
+            f"epoch {metrics.epoch}/{self._planned}: loss {values['loss']:.4f}, {primary} "
+            f"{values[f'{primary}_branch']:.2%}, castled {values[primary]:.2%}, "
+            f"mask density {density or '-'}, rate {values['learning_rate']:.2e}, "
+            f"{values['images_per_s']:.0f} images/s"
+            + (f", {timedelta(seconds=seconds)} left" if to_come else "")
+        )
 
 
 def evaluate(

@@ -16,6 +16,8 @@ from search.config import SearchConfig
 from search.execution.machine import local_ray
 
 
+CLIENT_PORT = 10001
+"""Of ray:// addresses that name none, as Ray has it."""
 TOKEN_HINT = "set RAY_AUTH_MODE=token where the cluster asks for its token"
 """A plain `ray start` asks for a token, and Ray's message does not say so."""
 
@@ -97,7 +99,11 @@ def _quiet() -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Raise ConfigError when nothing listens at HOST:PORT: Ray would take minutes to say so."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    client = address.startswith("ray://")
+    place = address.removeprefix("ray://")
+    if client and ":" not in place:
+        place = f"{place}:{CLIENT_PORT}"
+    host, _, port = place.rpartition(":")
     if not host or not port.isdecimal():
         return
     try:

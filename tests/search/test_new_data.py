@@ -31,7 +31,7 @@ def test_a_dataset_and_a_task_of_one_file_each_are_searched_trained_and_gone(
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("as recorded") == 2
     assert list(reports.load(run).state) == ["trained", "trained"]
-    assert "epoch 2: loss" in ran.stdout
+    assert "epoch 2/2: loss" in ran.stdout
     assert "stripes" not in DATASETS
     assert "rotation" not in TASKS
     with pytest.raises(

@@ -351,6 +351,8 @@ def test_export_evaluate_measure_and_train_go_round(
     code, out, _ = castling("train", best / "config.yaml", "--out", tmp_path / "again")
     assert code == 0
     assert out.count("epoch ") == 2
+    assert re.search(r"^epoch 1/2: .* 0:00:\d\d left$", out, re.MULTILINE)
+    assert re.search(r"^epoch 2/2: .* images/s$", out, re.MULTILINE)
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     recorded = json.loads((best / "metrics.json").read_text())
     assert again["validation"] == recorded["validation"]
@@ -606,7 +608,7 @@ def test_interrupted_training_goes_on_to_the_same_weights(
         command, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
         assert training.stdout is not None
-        assert training.stdout.readline().startswith("epoch 1:")
+        assert training.stdout.readline().startswith("epoch 1/")
         training.send_signal(how)
         message = training.communicate(timeout=60)[1]
     assert training.returncode == 130

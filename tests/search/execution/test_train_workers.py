@@ -60,7 +60,7 @@ def test_two_processes_train_as_one_and_a_killed_one_comes_back(tmp_path: Path) 
         env={**os.environ, "CASTLING_TEST": str(os.getpid())},
     ) as training:
         assert training.stdout is not None
-        assert training.stdout.readline().startswith("epoch 1:")
+        assert training.stdout.readline().startswith("epoch 1/")
         os.kill(workers_of(training.pid)[-1], signal.SIGKILL)
         rest = training.stdout.read()
         assert training.stderr is not None

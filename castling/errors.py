@@ -284,6 +284,11 @@ def one_line(text: str, limit: int = 2_000) -> str:
     )
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of another library's error, shortened to 300 characters."""
+    return one_line(str(error).strip().partition("\n")[0], 300)
+
+
 def _short(value: object, limit: int = 80) -> str:
     try:
         text = repr(value)

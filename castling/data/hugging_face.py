@@ -14,7 +14,7 @@ from castling.data.index import ImageIndex
 from castling.data.indexed import IndexedDataset, Part, check_shards, joined
 from castling.data.pictures import Store
 from castling.data.splits import few, splits_of
-from castling.errors import DataError, one_line
+from castling.errors import DataError, first_line, one_line
 from castling.untrusted.image_files import picture_of, read_picture, read_size, size_of
 from castling.untrusted.name_order import sort_key
 from castling.untrusted.packed_names import PackedNames
@@ -30,7 +30,6 @@ USUAL = "label"
 """The column that holds classes where several could."""
 NO_LABEL = -1
 """What the hub writes for images without a class."""
-LONGEST_REASON = 300
 
 
 @DATASETS.register("hf")
@@ -95,8 +94,7 @@ class HuggingFace(IndexedDataset):
             else:
                 whole = datasets.load_dataset(str(path) if path.exists() else self._argument)
         except Exception as error:  # noqa: BLE001 - of the library and all that it calls
-            said = one_line(str(error).strip().partition("\n")[0], LONGEST_REASON)
-            reason = f"it cannot be loaded ({type(error).__name__}: {said})"
+            reason = f"it cannot be loaded ({type(error).__name__}: {first_line(error)})"
             fix = "give a folder of save_to_disk or of images, or a name on the hub"
             raise DataError(data, reason, fix) from None
         tables = whole if isinstance(whole, dict) else {"train": whole}

@@ -15,7 +15,7 @@ from castling.data.dataset import DATASETS, SplitName
 from castling.data.index import ImageIndex
 from castling.data.indexed import IndexedDataset, Part, check_shards, joined
 from castling.data.pictures import FileStore, Store
-from castling.errors import DataError, one_line
+from castling.errors import DataError, first_line, one_line
 from castling.untrusted.image_files import REMEDY, upright
 from castling.untrusted.packed_names import PackedNames
 
@@ -54,7 +54,6 @@ FILES: Mapping[str, Splits] = {
 """Datasets of image files, which castling decodes itself."""
 OF_DIGITS = ("SEMEION", "SVHN", "USPS")
 """Datasets without names of classes, which are the ten digits."""
-LONGEST_REASON = 300
 
 
 @DATASETS.register("torch")
@@ -131,9 +130,10 @@ class Torchvision(IndexedDataset):
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever its readers of files raise
-            said = one_line(str(error).strip().partition("\n")[0], LONGEST_REASON)
             where = one_line(str(self._root))
-            reason = f"torchvision finds no whole {self._argument} in {where} ({said})"
+            reason = (
+                f"torchvision finds no whole {self._argument} in {where} ({first_line(error)})"
+            )
             fix = "set data.path to the folder above it, or data.download to true"
             raise DataError(self.config.name, reason, fix) from None
 

@@ -16,6 +16,7 @@ def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
+    # torch raises AssertionError where it was built without CUDA, NotImplementedError for "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0][:120]
         rule = f"must be a device of this machine, such as cpu or cuda ({reason})"

@@ -10,6 +10,9 @@ import pytest
 from castling.kernels import cache, compiler
 
 
+NEEDS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to others")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     def forget() -> None:
@@ -170,7 +173,7 @@ def test_nor_where_a_link_leads_to_one(source: Path, tmp_path: Path) -> None:
     assert not _is_kept(source, tmp_path / "open" / "castling")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+@NEEDS_ROOT
 @pytest.mark.parametrize("which", ["cache", "cache/castling"])
 def test_nor_one_of_another_user(source: Path, tmp_path: Path, which: str) -> None:
     folder = tmp_path / "cache" / "castling"
@@ -203,7 +206,10 @@ def test_folders_are_made_for_this_user_alone(source: Path, tmp_path: Path) -> N
         assert not path.stat().st_mode & 0o077
 
 
-@pytest.mark.parametrize("planted", ["writable", "link", "of another user", "folder"])
+@pytest.mark.parametrize(
+    "planted",
+    ["writable", "link", pytest.param("of another user", marks=NEEDS_ROOT), "folder"],
+)
 def test_a_library_that_another_may_have_put_there_is_not_loaded(
     source: Path, tmp_path: Path, planted: str
 ) -> None:
@@ -224,8 +230,6 @@ def test_a_library_that_another_may_have_put_there_is_not_loaded(
         case "link":
             made.symlink_to(other)
         case "of another user":
-            if os.getuid() != 0:
-                pytest.skip("only root can give a file to another user")
             shutil.copy(other, made)
             os.chown(made, 12345, 12345)
         case "folder":

@@ -155,7 +155,6 @@ def test_rms_norm_normalises_rows() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_flex_attention_is_the_branch_on_a_gpu(dtype: torch.dtype) -> None:
     q, k, v = (x.cuda().to(dtype) for x in _inputs(300, 257))
@@ -167,7 +166,6 @@ def test_flex_attention_is_the_branch_on_a_gpu(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_the_branch_needs_no_maps_on_a_gpu() -> None:
     peaks = []
     for tokens in (2048, 8192):

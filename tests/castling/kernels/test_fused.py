@@ -54,7 +54,6 @@ def test_the_kernels_are_the_formula_at_the_fields_sizes() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("thorough", [[], ["--thorough"]])
 def test_the_kernels_are_the_formula_on_a_gpu(thorough: list[str]) -> None:
     _check("--device", "cuda", *thorough, interpret=False)
